@@ -1,1 +1,101 @@
-//! placeholder
+//! What Clearway remembers: one [`Store`] trait of whole transactions.
+//!
+//! Correctness lives here and only here: a run is accepted, claimed, committed and ended by exactly
+//! one method each, and each method is one transaction with an intent, never table access. Two
+//! implementations stand behind it: `SqliteStore` (one file, one process) and `MemStore` (tests,
+//! with the crash semantics of a disk). The trait is shaped so that a cluster database fits: leases
+//! per instance, a fence per run, batched commits.
+//!
+//! **Invariant:** only this crate knows SQL. Nothing outside decides who owns a run.
+//!
+//! Not here: waking anybody up (that may be lost, so it is the engine's), and provider or HTTP
+//! formats.
+
+pub mod error;
+pub mod types;
+
+pub use error::{Error, Result};
+pub use types::*;
+
+use clearway_core::{CheckpointId, InstanceId, RunId, ThreadId};
+
+/// Durable memory of all runs and threads.
+///
+/// All methods are whole transactions: they either happened or did not. When an [`Error`] says
+/// `certainly_aborted() == false` the transaction may have happened; the caller repeats it, and
+/// every method here recognises the repetition (by run id, commit number or idempotency key) and
+/// answers as the first time.
+///
+/// Implementations judge all times by their own clock.
+#[async_trait::async_trait]
+pub trait Store: Send + Sync + std::fmt::Debug + 'static {
+    /// Registers a booted instance and, where the store belongs to one process at a time, takes
+    /// over at once everything that earlier processes left running.
+    async fn join(&self, me: InstanceId) -> Result<Joined>;
+
+    /// Extends the instance's lease; says which of its runs somebody wants cancelled.
+    async fn renew(&self, me: InstanceId) -> Result<Renewal>;
+
+    /// Takes runs away from instances whose lease is over, ends queued runs whose deadline passed,
+    /// drops what retention allows. Any instance may call it at any time.
+    async fn sweep(&self, me: InstanceId) -> Result<Swept>;
+
+    /// Accepts a run: thread row, run row, event 0 and idempotency key in one durable transaction.
+    /// Claims it in the same transaction when `claim` is set, its thread is free and nobody waits
+    /// in front of it in its pool.
+    async fn create_run(&self, new: NewRun) -> Result<Admission>;
+
+    /// Takes up to `slots` ready runs per pool: by effective priority (ageing), fairly between
+    /// tenants, then by age.
+    async fn claim(&self, request: ClaimRequest) -> Result<Vec<Claim>>;
+
+    /// One fenced commit of a running run. Group commit is the implementation's business.
+    async fn commit(&self, commit: StepCommit) -> Result<CommitAck>;
+
+    /// Stores volatile output, without waiting for the disk. One answer per segment, in order.
+    async fn append(&self, output: Vec<OutputSegment>) -> Result<Vec<Appended>>;
+
+    /// Asks a run to end. A run that is not running ends at once, and the next of its thread is
+    /// promoted; a running one is flagged for its owner.
+    async fn cancel_run(&self, run: RunId, by: &str) -> Result<Cancelled>;
+
+    /// Returns a claimed run whose owner cannot execute it (its task is gone, its claim answer was
+    /// lost): ready again, fence raised, nothing else changed.
+    async fn release(&self, run: RunId, fence: u32) -> Result<bool>;
+
+    /// Starts an empty generation of a thread and asks its unfinished runs to end.
+    async fn reset_thread(&self, thread: ThreadId) -> Result<Option<Reset>>;
+
+    async fn run(&self, run: RunId) -> Result<Option<clearway_core::RunRecord>>;
+
+    /// Runs, newest first.
+    async fn runs(&self, query: RunQuery) -> Result<RunPage>;
+
+    async fn thread(&self, thread: ThreadId) -> Result<Option<clearway_core::thread::ThreadRecord>>;
+
+    /// A thread's state at its head or at one checkpoint, rebuilt from snapshots and deltas.
+    async fn state(&self, thread: ThreadId, at: Option<CheckpointId>) -> Result<Option<ThreadState>>;
+
+    /// What one checkpoint wrote to one channel; empty when it did not write there. Cost does not
+    /// depend on the length of the thread.
+    async fn writes_of(
+        &self,
+        checkpoint: CheckpointId,
+        channel: &str,
+    ) -> Result<Vec<clearway_core::channel::Op>>;
+
+    /// Stored events of a run from number `from` on, at most about `max_bytes` of them.
+    async fn read_log(&self, run: RunId, from: u64, max_bytes: usize) -> Result<LogPage>;
+
+    /// How many runs are ahead of a blocked or ready run, in its pool and on its thread.
+    async fn queue_position(&self, run: RunId) -> Result<Option<QueuePosition>>;
+
+    /// Waiting and running runs by pool, from memory: cheap enough for a health check.
+    fn pool_counts(&self) -> Vec<PoolCount>;
+
+    /// Where data is, how large it is, how far its disk is from full.
+    async fn info(&self) -> Result<StoreInfo>;
+
+    /// Ends an instance: its lease is given up, the write-ahead log is folded in.
+    async fn close(&self, me: InstanceId) -> Result<()>;
+}

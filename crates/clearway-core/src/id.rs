@@ -1,0 +1,183 @@
+//! Identifiers.
+//!
+//! Runs and threads are UUIDs on the wire. Run ids are UUIDv7, so they sort by creation; checkpoint
+//! ids are UUIDv6, because existing clients sort checkpoints by them and mix them with imported
+//! ones. This crate never makes a random id: whoever has a clock hands them in.
+
+use std::fmt;
+use std::str::FromStr;
+
+use uuid::Uuid;
+
+macro_rules! uuid_id {
+    ($(#[$doc:meta])* $name:ident) => {
+        $(#[$doc])*
+        #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        pub struct $name(pub Uuid);
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                self.0.as_hyphenated().fmt(f)
+            }
+        }
+
+        impl fmt::Debug for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                write!(f, concat!(stringify!($name), "({})"), self.0)
+            }
+        }
+
+        impl FromStr for $name {
+            type Err = InvalidId;
+
+            fn from_str(text: &str) -> Result<Self, InvalidId> {
+                // Only the hyphenated form: a run must have one spelling in addresses and logs.
+                if text.len() != 36 {
+                    return Err(InvalidId);
+                }
+                Uuid::try_parse(text).map(Self).map_err(|_| InvalidId)
+            }
+        }
+    };
+}
+
+uuid_id! {
+    /// One execution of an agent on a thread. UUIDv7.
+    RunId
+}
+uuid_id! {
+    /// Durable state that outlives runs and holds their history. Not an OS thread.
+    ThreadId
+}
+uuid_id! {
+    /// A thread's state as committed at the end of a superstep. UUIDv6.
+    CheckpointId
+}
+uuid_id! {
+    /// One boot of one server process; never reused, so a restarted server cannot be mistaken for
+    /// its predecessor.
+    InstanceId
+}
+
+/// The text is not a hyphenated UUID.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("not a UUID in its 36-character form")]
+pub struct InvalidId;
+
+/// Namespace of every name-based id that Clearway derives (UUIDv5).
+const NAMESPACE: Uuid = Uuid::from_u128(0x8f0d_27b2_6c0b_5d0e_9d57_3c1e_0c1e_a12a);
+
+impl ThreadId {
+    /// The thread behind a dialect's own key, for example user and conversation of the co-founder.
+    ///
+    /// The parts are length-prefixed before hashing, so `("a::b", "c")` and `("a", "b::c")` are
+    /// different threads although their joined spellings are equal.
+    pub fn from_key(tenant: &str, dialect: &str, parts: &[&str]) -> Self {
+        Self(Uuid::new_v5(&NAMESPACE, &length_prefixed(&[&[tenant, dialect], parts].concat())))
+    }
+}
+
+/// The stable id of the message that a call will produce.
+///
+/// Derived from run, superstep and node, so the same call made again after a crash yields the same
+/// message id and `merge_by_id` replaces instead of doubling.
+pub fn message_id(run: RunId, step: i64, node: &str, index: u32) -> Uuid {
+    let step = step.to_string();
+    let index = index.to_string();
+    Uuid::new_v5(&run.0, &length_prefixed(&["message", &step, node, &index]))
+}
+
+/// Joins parts so that no two different lists give the same bytes.
+pub fn length_prefixed(parts: &[&str]) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(parts.iter().map(|part| part.len() + 4).sum());
+    for part in parts {
+        bytes.extend_from_slice(part.len().to_string().as_bytes());
+        bytes.push(b':');
+        bytes.extend_from_slice(part.as_bytes());
+    }
+    bytes
+}
+
+/// The wire id of an event: `<seq>-<fence*256+part>`.
+///
+/// `seq` is the event's number in its run, `fence` the lease under which it was written, and `part`
+/// the frame when one event renders as several. The shape equals the `ms-seq` ids that existing
+/// clients check for. After a takeover the fence differs, which is how a resuming client with a
+/// lost id is recognised.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct EventId {
+    pub seq: u64,
+    pub fence: u32,
+    pub part: u8,
+}
+
+impl EventId {
+    pub const fn new(seq: u64, fence: u32) -> Self {
+        Self { seq, fence, part: 0 }
+    }
+}
+
+impl fmt::Display for EventId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}-{}", self.seq, u64::from(self.fence) * 256 + u64::from(self.part))
+    }
+}
+
+impl FromStr for EventId {
+    type Err = InvalidEventId;
+
+    fn from_str(text: &str) -> Result<Self, InvalidEventId> {
+        let (seq, rest) = text.split_once('-').ok_or(InvalidEventId)?;
+        let rest: u64 = decimal(rest)?;
+        Ok(Self {
+            seq: decimal(seq)?,
+            fence: u32::try_from(rest / 256).map_err(|_| InvalidEventId)?,
+            part: (rest % 256) as u8,
+        })
+    }
+}
+
+/// `u64::from_str` also takes `+5`; an event id has one spelling.
+fn decimal(text: &str) -> Result<u64, InvalidEventId> {
+    if text.is_empty() || !text.bytes().all(|byte| byte.is_ascii_digit()) {
+        return Err(InvalidEventId);
+    }
+    text.parse().map_err(|_| InvalidEventId)
+}
+
+/// The text is not `<seq>-<number>`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("not an event id of the form <seq>-<number>")]
+pub struct InvalidEventId;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keys_with_separators_inside_stay_apart() {
+        let key = |parts: &[&str]| ThreadId::from_key("default", "cofounder", parts);
+        assert_ne!(key(&["a::b", "c"]), key(&["a", "b::c"]));
+        assert_ne!(key(&["ab", ""]), key(&["a", "b"]));
+        assert_eq!(key(&["a", "b"]), key(&["a", "b"]));
+        assert_ne!(key(&["a", "b"]), ThreadId::from_key("other", "cofounder", &["a", "b"]));
+    }
+
+    #[test]
+    fn event_ids_have_one_spelling() {
+        let id = EventId { seq: 7, fence: 3, part: 2 };
+        assert_eq!(id.to_string(), "7-770");
+        assert_eq!("7-770".parse(), Ok(id));
+        for bad in ["", "7", "7-", "-1", "+7-1", "7-1-1", "7-99999999999999999999", "x-1"] {
+            assert_eq!(bad.parse::<EventId>(), Err(InvalidEventId), "{bad}");
+        }
+    }
+
+    #[test]
+    fn ids_parse_only_hyphenated() {
+        let run = RunId(Uuid::from_u128(7));
+        assert_eq!(run.to_string().parse(), Ok(run));
+        assert_eq!(run.0.simple().to_string().parse::<RunId>(), Err(InvalidId));
+        assert_eq!("../../etc/passwd".parse::<RunId>(), Err(InvalidId));
+    }
+}

@@ -1,0 +1,295 @@
+//! What goes into the store's transactions and what comes out.
+
+use std::time::Duration;
+
+use clearway_core::channel::State;
+use clearway_core::event::{Event, Segment};
+use clearway_core::machine::Checkpoint;
+use clearway_core::run::{Multitask, Usage};
+use clearway_core::thread::ThreadKey;
+use clearway_core::wait::Spent;
+use clearway_core::{
+    CheckpointId, Failure, InstanceId, Priority, RunId, RunRecord, Status, ThreadId, Timestamp,
+};
+use serde_json::{Map, Value};
+
+/// A run to be accepted.
+#[derive(Clone, Debug)]
+pub struct NewRun {
+    /// Chosen by the caller, so that a lost answer can be recognised on the second try.
+    pub id: RunId,
+    pub tenant: String,
+    pub owner: Option<String>,
+    pub thread: ThreadId,
+    /// The dialect's name of the thread, written when the thread is new.
+    pub thread_key: Option<ThreadKey>,
+    /// Merged into the thread's metadata when the thread is new.
+    pub thread_metadata: Map<String, Value>,
+    /// Refuse (rather than create) when the thread does not exist.
+    pub thread_must_exist: bool,
+    pub parent: Option<RunId>,
+    pub agent: String,
+    pub pool: String,
+    pub door: String,
+    pub priority: Priority,
+    pub multitask: Multitask,
+    pub metadata: Map<String, Value>,
+    pub input: Value,
+    /// Latest end, as a duration from acceptance: the store's clock makes it an instant.
+    pub deadline: Option<Duration>,
+    /// Limit of working time, for background runs.
+    pub working_limit: Option<Duration>,
+    /// Earliest start, as a delay from acceptance.
+    pub delay: Duration,
+    pub idempotency: Option<Idempotency>,
+    /// The most runs that may wait (blocked or ready) in this pool.
+    pub queue_limit: u32,
+    /// Data of event 0 (`run.created`), a JSON object.
+    pub created_event: Value,
+    /// Claim it right away for this instance if nothing is in front of it.
+    pub claim: Option<InstanceId>,
+}
+
+/// Scope and fingerprint of an `Idempotency-Key`. Kept for 24 hours.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Idempotency {
+    /// Which address it was sent to.
+    pub route: String,
+    pub key: String,
+    /// Hash of the body.
+    pub body: [u8; 32],
+}
+
+/// Answer to [`crate::Store::create_run`].
+#[derive(Debug)]
+pub enum Admission {
+    /// Accepted and already claimed.
+    Claimed(Box<Claim>),
+    /// Accepted; it waits.
+    Queued(Box<Queued>),
+    /// The idempotency key (or the run id) was seen before with the same body.
+    Existing(Box<RunRecord>),
+    /// The pool's queue is full; `queued` runs wait in it.
+    QueueFull { queued: u32 },
+    /// Strategy `reject`, and this run is active on the thread.
+    ThreadBusy { active: RunId },
+    ThreadNotFound,
+    /// The thread belongs to another tenant or owner.
+    ThreadForbidden,
+}
+
+#[derive(Debug)]
+pub struct Queued {
+    pub record: RunRecord,
+    /// Event 0.
+    pub created: Event,
+    pub position: QueuePosition,
+    /// The active run that was asked to end (strategy `interrupt`); it may be owned by anybody.
+    pub interrupted: Option<Cancelled>,
+}
+
+/// Who is in front of a waiting run.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct QueuePosition {
+    /// Ready runs in the pool that would be claimed first, as of now (ageing may change it).
+    pub pool_ahead: u32,
+    /// The run that holds the thread, for a blocked run.
+    pub thread_active: Option<RunId>,
+    /// Blocked runs of the same thread in front of it.
+    pub thread_ahead: u32,
+}
+
+/// Which runs an instance can take.
+#[derive(Clone, Debug)]
+pub struct ClaimRequest {
+    pub me: InstanceId,
+    /// Free slots by pool; pools that are not named are not touched.
+    pub slots: Vec<(String, u32)>,
+    /// A waiting run gains one priority level per this much waiting.
+    pub ageing: Duration,
+}
+
+/// A run under a new lease.
+#[derive(Clone, Debug)]
+pub struct Claim {
+    pub record: RunRecord,
+    /// The newest delta version on the thread, all branches: new ops number above it.
+    pub thread_version: u64,
+    /// The thread's head checkpoint, from which this run goes on.
+    pub head: Option<CheckpointId>,
+    /// Event 0, when the claim came with the creation.
+    pub created: Option<Event>,
+}
+
+/// One fenced commit. Everything in it happens together or not at all.
+#[derive(Clone, Debug)]
+pub struct StepCommit {
+    pub run: RunId,
+    pub fence: u32,
+    /// The row's `commits` must equal this. One less with the same fence means that this very
+    /// commit was applied before and its answer lost: it is acknowledged again.
+    pub number: u64,
+    /// Events since the last segment sent, output included. Its `first_seq` must be at or below
+    /// the row's tail: what is already stored is not stored again.
+    pub events: Option<Segment>,
+    pub step: i64,
+    pub next: Vec<String>,
+    /// New checkpoints with their ids, oldest first. The first one's parent is the thread's head;
+    /// the last becomes the head.
+    pub checkpoints: Vec<(CheckpointId, Checkpoint)>,
+    pub outcome: StepOutcome,
+    /// Totals of the run so far.
+    pub spent: Spent,
+    /// Working time so far, earlier attempts included.
+    pub worked: Duration,
+    /// Added to the run's totals.
+    pub usage: Usage,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub enum StepOutcome {
+    Continue,
+    /// Give the lease back: `ready`, fence raised, `attempt` and `fruitless` unchanged by the next
+    /// claim's own counting.
+    Release,
+    End { status: Status, failure: Option<Failure> },
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub enum CommitAck {
+    Applied {
+        /// Somebody wants this run to end.
+        cancel_requested: bool,
+        /// The run of the same thread that this end made ready.
+        promoted: Option<RunId>,
+    },
+    /// The lease is gone; nothing was written.
+    Fenced,
+}
+
+/// Volatile output of one run.
+#[derive(Clone, Debug)]
+pub struct OutputSegment {
+    pub run: RunId,
+    pub segment: Segment,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Appended {
+    /// Everything below `end_seq` is stored.
+    Stored { end_seq: u64 },
+    /// The lease is gone, or the segment does not touch the tail.
+    Refused,
+}
+
+/// What became of a request to end a run.
+#[derive(Clone, Debug)]
+pub enum Cancelled {
+    /// It was not running and is cancelled now; `events` end its log.
+    Ended { record: Box<RunRecord>, events: Vec<Event>, promoted: Option<RunId> },
+    /// It is running; its owner has been told by a flag on the row.
+    Requested { run: RunId, instance: Option<InstanceId> },
+    /// It had ended before.
+    AlreadyEnded { record: Box<RunRecord> },
+    NotFound,
+}
+
+#[derive(Clone, Debug)]
+pub struct Reset {
+    pub generation: u32,
+    /// Runs that were told to end.
+    pub cancelled: Vec<Cancelled>,
+}
+
+#[derive(Clone, Debug, Default)]
+pub struct Joined {
+    /// Runs of dead processes that are ready again.
+    pub resumed: u32,
+    /// Runs that wait, after that.
+    pub waiting: u32,
+}
+
+#[derive(Clone, Debug, Default)]
+pub struct Renewal {
+    /// Runs of this instance that somebody wants to end.
+    pub cancel: Vec<RunId>,
+    /// All runs that the store thinks this instance executes, with their fences.
+    pub owned: Vec<(RunId, u32)>,
+}
+
+#[derive(Clone, Debug, Default)]
+pub struct Swept {
+    /// Runs taken from dead instances, ready again.
+    pub taken_over: Vec<RunId>,
+    /// Queued runs whose deadline passed; their logs' last events.
+    pub expired: Vec<(RunRecord, Vec<Event>)>,
+    /// Runs that may be claimed now.
+    pub ready: bool,
+    /// The earliest deadline of a run that is not running.
+    pub next_deadline: Option<Timestamp>,
+}
+
+/// Which runs to list. All given conditions must hold.
+#[derive(Clone, Debug, Default)]
+pub struct RunQuery {
+    pub tenant: Option<String>,
+    pub owner: Option<String>,
+    pub statuses: Vec<Status>,
+    pub agent: Option<String>,
+    pub door: Option<String>,
+    pub thread: Option<ThreadId>,
+    /// Runs older than this one.
+    pub after: Option<RunId>,
+    /// At most this many, at most 1000.
+    pub limit: u32,
+}
+
+#[derive(Clone, Debug)]
+pub struct RunPage {
+    pub runs: Vec<RunRecord>,
+    /// Pass as `after` for the next page.
+    pub next: Option<RunId>,
+}
+
+#[derive(Clone, Debug)]
+pub struct ThreadState {
+    pub state: State,
+    pub checkpoint: CheckpointId,
+    pub parent: Option<CheckpointId>,
+    pub run: RunId,
+    pub step: i64,
+    pub next: Vec<String>,
+    pub created_at: Timestamp,
+}
+
+/// A stretch of a run's log.
+#[derive(Clone, Debug)]
+pub struct LogPage {
+    pub events: Vec<Event>,
+    /// Where the next page starts.
+    pub next: u64,
+    /// Number after the last stored event, and the run's status at that moment.
+    pub end: u64,
+    pub status: Status,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PoolCount {
+    pub pool: String,
+    pub blocked: u32,
+    pub ready: u32,
+    pub running: u32,
+}
+
+#[derive(Clone, Debug)]
+pub struct StoreInfo {
+    /// `sqlite` or `memory`.
+    pub kind: &'static str,
+    pub path: Option<String>,
+    pub size_bytes: u64,
+    pub disk_free_bytes: Option<u64>,
+    /// Whether the last write succeeded; the message says why not.
+    pub writable: std::result::Result<(), String>,
+    pub schema_version: u32,
+}
+
