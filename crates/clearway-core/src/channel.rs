@@ -93,7 +93,9 @@ impl Op {
     pub fn encode(&self) -> Vec<u8> {
         let encoded = match self {
             Self::Assign(value) => serde_json::to_vec(value),
-            Self::Append(items) | Self::Merge(items) | Self::Add(items) => serde_json::to_vec(items),
+            Self::Append(items) | Self::Merge(items) | Self::Add(items) => {
+                serde_json::to_vec(items)
+            }
         };
         encoded.expect("JSON values always encode")
     }
@@ -306,7 +308,8 @@ impl List {
             self.items.push(Arc::new(item));
             return;
         };
-        let found = self.keyed(|item| item.get("id")?.as_str().map(ToOwned::to_owned)).get(&id).copied();
+        let found =
+            self.keyed(|item| item.get("id")?.as_str().map(ToOwned::to_owned)).get(&id).copied();
         let remove = item.get("type").and_then(Value::as_str) == Some("remove");
         match (found, remove) {
             (Some(at), true) => {

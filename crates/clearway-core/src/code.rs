@@ -141,7 +141,13 @@ pub struct Failure {
 
 impl Failure {
     pub fn new(code: Code, message: impl Into<String>) -> Self {
-        Self { code, message: message.into(), retryable: false, retry_after: None, detail: Map::new() }
+        Self {
+            code,
+            message: message.into(),
+            retryable: false,
+            retry_after: None,
+            detail: Map::new(),
+        }
     }
 
     #[must_use]

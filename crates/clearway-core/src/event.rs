@@ -6,8 +6,8 @@
 //!
 //! Not here: how an event looks in a dialect (`clearway-server`), or who may see it when ([`crate::log`]).
 
-use std::sync::OnceLock;
 use std::sync::Arc;
+use std::sync::OnceLock;
 
 use bytes::Bytes;
 use uuid::Uuid;
@@ -29,7 +29,8 @@ pub struct Event {
 impl PartialEq for Event {
     /// Frames are a cache and do not count.
     fn eq(&self, other: &Self) -> bool {
-        (self.seq, self.fence, self.at, &self.body) == (other.seq, other.fence, other.at, &other.body)
+        (self.seq, self.fence, self.at, &self.body)
+            == (other.seq, other.fence, other.at, &other.body)
     }
 }
 
@@ -193,6 +194,16 @@ pub const FRAME_SLOTS: usize = 4;
 pub struct Frames(OnceLock<Arc<[OnceLock<Bytes>; FRAME_SLOTS]>>);
 
 impl Frames {
+    /// Makes clones taken from now on share one cache. Called when a run has several readers.
+    pub fn share(&self) {
+        self.0.get_or_init(Arc::default);
+    }
+
+    /// Whether other readers may profit from a cached frame.
+    pub fn is_shared(&self) -> bool {
+        self.0.get().is_some()
+    }
+
     pub fn get_or_render(&self, slot: usize, render: impl FnOnce() -> Bytes) -> &Bytes {
         self.0.get_or_init(Arc::default)[slot].get_or_init(render)
     }
@@ -419,7 +430,8 @@ mod tests {
 
     #[test]
     fn frames_are_rendered_once_and_shared_by_clones() {
-        let event = Event::new(0, 1, Timestamp(0), Body::Fact(Fact::new(EventKind::Progress, &json!({}))));
+        let event =
+            Event::new(0, 1, Timestamp(0), Body::Fact(Fact::new(EventKind::Progress, &json!({}))));
         let first = event.frames.get_or_render(1, || Bytes::from("frame")).as_ptr();
         let clone = event.clone();
         assert_eq!(clone.frames.get_or_render(1, || panic!("rendered twice")).as_ptr(), first);
@@ -430,7 +442,10 @@ mod tests {
     fn kinds_have_distinct_tags_and_names() {
         for &kind in EventKind::ALL {
             assert_eq!(EventKind::from_tag(kind.tag()), Some(kind));
-            assert_eq!(EventKind::ALL.iter().filter(|other| other.as_str() == kind.as_str()).count(), 1);
+            assert_eq!(
+                EventKind::ALL.iter().filter(|other| other.as_str() == kind.as_str()).count(),
+                1
+            );
         }
     }
 }

@@ -18,8 +18,8 @@
 
 use std::collections::VecDeque;
 
-use crate::event::{Body, Event, Segment};
 use crate::Timestamp;
+use crate::event::{Body, Event, Segment};
 
 /// See the module.
 #[derive(Debug)]

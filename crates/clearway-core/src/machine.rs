@@ -175,7 +175,11 @@ pub enum Outcome {
     Continue,
     /// Give the lease back; the run is ready again.
     Release,
-    End { status: Status, failure: Option<Failure>, reply: Option<Uuid> },
+    End {
+        status: Status,
+        failure: Option<Failure>,
+        reply: Option<Uuid>,
+    },
 }
 
 /// Why a machine is done.
@@ -289,9 +293,9 @@ impl Machine {
         &self.state
     }
 
-    /// The state after the end, for the cache of hot threads.
-    pub fn into_state(self) -> State {
-        self.state
+    /// Takes the state after the end, for the cache of hot threads.
+    pub fn take_state(&mut self) -> State {
+        std::mem::take(&mut self.state)
     }
 
     pub const fn is_done(&self) -> bool {

@@ -69,7 +69,8 @@ mod tests {
 
     #[test]
     fn unknown_fields_survive() {
-        let value = json!({"type": "ai", "content": "hi", "id": "m1", "tool_calls": [], "x": {"y": 1}});
+        let value =
+            json!({"type": "ai", "content": "hi", "id": "m1", "tool_calls": [], "x": {"y": 1}});
         let message = Message::from_value(&value).unwrap();
         assert_eq!(message.to_value(), value);
         assert_eq!(Message::from_value(&json!({"type": "robot", "content": "", "id": ""})), None);
@@ -77,7 +78,11 @@ mod tests {
 
     #[test]
     fn parts_read_as_text() {
-        let content = Content::Parts(vec![json!({"type": "text", "text": "a"}), json!({"type": "image"}), json!({"type": "text", "text": "b"})]);
+        let content = Content::Parts(vec![
+            json!({"type": "text", "text": "a"}),
+            json!({"type": "image"}),
+            json!({"type": "text", "text": "b"}),
+        ]);
         assert_eq!(content.text(), "ab");
     }
 }

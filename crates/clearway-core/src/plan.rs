@@ -222,9 +222,16 @@ mod tests {
     #[test]
     fn supersteps_follow_edges_and_goto() {
         let plan = Builder::new()
-            .node("a").node("b").node("c").node("d")
+            .node("a")
+            .node("b")
+            .node("c")
+            .node("d")
             .entry("a")
-            .edge("a", "b").edge("a", "c").edge("b", "d").edge("c", "d").edge("d", END)
+            .edge("a", "b")
+            .edge("a", "c")
+            .edge("b", "d")
+            .edge("c", "d")
+            .edge("d", END)
             .build()
             .unwrap();
         assert_eq!(names(&plan.first()), ["a"]);

@@ -25,8 +25,14 @@ pub enum Status {
 
 impl Status {
     pub const ALL: &'static [Self] = &[
-        Self::Blocked, Self::Ready, Self::Running, Self::Waiting,
-        Self::Success, Self::Error, Self::Timeout, Self::Cancelled,
+        Self::Blocked,
+        Self::Ready,
+        Self::Running,
+        Self::Waiting,
+        Self::Success,
+        Self::Error,
+        Self::Timeout,
+        Self::Cancelled,
     ];
 
     pub const fn as_str(self) -> &'static str {

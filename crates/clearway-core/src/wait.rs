@@ -113,7 +113,9 @@ impl Spent {
     pub fn to_json(&self) -> Value {
         let spent: Map<String, Value> = self
             .iter()
-            .map(|(kind, duration)| (kind.as_str().to_owned(), (duration.as_millis() as u64).into()))
+            .map(|(kind, duration)| {
+                (kind.as_str().to_owned(), (duration.as_millis() as u64).into())
+            })
             .collect();
         Value::Object(spent)
     }
@@ -179,7 +181,8 @@ struct Inner {
 impl WaitCell {
     /// A cell that waits for `kind`, with the time that earlier processes already spent.
     pub fn new(kind: WaitKind, detail: impl Into<Arc<str>>, spent: Spent, now: Instant) -> Self {
-        let inner = Inner { kind, detail: detail.into(), since: now, deadline: None, eta: None, spent };
+        let inner =
+            Inner { kind, detail: detail.into(), since: now, deadline: None, eta: None, spent };
         Self { inner: Mutex::new(inner), epoch: now, last_token: AtomicU64::new(0) }
     }
 

@@ -12,11 +12,11 @@ fn merge_replaces_in_place_and_removes() {
     let mut state = State::new();
     state.apply("m", Op::Merge(vec![json!({"id": "a", "n": 1}), json!({"id": "b", "n": 1})]));
     state.apply("m", Op::Merge(vec![json!({"id": "a", "n": 2}), json!({"id": "c"})]));
-    assert_eq!(
-        values(&state, "m"),
-        json!([{"id": "a", "n": 2}, {"id": "b", "n": 1}, {"id": "c"}])
+    assert_eq!(values(&state, "m"), json!([{"id": "a", "n": 2}, {"id": "b", "n": 1}, {"id": "c"}]));
+    state.apply(
+        "m",
+        Op::Merge(vec![json!({"type": "remove", "id": "b"}), json!({"id": "a", "n": 3})]),
     );
-    state.apply("m", Op::Merge(vec![json!({"type": "remove", "id": "b"}), json!({"id": "a", "n": 3})]));
     assert_eq!(values(&state, "m"), json!([{"id": "a", "n": 3}, {"id": "c"}]));
     assert_eq!(state.version(), 3);
     assert_eq!(state.channel_version("m"), 3);
@@ -34,7 +34,8 @@ fn clones_do_not_see_later_writes() {
 
 #[test]
 fn two_writers_of_a_last_value_channel_are_refused() {
-    let channels = BTreeMap::from([("draft".into(), Reducer::Last), ("log".into(), Reducer::Append)]);
+    let channels =
+        BTreeMap::from([("draft".into(), Reducer::Last), ("log".into(), Reducer::Append)]);
     let write = |channel: &str| Write { channel: channel.into(), value: json!(1) };
     assert_eq!(reduce(&channels, [write("log"), write("log"), write("draft")]).unwrap().len(), 3);
     let failure = reduce(&channels, [write("draft"), write("draft")]).unwrap_err();
