@@ -125,7 +125,7 @@ pub struct Commit {
     pub number: u64,
     /// Last superstep that is committed with this.
     pub step: i64,
-    /// Nodes of the superstep after it.
+    /// Nodes that are due after it; for a run that was stopped, the ones it did not finish.
     pub next: Vec<Arc<str>>,
     /// New checkpoints, oldest first; each one's parent is the one before.
     pub checkpoints: Vec<Checkpoint>,
@@ -199,6 +199,8 @@ pub struct Machine {
     step: i64,
     commits: u64,
     next_call: u32,
+    /// Nodes of the superstep that is under way, or that would be.
+    due: Vec<Arc<str>>,
     phase: Phase,
     /// Checkpoints made since the last commit (the input's waits for the first superstep's).
     unsaved: Vec<Checkpoint>,
@@ -232,7 +234,7 @@ enum Why {
 
 #[derive(Debug)]
 enum Then {
-    Execute(Vec<Arc<str>>),
+    Execute,
     Stop(Stopped),
 }
 
@@ -249,6 +251,7 @@ impl Machine {
             step: start.step,
             commits: start.commits,
             next_call: 0,
+            due: Vec::new(),
             phase: Phase::Executing { calls: BTreeMap::new() },
             unsaved: Vec::new(),
             cancel: None,
@@ -265,15 +268,13 @@ impl Machine {
         let data = json!({"attempt": start.attempt});
         effects.push(Effect::Show(Fact::new(EventKind::RunStarted, &data)));
 
-        let due = if start.step < 0 {
-            if let Err(failure) = machine.take_in(start.input) {
-                machine.stop(Why::Failed(failure), &mut effects);
-                return (machine, effects);
-            }
-            machine.plan.first()
-        } else {
-            start.next
-        };
+        machine.due = if start.step < 0 { machine.plan.first() } else { start.next };
+        if start.step < 0
+            && let Err(failure) = machine.take_in(start.input)
+        {
+            machine.stop(Why::Failed(failure), &mut effects);
+            return (machine, effects);
+        }
         if start.cancel_requested {
             machine.stop(Why::Cancel { by: "request".to_owned() }, &mut effects);
         } else if start.fruitless >= POISON_LIMIT {
@@ -283,7 +284,7 @@ impl Machine {
             );
             machine.stop(Why::Failed(failure), &mut effects);
         } else {
-            machine.execute(due, &mut effects);
+            machine.execute(&mut effects);
         }
         (machine, effects)
     }
@@ -400,19 +401,19 @@ impl Machine {
             effects.push(Effect::Record(Fact::new(EventKind::NodeCompleted, &data)));
         }
         self.unsaved.push(Checkpoint { step, source: Source::Loop, next: next.clone(), deltas });
-        if next.is_empty() {
+        self.due = next;
+        if self.due.is_empty() {
             self.commit_end(Status::Success, None, effects);
         } else {
-            let then = Then::Execute(next.clone());
-            self.commit(next, Outcome::Continue, then, effects);
+            self.commit(Outcome::Continue, Then::Execute, effects);
         }
         Ok(())
     }
 
-    fn execute(&mut self, due: Vec<Arc<str>>, effects: &mut Vec<Effect>) {
+    fn execute(&mut self, effects: &mut Vec<Effect>) {
         let step = self.step + 1;
         if step >= i64::from(self.plan.max_steps()) {
-            let nodes: Vec<&str> = due.iter().map(|node| &**node).collect();
+            let nodes: Vec<&str> = self.due.iter().map(|node| &**node).collect();
             let failure = Failure::new(
                 Code::RecursionLimit,
                 format!(
@@ -425,7 +426,7 @@ impl Machine {
             return;
         }
         let mut calls = BTreeMap::new();
-        for node in due {
+        for node in self.due.clone() {
             let call = self.next_call;
             self.next_call += 1;
             let data = json!({"node": &*node, "step": step});
@@ -491,27 +492,21 @@ impl Machine {
                 // Input that was applied in memory only is applied again by the next owner.
                 self.unsaved.clear();
                 let then = Then::Stop(Stopped::Released);
-                self.commit(Vec::new(), Outcome::Release, then, effects);
+                self.commit(Outcome::Release, then, effects);
             }
         }
     }
 
     fn commit_end(&mut self, status: Status, failure: Option<Failure>, effects: &mut Vec<Effect>) {
         let outcome = Outcome::End { status, failure, reply: self.reply };
-        self.commit(Vec::new(), outcome, Then::Stop(Stopped::Ended), effects);
+        self.commit(outcome, Then::Stop(Stopped::Ended), effects);
     }
 
-    fn commit(
-        &mut self,
-        next: Vec<Arc<str>>,
-        outcome: Outcome,
-        then: Then,
-        effects: &mut Vec<Effect>,
-    ) {
+    fn commit(&mut self, outcome: Outcome, then: Then, effects: &mut Vec<Effect>) {
         let commit = Commit {
             number: self.commits,
             step: self.step,
-            next,
+            next: self.due.clone(),
             checkpoints: std::mem::take(&mut self.unsaved),
             outcome,
             usage: std::mem::take(&mut self.usage),
@@ -528,14 +523,14 @@ impl Machine {
         self.commits += 1;
         match then {
             Then::Stop(stopped) => effects.push(Effect::Stop(stopped)),
-            Then::Execute(due) => {
+            Then::Execute => {
                 let cancel = self.cancel.take().or(cancel_requested.then(|| "request".to_owned()));
                 if let Some(by) = cancel {
                     self.stop(Why::Cancel { by }, effects);
                 } else if self.drain {
                     self.stop(Why::Drain, effects);
                 } else {
-                    self.execute(due, effects);
+                    self.execute(effects);
                 }
             }
         }

@@ -1,1 +1,47 @@
-//! placeholder
+//! Who does it, and when.
+//!
+//! The [`Engine`] accepts runs, claims them into pools with slots, drives each one's
+//! [`Machine`](clearway_core::machine::Machine) in a task of its own, and fans out the events. Every
+//! door, the console and the command line are views of what stands here.
+//!
+//! Start reading at [`Engine::submit`], then `executor.rs` (one run's task) and `live.rs` (its log
+//! and its readers).
+//!
+//! **Invariant:** a run's work and side effects live in a task the engine owns, never in a request
+//! handler: a client that leaves drops only its view.
+//!
+//! Not here: SQL, HTTP, provider formats, configuration files.
+
+pub mod agent;
+mod api;
+mod cache;
+pub mod chat;
+mod clock;
+mod dispatcher;
+mod engine;
+mod executor;
+mod health;
+mod lanes;
+mod live;
+pub mod metrics;
+mod pools;
+mod started;
+mod subscription;
+mod tasks;
+mod watchdog;
+
+pub use agent::{Agent, Agents, Ctx, Node, NodeError};
+pub use api::*;
+pub use clock::{Clocks, Ids};
+pub use engine::Engine;
+pub use health::Health;
+pub use lanes::Lanes;
+pub use subscription::{Batch, From, Subscription};
+pub use tasks::Tasks;
+pub use watchdog::{Lag, Watchdog};
+
+// What the doors and the façade need from below, so that they depend on the engine alone.
+pub use clearway_store::{
+    PoolCount, QueuePosition, RunPage, RunQuery, Store, StoreInfo, ThreadState,
+};
+pub use clearway_upstream as upstream;

@@ -1,0 +1,119 @@
+//! States of hot threads, so that a turn neither reads nor parses the history before it.
+//!
+//! An entry is right only for the head it was made at: the taker compares. A run takes the entry out
+//! and puts the new state back when its end is durable, so a state in the cache is never shared with
+//! one being written, and a turn copies nothing.
+
+use std::collections::HashMap;
+use std::sync::Mutex;
+
+use clearway_core::channel::State;
+use clearway_core::{CheckpointId, ThreadId};
+
+use crate::live::lock;
+
+#[derive(Debug)]
+pub(crate) struct StateCache {
+    limit: usize,
+    inner: Mutex<Inner>,
+}
+
+#[derive(Debug, Default)]
+struct Inner {
+    entries: HashMap<ThreadId, Entry>,
+    weight: usize,
+    clock: u64,
+}
+
+#[derive(Debug)]
+struct Entry {
+    head: CheckpointId,
+    state: State,
+    weight: usize,
+    used: u64,
+}
+
+impl StateCache {
+    pub(crate) fn new(limit: usize) -> Self {
+        Self { limit, inner: Mutex::default() }
+    }
+
+    /// Takes the state of a thread whose head is `head`.
+    pub(crate) fn take(&self, thread: ThreadId, head: CheckpointId) -> Option<State> {
+        let mut inner = lock(&self.inner);
+        let entry = inner.entries.remove(&thread)?;
+        inner.weight -= entry.weight;
+        (entry.head == head).then_some(entry.state)
+    }
+
+    pub(crate) fn put(&self, thread: ThreadId, head: CheckpointId, state: State) {
+        const ENTRY: usize = 256;
+        let weight = state.weight() + ENTRY;
+        if weight > self.limit {
+            return;
+        }
+        let mut inner = lock(&self.inner);
+        inner.clock += 1;
+        let used = inner.clock;
+        if let Some(old) = inner.entries.insert(thread, Entry { head, state, weight, used }) {
+            inner.weight -= old.weight;
+        }
+        inner.weight += weight;
+        if inner.weight > self.limit {
+            inner.evict(self.limit / 4 * 3);
+        }
+    }
+}
+
+impl Inner {
+    /// Drops the least recently used entries until `limit` holds. Runs once per quarter of the
+    /// cache written, so sorting costs little per entry.
+    fn evict(&mut self, limit: usize) {
+        let mut by_age: Vec<(u64, ThreadId)> =
+            self.entries.iter().map(|(thread, entry)| (entry.used, *thread)).collect();
+        by_age.sort_unstable();
+        for (_, thread) in by_age {
+            if self.weight <= limit {
+                break;
+            }
+            if let Some(entry) = self.entries.remove(&thread) {
+                self.weight -= entry.weight;
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clearway_core::channel::Op;
+    use uuid::Uuid;
+
+    use super::*;
+
+    fn state(bytes: usize) -> State {
+        let mut state = State::new();
+        state.apply("c", Op::Assign("x".repeat(bytes).into()));
+        state
+    }
+
+    #[test]
+    fn the_oldest_give_way_and_heads_must_match() {
+        let cache = StateCache::new(10_000);
+        let id = |n: u128| Uuid::from_u128(n);
+        for n in 0..20 {
+            cache.put(ThreadId(id(n)), CheckpointId(id(n)), state(1000));
+        }
+        assert!(cache.take(ThreadId(id(0)), CheckpointId(id(0))).is_none(), "evicted");
+        assert!(cache.take(ThreadId(id(19)), CheckpointId(id(7))).is_none(), "another head");
+        assert!(
+            cache.take(ThreadId(id(19)), CheckpointId(id(19))).is_none(),
+            "and then it is gone"
+        );
+        assert!(cache.take(ThreadId(id(18)), CheckpointId(id(18))).is_some());
+        cache.put(ThreadId(id(1)), CheckpointId(id(1)), state(20_000));
+        assert!(
+            cache.take(ThreadId(id(1)), CheckpointId(id(1))).is_none(),
+            "larger than the cache"
+        );
+    }
+}

@@ -1,0 +1,285 @@
+//! The chat node: one model call over the thread's conversation.
+//!
+//! The history goes to the model within a token budget. When it does not fit, the oldest turns give
+//! way, and an event says so.
+
+use std::fmt;
+use std::sync::Arc;
+
+use clearway_core::channel::Write;
+use clearway_core::event::{EventKind, Part};
+use clearway_core::machine::Output;
+use clearway_core::message::{Message, Role};
+use clearway_core::plan::MESSAGES;
+use clearway_core::run::Usage;
+use clearway_core::{Failure, message};
+use clearway_upstream::{CallCx, ChatEvent, ChatRequest};
+use serde_json::{Map, Value, json};
+
+use crate::agent::{Ctx, Node, NodeError};
+
+/// What a chat node needs to know.
+#[derive(Clone)]
+pub struct ChatOptions {
+    /// Name of a configured model.
+    pub model: String,
+    /// Makes the system prompt of one call; an empty one is left out.
+    pub system: Arc<SystemPrompt>,
+    /// Budget for the conversation, in estimated tokens, system prompt not included.
+    pub history_tokens: u32,
+    /// Extra request parameters: `temperature`, `max_tokens`, …
+    pub params: Map<String, Value>,
+}
+
+/// Renders a system prompt for a call.
+pub type SystemPrompt = dyn Fn(&Ctx) -> Result<String, Failure> + Send + Sync;
+
+impl fmt::Debug for ChatOptions {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ChatOptions").field("model", &self.model).finish_non_exhaustive()
+    }
+}
+
+/// See the module.
+#[derive(Debug)]
+pub struct ChatNode {
+    options: ChatOptions,
+}
+
+impl ChatNode {
+    pub const fn new(options: ChatOptions) -> Self {
+        Self { options }
+    }
+}
+
+#[async_trait::async_trait]
+impl Node for ChatNode {
+    async fn call(&self, cx: Ctx) -> Result<Output, NodeError> {
+        let id = cx.message_id(0);
+        let request = self.request(&cx)?;
+        let call = CallCx {
+            deadline: cx.deadline,
+            wait: cx.wait.clone(),
+            probe: cx.probe.clone(),
+            call_id: format!("{}-{}-{}", cx.run, cx.step, cx.attempt),
+            run: cx.run,
+            thread: cx.thread,
+        };
+        let mut stream = cx
+            .upstream
+            .chat(call, request)
+            .await
+            .map_err(clearway_upstream::Error::into_failure)?;
+        let mut reply = Reply::default();
+        while let Some(event) =
+            stream.next().await.map_err(clearway_upstream::Error::into_failure)?
+        {
+            reply.begin(&cx)?;
+            match event {
+                ChatEvent::Text(text) => {
+                    reply.text.push_str(&text);
+                    cx.delta(id, Part::Text, &text)?;
+                }
+                ChatEvent::Reasoning(text) => {
+                    reply.reasoning.push_str(&text);
+                    cx.delta(id, Part::Reasoning, &text)?;
+                }
+                ChatEvent::ToolCall(call) => reply.tool_call(&call),
+                ChatEvent::Finish { reason, usage } => {
+                    reply.finish_reason = reason;
+                    reply.usage = usage;
+                }
+            }
+        }
+        drop(stream);
+        reply.close(&cx, &self.options.model)
+    }
+}
+
+impl ChatNode {
+    fn request(&self, cx: &Ctx) -> Result<ChatRequest, Failure> {
+        let history = cx.state.list(MESSAGES);
+        let kept = fitting(history, self.options.history_tokens);
+        let dropped = history.len() - kept;
+        if dropped > 0 {
+            let data = json!({
+                "dropped_messages": dropped,
+                "kept_messages": kept,
+                "budget_tokens": self.options.history_tokens,
+            });
+            cx.fact(EventKind::HistoryTrimmed, &data)?;
+        }
+        let system = (self.options.system)(cx)?;
+        let mut messages = Vec::with_capacity(kept + 1);
+        if !system.trim().is_empty() {
+            messages.push(Arc::new(Message::new(Role::System, system, "system").to_value()));
+        }
+        messages.extend_from_slice(&history[dropped..]);
+        Ok(ChatRequest {
+            model: self.options.model.clone(),
+            messages,
+            params: self.options.params.clone(),
+        })
+    }
+}
+
+/// A reply under way.
+#[derive(Debug, Default)]
+struct Reply {
+    begun: bool,
+    text: String,
+    reasoning: String,
+    tool_calls: Vec<ToolCall>,
+    finish_reason: Option<String>,
+    usage: Option<clearway_upstream::TokenUsage>,
+}
+
+#[derive(Debug, Default)]
+struct ToolCall {
+    id: String,
+    name: String,
+    arguments: String,
+}
+
+impl Reply {
+    /// Says which message the deltas that follow belong to.
+    fn begin(&mut self, cx: &Ctx) -> Result<(), Failure> {
+        if std::mem::replace(&mut self.begun, true) {
+            return Ok(());
+        }
+        let data = json!({"message_id": cx.message_id(0).to_string(), "node": &*cx.node});
+        cx.fact(EventKind::MessageStarted, &data)
+    }
+
+    /// Providers send a tool call in pieces, told apart by an index.
+    fn tool_call(&mut self, piece: &clearway_upstream::ToolCallDelta) {
+        let index = piece.index as usize;
+        if self.tool_calls.len() <= index {
+            self.tool_calls.resize_with(index + 1, ToolCall::default);
+        }
+        let call = &mut self.tool_calls[index];
+        if let Some(id) = &piece.id {
+            call.id.clone_from(id);
+        }
+        if let Some(name) = &piece.name {
+            call.name.clone_from(name);
+        }
+        call.arguments.push_str(&piece.arguments);
+    }
+
+    /// The finished message, as a write to the conversation.
+    fn close(self, cx: &Ctx, model: &str) -> Result<Output, Failure> {
+        let id = cx.message_id(0);
+        let mut message = Message::new(Role::Ai, self.text, id.to_string());
+        let mut usage = Usage { calls: 1, ..Usage::default() };
+        let mut metadata = json!({"model_name": model});
+        if let Some(reason) = &self.finish_reason {
+            metadata["finish_reason"] = reason.as_str().into();
+        }
+        message.rest.insert("response_metadata".to_owned(), metadata);
+        if let Some(tokens) = self.usage {
+            usage.input_tokens = tokens.input_tokens;
+            usage.output_tokens = tokens.output_tokens;
+            message.rest.insert(
+                "usage_metadata".to_owned(),
+                json!({
+                    "input_tokens": tokens.input_tokens,
+                    "output_tokens": tokens.output_tokens,
+                    "total_tokens": tokens.input_tokens + tokens.output_tokens,
+                }),
+            );
+        }
+        if !self.reasoning.is_empty() {
+            let kwargs = json!({"reasoning_content": self.reasoning});
+            message.rest.insert("additional_kwargs".to_owned(), kwargs);
+        }
+        if !self.tool_calls.is_empty() {
+            let calls = self.tool_calls.iter().map(ToolCall::to_json).collect();
+            message.rest.insert("tool_calls".to_owned(), Value::Array(calls));
+        }
+        let data = json!({
+            "message_id": id.to_string(),
+            "finish_reason": self.finish_reason,
+            "usage": message.rest.get("usage_metadata"),
+        });
+        cx.fact(EventKind::MessageCompleted, &data)?;
+        Ok(Output {
+            writes: vec![Write { channel: MESSAGES.into(), value: message.to_value() }],
+            goto: None,
+            reply: Some(id),
+            usage,
+        })
+    }
+}
+
+impl ToolCall {
+    /// LangChain's shape; arguments that are no JSON stay as text, so nothing is lost.
+    fn to_json(&self) -> Value {
+        let args = serde_json::from_str(&self.arguments)
+            .unwrap_or_else(|_| Value::String(self.arguments.clone()));
+        json!({"id": self.id, "name": self.name, "args": args, "type": "tool_call"})
+    }
+}
+
+/// How many of the newest messages fit the budget; always at least the last one.
+///
+/// The cut never falls between a tool call and its results: a leading tool message is dropped too.
+fn fitting(history: &[Arc<Value>], budget_tokens: u32) -> usize {
+    let mut left = u64::from(budget_tokens);
+    let mut kept = 0;
+    for message in history.iter().rev() {
+        let cost = estimate_tokens(message);
+        if kept > 0 && cost > left {
+            break;
+        }
+        left = left.saturating_sub(cost);
+        kept += 1;
+    }
+    while kept > 1 && history[history.len() - kept]["type"] == "tool" {
+        kept -= 1;
+    }
+    kept
+}
+
+/// About four bytes a token, and a few tokens for the envelope.
+fn estimate_tokens(value: &Value) -> u64 {
+    let text = match &value["content"] {
+        Value::String(text) => text.len(),
+        Value::Array(parts) => {
+            parts.iter().map(|part| part["text"].as_str().map_or(64, str::len)).sum()
+        }
+        _ => 0,
+    };
+    let calls = value["tool_calls"].as_array().map_or(0, |calls| calls.len() * 64);
+    (text + calls) as u64 / 4 + 4
+}
+
+/// A user's message as a run's input for an agent with a conversation.
+pub fn human_input(text: &str, id: &str) -> Value {
+    let message = message::Message::new(Role::Human, text, id);
+    json!({ MESSAGES: [message.to_value()] })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn message(role: &str, bytes: usize) -> Arc<Value> {
+        Arc::new(json!({"type": role, "content": "x".repeat(bytes)}))
+    }
+
+    #[test]
+    fn the_oldest_turns_give_way() {
+        let history: Vec<_> = (0..10).map(|_| message("human", 400)).collect(); // 104 tokens each
+        assert_eq!(fitting(&history, 10_000), 10);
+        assert_eq!(fitting(&history, 320), 3);
+        assert_eq!(fitting(&history, 1), 1, "the question itself is always asked");
+        assert_eq!(fitting(&[], 1), 0);
+    }
+
+    #[test]
+    fn a_tool_result_is_not_sent_without_its_call() {
+        let history = [message("ai", 4000), message("tool", 40), message("human", 40)];
+        assert_eq!(fitting(&history, 100), 1);
+    }
+}

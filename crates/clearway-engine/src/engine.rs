@@ -1,0 +1,759 @@
+//! The engine's door to everything above it.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::task::Poll;
+use std::time::{Duration, Instant};
+
+use clearway_core::event::Event;
+use clearway_core::plan::MESSAGES;
+use clearway_core::thread::ThreadRecord;
+use clearway_core::wait::{Spent, WaitKind, Waiting};
+use clearway_core::{
+    Clock, Code, Failure, InstanceId, Message, RunId, RunRecord, Status, ThreadId, Timestamp,
+};
+use clearway_store::{Admission, Cancelled, NewRun, QueuePosition, RunQuery, Store, ThreadState};
+use clearway_upstream::Upstream;
+use tokio::sync::Notify;
+use uuid::Uuid;
+
+use crate::agent::Agents;
+use crate::cache::StateCache;
+use crate::clock::{Clocks, Ids, instant};
+use crate::health::{Health, Process};
+use crate::live::{End, Hub, Live};
+use crate::metrics::{self, Metrics};
+use crate::pools::Pools;
+use crate::subscription::{From, Subscription, resume_cursor};
+use crate::tasks::Tasks;
+use crate::watchdog::Watchdog;
+use crate::{
+    CancelOutcome, Error, Kind, Options, PoolView, ResetThread, RunView, Submit, Submitted,
+};
+
+/// Accepts, runs, shows and stops runs. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Engine {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+pub(crate) struct Inner {
+    pub me: InstanceId,
+    pub options: Options,
+    pub store: Arc<dyn Store>,
+    pub upstream: Upstream,
+    pub agents: Agents,
+    pub clocks: Clocks,
+    pub ids: Ids,
+    pub hub: Hub,
+    pub cache: StateCache,
+    pub pools: Pools,
+    pub tasks: Tasks,
+    pub metrics: Metrics,
+    /// Some run may be ready.
+    pub ready: Notify,
+    /// A deadline earlier than all known ones was added.
+    pub deadline_armed: Notify,
+    /// The earliest deadline of a queued run, in store time; `i64::MAX` for none.
+    next_deadline: AtomicI64,
+    pub watchdog: Watchdog,
+    pub process: Process,
+    /// Mean time a run holds its slot, in milliseconds, for honest answers to "when?".
+    slot_time_ms: AtomicI64,
+}
+
+impl Engine {
+    /// Joins the store, takes up what earlier processes left, and starts the standing tasks.
+    ///
+    /// # Errors
+    /// The store cannot be joined, or the host refuses the watchdog's thread.
+    pub async fn start(
+        options: Options,
+        store: Arc<dyn Store>,
+        upstream: Upstream,
+        agents: Agents,
+        clock: Arc<dyn Clock>,
+    ) -> Result<Self, Error> {
+        let ids = Ids::new();
+        let me = ids.instance();
+        let joined = store.join(me).await?;
+        if joined.resumed > 0 || joined.waiting > 0 {
+            tracing::info!(
+                resumed = joined.resumed,
+                waiting = joined.waiting,
+                "taking up earlier runs"
+            );
+        }
+        let watchdog = Watchdog::start().map_err(|error| {
+            Error::new(Code::Internal, format!("the watchdog's thread cannot be started: {error}"))
+        })?;
+        let limits = &options.limits;
+        let inner = Arc::new(Inner {
+            me,
+            hub: Hub::new(clock.clone(), limits.output_bytes, limits.ended_runs),
+            cache: StateCache::new(limits.cache_bytes),
+            pools: Pools::new(&options.pools),
+            options,
+            store,
+            upstream,
+            agents,
+            clocks: Clocks(clock),
+            ids,
+            tasks: Tasks::new(),
+            metrics: Metrics::new(),
+            ready: Notify::new(),
+            deadline_armed: Notify::new(),
+            next_deadline: AtomicI64::new(i64::MAX),
+            watchdog,
+            process: Process::measure(),
+            slot_time_ms: AtomicI64::new(0),
+        });
+        inner.tasks.spawn(inner.watchdog.pulse());
+        inner.start_tasks();
+        inner.wake_dispatcher();
+        Ok(Self { inner })
+    }
+
+    pub fn agents(&self) -> &Agents {
+        &self.inner.agents
+    }
+
+    pub fn metrics(&self) -> &Metrics {
+        self.inner.refresh_gauges();
+        &self.inner.metrics
+    }
+
+    /// The owner of background tasks; adapters start theirs here.
+    pub fn tasks(&self) -> &Tasks {
+        &self.inner.tasks
+    }
+
+    /// Wall clock for answers.
+    pub fn now(&self) -> Timestamp {
+        self.inner.clocks.now()
+    }
+
+    pub fn new_id(&self) -> Uuid {
+        self.inner.ids.random()
+    }
+
+    /// Accepts a run. When this returns it is durable, and goes on whatever the caller does.
+    ///
+    /// # Errors
+    /// `agent_not_found`, `thread_not_found`, `thread_busy`, `overloaded` (with a time to come
+    /// back), `idempotency_conflict`, `shutting_down`, `store_unavailable`.
+    pub async fn submit(&self, submit: Submit) -> Result<Submitted, Error> {
+        let (answer, answered) = tokio::sync::oneshot::channel();
+        let inner = self.inner.clone();
+        // In a task of its own: a caller that leaves half-way must not leave half a run.
+        self.inner.tasks.spawn(async move {
+            let result = inner.submit(submit).await;
+            if let Err(error) = &result {
+                let refusal = metrics::Refusal { code: error.code().as_str().to_owned() };
+                inner.metrics.refused.get_or_create(&refusal).inc();
+            }
+            drop(answer.send(result));
+        });
+        answered
+            .await
+            .unwrap_or_else(|_| Err(Error::new(Code::ShuttingDown, "the server is stopping")))
+    }
+
+    /// A run with what it does right now.
+    ///
+    /// # Errors
+    /// `run_not_found`, `store_unavailable`.
+    pub async fn run(&self, run: RunId) -> Result<RunView, Error> {
+        let record = self.inner.record(run).await?;
+        Ok(self.inner.view(record).await)
+    }
+
+    /// Runs, newest first, and where the next page starts.
+    ///
+    /// # Errors
+    /// `store_unavailable`.
+    pub async fn runs(&self, query: RunQuery) -> Result<(Vec<RunView>, Option<RunId>), Error> {
+        let page = self.inner.store.runs(query).await?;
+        let mut views = Vec::with_capacity(page.runs.len());
+        for record in page.runs {
+            views.push(self.inner.view(record).await);
+        }
+        Ok((views, page.next))
+    }
+
+    /// Asks a run to end. Its calls are dropped at once; when this returns the request is durable.
+    ///
+    /// # Errors
+    /// `run_not_found`, `store_unavailable`.
+    pub async fn cancel(&self, run: RunId, by: &str) -> Result<CancelOutcome, Error> {
+        if let Some(live) = self.inner.hub.get(run).filter(|live| live.is_executing()) {
+            live.cancel.request(by);
+        }
+        match self.inner.store.cancel_run(run, by).await? {
+            Cancelled::NotFound => Err(no_run(run)),
+            Cancelled::AlreadyEnded { record } => Ok(CancelOutcome::AlreadyEnded(record)),
+            Cancelled::Requested { .. } => {
+                // The signal is kept for a task that has been claimed and not yet begun.
+                if let Some(live) = self.inner.hub.get(run) {
+                    live.cancel.request(by);
+                }
+                Ok(CancelOutcome::Requested)
+            }
+            Cancelled::Ended { record, events, promoted } => {
+                self.inner.cancelled_while_waiting(&record, events, promoted);
+                Ok(CancelOutcome::Ended(record))
+            }
+        }
+    }
+
+    /// Waits for a run's end. The run's own deadline bounds the wait.
+    ///
+    /// # Errors
+    /// `run_not_found`; the code of why this instance let go of it; `store_unavailable`.
+    pub async fn wait(&self, run: RunId) -> Result<RunRecord, Error> {
+        let live = match self.inner.hub.get(run) {
+            Some(live) => live,
+            None => {
+                let record = self.inner.record(run).await?;
+                if record.status.is_terminal() {
+                    return Ok(record);
+                }
+                self.inner.attach_waiting(&record)
+            }
+        };
+        let mut end = live.end();
+        let end = end.wait_for(Option::is_some).await.ok().and_then(|end| (*end).clone());
+        match end {
+            Some(End::Ended { record, .. }) => Ok((*record).clone()),
+            Some(End::Lost(failure)) => Err(Error(failure)),
+            None => Err(Error::new(Code::ShuttingDown, "the server is stopping")),
+        }
+    }
+
+    /// The reply of an ended run: the last AI message it committed.
+    ///
+    /// # Errors
+    /// `store_unavailable`.
+    pub async fn reply(&self, record: &RunRecord) -> Result<Option<Message>, Error> {
+        if let Some(live) = self.inner.hub.get(record.id)
+            && let Some(End::Ended { reply, .. }) = &*live.end().borrow()
+            && reply.is_some()
+        {
+            return Ok(reply.clone());
+        }
+        let Some(checkpoint) = record.checkpoint else { return Ok(None) };
+        let ops = self.inner.store.writes_of(checkpoint, MESSAGES).await?;
+        let messages = ops.iter().rev().flat_map(|op| match op {
+            clearway_core::channel::Op::Append(items)
+            | clearway_core::channel::Op::Merge(items) => items.as_slice(),
+            clearway_core::channel::Op::Assign(_) | clearway_core::channel::Op::Add(_) => &[],
+        });
+        let ai = messages
+            .filter_map(Message::from_value)
+            .filter(|m| m.role == clearway_core::message::Role::Ai);
+        Ok(ai.last())
+    }
+
+    /// Text that a running run has produced so far; empty when it does not run here.
+    pub fn partial_text(&self, run: RunId) -> String {
+        self.inner.hub.get(run).map(|live| live.partial_text()).unwrap_or_default()
+    }
+
+    /// Follows a run's log.
+    ///
+    /// # Errors
+    /// `run_not_found`, `store_unavailable`.
+    pub async fn subscribe(&self, run: RunId, from: From) -> Result<Subscription, Error> {
+        let inner = &self.inner;
+        let live = match inner.hub.get(run) {
+            Some(live) => Some(live),
+            None => {
+                let record = inner.record(run).await?;
+                (!record.status.is_terminal()).then(|| inner.attach_waiting(&record))
+            }
+        };
+        let cursor = match from {
+            From::Start => 0,
+            From::AfterSeq(seq) => seq.saturating_add(1),
+            From::AfterId(id) => resume_cursor(&*inner.store, live.as_deref(), run, id).await?,
+            From::Now => match &live {
+                Some(live) => live.run_log().1,
+                None => inner.store.read_log(run, u64::MAX, 1).await?.end,
+            },
+        };
+        Ok(Subscription::new(run, inner.store.clone(), live, cursor))
+    }
+
+    /// At most `limit` visible events, and the number to continue after.
+    ///
+    /// # Errors
+    /// As [`Engine::subscribe`].
+    pub async fn events(
+        &self,
+        run: RunId,
+        from: From,
+        limit: usize,
+    ) -> Result<(Vec<Event>, Option<u64>), Error> {
+        let mut events = Vec::new();
+        let mut subscription = self.subscribe(run, from).await?;
+        let mut over = false;
+        while events.len() < limit && !over {
+            // What is there now, never a wait for what may come.
+            let read = std::future::poll_fn(|cx| match subscription.poll_next(cx, &mut events) {
+                Poll::Pending if subscription.is_reading() => Poll::Pending,
+                Poll::Pending => Poll::Ready(None),
+                Poll::Ready(read) => Poll::Ready(Some(read)),
+            });
+            match read.await {
+                Some(more) => over = !more?,
+                None => break,
+            }
+        }
+        over &= events.len() <= limit;
+        events.truncate(limit);
+        let next = (!over).then(|| events.last().map(|event| event.seq)).flatten();
+        Ok((events, next))
+    }
+
+    /// # Errors
+    /// `store_unavailable`.
+    pub async fn thread(&self, thread: ThreadId) -> Result<Option<ThreadRecord>, Error> {
+        Ok(self.inner.store.thread(thread).await?)
+    }
+
+    /// # Errors
+    /// `store_unavailable`.
+    pub async fn thread_state(&self, thread: ThreadId) -> Result<Option<ThreadState>, Error> {
+        Ok(self.inner.store.state(thread, None).await?)
+    }
+
+    /// Cancels what runs on a thread and starts it over with empty state.
+    ///
+    /// # Errors
+    /// `store_unavailable`.
+    pub async fn reset_thread(&self, thread: ThreadId) -> Result<Option<ResetThread>, Error> {
+        let Some(reset) = self.inner.store.reset_thread(thread).await? else { return Ok(None) };
+        let cancelled = reset.cancelled.len();
+        for outcome in reset.cancelled {
+            self.inner.cancel_told(outcome, "reset");
+        }
+        Ok(Some(ResetThread { generation: reset.generation, cancelled }))
+    }
+
+    pub fn pools(&self) -> Vec<PoolView> {
+        self.inner.pool_views()
+    }
+
+    pub fn providers(&self) -> Vec<clearway_upstream::ProviderView> {
+        self.inner.upstream.provider_views()
+    }
+
+    /// Whether the runtime is punctual enough to be called alive.
+    pub fn health_quick(&self) -> bool {
+        self.inner.watchdog.lag.now() < Duration::from_secs(5)
+    }
+
+    /// How the server is, measured now.
+    pub async fn health(&self) -> Health {
+        crate::health::measure(&self.inner).await
+    }
+
+    pub fn is_draining(&self) -> bool {
+        self.inner.tasks.soft.is_cancelled()
+    }
+
+    /// Intake stops at once; runs may finish until `grace` is over; the rest is handed back and
+    /// continues after the next start. Bounded by `grace` and a few seconds for the store.
+    pub async fn shutdown(&self, grace: Duration) {
+        let inner = &self.inner;
+        let deadline = instant() + grace;
+        inner.tasks.soft.cancel();
+        while !inner.hub.executing().is_empty() && instant() < deadline {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        inner.tasks.hard.cancel();
+        let bound = HAND_BACK.max(Duration::from_millis(100));
+        if tokio::time::timeout(bound, inner.tasks.close()).await.is_err() {
+            tracing::warn!(left = inner.tasks.len(), "tasks did not end in time");
+        }
+        if let Err(error) = inner.store.close(inner.me).await {
+            tracing::warn!("closing the store: {error}");
+        }
+    }
+}
+
+/// How long handing back may take after the grace is over.
+const HAND_BACK: Duration = Duration::from_secs(5);
+
+impl Inner {
+    async fn submit(self: &Arc<Self>, submit: Submit) -> Result<Submitted, Error> {
+        if self.tasks.soft.is_cancelled() {
+            let mut failure =
+                Failure::new(Code::ShuttingDown, "the server is stopping").retryable();
+            failure.retry_after = Some(Duration::from_secs(2));
+            return Err(Error(failure));
+        }
+        let agent = self.agents.get(&submit.agent).ok_or_else(|| {
+            let known: Vec<String> = self.agents.all().keys().cloned().collect();
+            Error::new(
+                Code::AgentNotFound,
+                format!("no agent `{}`; there are: {}", submit.agent, known.join(", ")),
+            )
+        })?;
+        let pool = self.pools.get(&agent.pool).ok_or_else(|| {
+            Error::new(
+                Code::InvalidConfig,
+                format!("agent `{}` names the unknown pool `{}`", agent.name, agent.pool),
+            )
+        })?;
+        let id = self.ids.run();
+        let (deadline, working_limit) = match submit.kind {
+            Kind::Turn { deadline } => {
+                (Some(deadline.map_or(agent.deadline, |asked| asked.min(agent.deadline))), None)
+            }
+            Kind::Background { working_limit } => (
+                None,
+                Some(
+                    working_limit
+                        .map_or(agent.working_limit, |asked| asked.min(agent.working_limit)),
+                ),
+            ),
+        };
+        let slot = pool.take();
+        let new = NewRun {
+            id,
+            tenant: submit.tenant,
+            owner: submit.owner,
+            thread: submit.thread,
+            thread_key: submit.thread_key,
+            thread_metadata: submit.thread_metadata,
+            thread_must_exist: submit.thread_must_exist,
+            parent: None,
+            agent: agent.name.clone(),
+            pool: agent.pool.clone(),
+            door: submit.door.to_owned(),
+            priority: submit.priority,
+            multitask: submit.multitask.unwrap_or(agent.when_busy),
+            metadata: submit.metadata,
+            input: submit.input,
+            deadline,
+            working_limit,
+            delay: Duration::ZERO,
+            idempotency: submit.idempotency,
+            queue_limit: pool.queue,
+            created_event: serde_json::json!({
+                "run_id": id.to_string(),
+                "thread_id": submit.thread.to_string(),
+                "agent": agent.name,
+            }),
+            claim: slot.as_ref().map(|_| self.me),
+        };
+        let admission = match self.store.create_run(new.clone()).await {
+            // The answer was lost: the second try finds the run by its id and says so.
+            Err(error) if !error.certainly_aborted => self.store.create_run(new).await?,
+            other => other?,
+        };
+        if let Admission::Existing(record) = &admission
+            && record.id == id
+            && record.status == Status::Running
+        {
+            // Claimed by the try whose answer was lost, so nobody executes it: back to the queue.
+            self.store.release(id, record.fence).await?;
+            self.wake_dispatcher();
+        }
+        self.admitted(admission, slot, id, &agent.pool, submit.door)
+    }
+
+    fn admitted(
+        self: &Arc<Self>,
+        admission: Admission,
+        slot: Option<crate::pools::Slot>,
+        id: RunId,
+        pool: &str,
+        door: &'static str,
+    ) -> Result<Submitted, Error> {
+        let accepted = || {
+            self.metrics.accepted.get_or_create(&metrics::Door { door: door.to_owned() }).inc();
+        };
+        match admission {
+            Admission::Claimed(claim) => {
+                accepted();
+                let Some(slot) = slot else {
+                    return Err(Error::new(Code::Internal, "a run was claimed without a slot"));
+                };
+                let submitted = Submitted {
+                    run: claim.record.id,
+                    thread: claim.record.thread,
+                    status: Status::Running,
+                    existing: false,
+                    position: None,
+                };
+                self.launch(*claim, slot);
+                Ok(submitted)
+            }
+            Admission::Queued(queued) => {
+                accepted();
+                drop(slot);
+                let record = queued.record;
+                let live = self.attach_queued(&record, &queued.position);
+                live.adopt(vec![queued.created]);
+                if let Some(interrupted) = queued.interrupted {
+                    self.cancel_told(interrupted, "interrupt");
+                }
+                self.arm_next(record.deadline_at);
+                self.wake_dispatcher();
+                Ok(Submitted {
+                    run: record.id,
+                    thread: record.thread,
+                    status: record.status,
+                    existing: false,
+                    position: Some(queued.position),
+                })
+            }
+            Admission::Existing(record) => Ok(Submitted {
+                run: record.id,
+                thread: record.thread,
+                status: record.status,
+                existing: record.id != id,
+                position: None,
+            }),
+            Admission::QueueFull { queued } => {
+                let text = format!("pool `{pool}` is full: {queued} runs wait in front");
+                let mut failure = Failure::new(Code::Overloaded, text)
+                    .retryable()
+                    .with("pool", pool)
+                    .with("queue_position", queued);
+                failure.retry_after = Some(self.queue_eta(pool, queued));
+                Err(Error(failure))
+            }
+            Admission::ThreadBusy { active } => {
+                let text = format!("run {active} is active on this thread");
+                Err(Error(
+                    Failure::new(Code::ThreadBusy, text)
+                        .retryable()
+                        .with("active_run", active.to_string()),
+                ))
+            }
+            Admission::ThreadNotFound => Err(Error::new(Code::ThreadNotFound, "no such thread")),
+            Admission::ThreadForbidden => {
+                Err(Error::new(Code::Forbidden, "the thread belongs to somebody else"))
+            }
+        }
+    }
+
+    /// When a run behind `ahead` others of a pool should start, from how long runs hold a slot.
+    pub(crate) fn queue_eta(&self, pool: &str, ahead: u32) -> Duration {
+        let slots = self.pools.get(pool).map_or(1, |pool| pool.slots.max(1));
+        let mean_ms = self.slot_time_ms.load(Ordering::Relaxed).max(100) as u64;
+        let ms = mean_ms.saturating_mul(u64::from(ahead) + 1) / u64::from(slots);
+        Duration::from_millis(ms).clamp(Duration::from_secs(1), Duration::from_secs(600))
+    }
+
+    fn attach_queued(&self, record: &RunRecord, position: &QueuePosition) -> Arc<Live> {
+        let (kind, detail) = match (record.status, position.thread_active) {
+            (Status::Blocked, Some(active)) => (WaitKind::Thread, format!("run {active}")),
+            (Status::Blocked, None) => {
+                (WaitKind::Thread, "an earlier run of the thread".to_owned())
+            }
+            _ => (WaitKind::Slot, format!("pool {}", record.pool)),
+        };
+        // Event 0 is adopted right after, so the live log starts there.
+        self.hub.attach(record.id, kind, &detail, record.spent.clone(), 0)
+    }
+
+    /// The live end of a run that waits in the store and is not known here yet.
+    fn attach_waiting(&self, record: &RunRecord) -> Arc<Live> {
+        let (kind, detail) = waits_for(record);
+        self.hub.attach(record.id, kind, &detail, record.spent.clone(), record.next_seq)
+    }
+
+    /// Passes on what the store did about a cancel.
+    pub(crate) fn cancel_told(&self, outcome: Cancelled, by: &str) {
+        match outcome {
+            Cancelled::Ended { record, events, promoted } => {
+                self.cancelled_while_waiting(&record, events, promoted);
+            }
+            Cancelled::Requested { run, .. } => {
+                if let Some(live) = self.hub.get(run) {
+                    live.cancel.request(by);
+                }
+            }
+            Cancelled::AlreadyEnded { .. } | Cancelled::NotFound => {}
+        }
+    }
+
+    fn cancelled_while_waiting(
+        &self,
+        record: &RunRecord,
+        events: Vec<Event>,
+        promoted: Option<RunId>,
+    ) {
+        tracing::info!(run.id = %record.id, thread.id = %record.thread, "cancelled while waiting");
+        if let Some(live) = self.hub.get(record.id) {
+            live.adopt(events);
+            self.finish_live(&live, record.clone(), None);
+        }
+        if let Some(promoted) = promoted {
+            self.promoted(promoted);
+        }
+    }
+
+    async fn record(&self, run: RunId) -> Result<RunRecord, Error> {
+        self.store.run(run).await?.ok_or_else(|| no_run(run))
+    }
+
+    async fn view(&self, record: RunRecord) -> RunView {
+        if record.status.is_terminal() {
+            return RunView { record, waiting: None, position: None };
+        }
+        let waits = matches!(record.status, Status::Blocked | Status::Ready);
+        let position = match waits {
+            true => self.store.queue_position(record.id).await.ok().flatten(),
+            false => None,
+        };
+        let mut waiting = match self.hub.get(record.id) {
+            Some(live) => live.wait.read(instant()),
+            None => self.waiting_in_store(&record),
+        };
+        if let Some(position) = &position
+            && record.status == Status::Ready
+        {
+            waiting.eta = Some(self.queue_eta(&record.pool, position.pool_ahead));
+        }
+        if waiting.deadline.is_none() {
+            let at = record.deadline_at.map(|at| self.clocks.instant_at(at));
+            waiting.deadline = at.map(clearway_core::Deadline);
+        }
+        RunView { record, waiting: Some(waiting), position }
+    }
+
+    /// What a run waits for when only its row is known.
+    fn waiting_in_store(&self, record: &RunRecord) -> Waiting {
+        let (kind, detail) = waits_for(record);
+        let since =
+            if record.status == Status::Ready { record.ready_at } else { record.created_at };
+        let for_ = self.clocks.now().since(since);
+        let mut spent: Spent = record.spent.clone();
+        spent.add(kind, for_);
+        Waiting { kind, detail: detail.into(), for_, deadline: None, eta: None, spent }
+    }
+
+    pub(crate) fn pool_views(&self) -> Vec<PoolView> {
+        let counts = self.store.pool_counts();
+        self.pools
+            .iter()
+            .map(|(name, pool)| {
+                let count = counts.iter().find(|count| count.pool == name);
+                PoolView {
+                    name: name.to_owned(),
+                    slots: pool.slots,
+                    running: pool.running(),
+                    ready: count.map_or(0, |count| count.ready),
+                    blocked: count.map_or(0, |count| count.blocked),
+                    queue_limit: pool.queue,
+                }
+            })
+            .collect()
+    }
+
+    /// Books an ended run in the metrics.
+    pub(crate) fn observe_end(
+        &self,
+        record: &RunRecord,
+        first_output: Option<Instant>,
+        claimed_at: Instant,
+    ) {
+        let metrics = &self.metrics;
+        let ended = metrics::Ended {
+            agent: record.agent.clone(),
+            status: record.status.as_str().to_owned(),
+            code: record.failure.as_ref().map_or("", |failure| failure.code.as_str()).to_owned(),
+        };
+        metrics.ended.get_or_create(&ended).inc();
+        let total = record.ended_at.unwrap_or(record.created_at).since(record.created_at);
+        let agent = metrics::Agent { agent: record.agent.clone() };
+        metrics.duration.get_or_create(&agent).observe(total.as_secs_f64());
+        if let Some(first) = first_output {
+            metrics.first_output.observe(first.saturating_duration_since(claimed_at).as_secs_f64());
+        }
+        for (kind, spent) in record.spent.iter() {
+            let wait = metrics::Wait { kind: kind.as_str().to_owned() };
+            metrics.waited.get_or_create(&wait).inc_by(spent.as_secs_f64());
+        }
+        // A moving mean over about the last 16 runs.
+        let held = instant().saturating_duration_since(claimed_at).as_millis() as i64;
+        let mean = self.slot_time_ms.load(Ordering::Relaxed);
+        let next = if mean == 0 { held } else { mean + (held - mean) / 16 };
+        self.slot_time_ms.store(next.max(1), Ordering::Relaxed);
+    }
+
+    fn refresh_gauges(&self) {
+        let set = |pool: &str, state: &str, value: u32| {
+            let labels = metrics::PoolState { pool: pool.to_owned(), state: state.to_owned() };
+            self.metrics.pools.get_or_create(&labels).set(i64::from(value));
+        };
+        for view in self.pool_views() {
+            set(&view.name, "running", view.running);
+            set(&view.name, "ready", view.ready);
+            set(&view.name, "blocked", view.blocked);
+            set(&view.name, "slots", view.slots);
+            set(&view.name, "queue_limit", view.queue_limit);
+        }
+        let process = Process::measure();
+        for (what, value) in [
+            ("os_threads", f64::from(process.os_threads)),
+            ("open_files", f64::from(process.open_files)),
+            ("memory_bytes", process.memory_bytes as f64),
+            ("scheduler_lag_seconds", self.watchdog.lag.now().as_secs_f64()),
+            ("scheduler_lag_max_seconds", self.watchdog.lag.max().as_secs_f64()),
+            ("stalls", self.watchdog.lag.stalls() as f64),
+            ("live_runs", self.hub.len() as f64),
+            ("tasks", self.tasks.len() as f64),
+        ] {
+            let labels = metrics::Process { what: what.to_owned() };
+            self.metrics.process.get_or_create(&labels).set(value);
+        }
+        for view in self.upstream.provider_views() {
+            for (what, value) in view.numbers() {
+                let labels =
+                    metrics::Upstream { provider: view.name.clone(), what: what.to_owned() };
+                self.metrics.upstream.get_or_create(&labels).set(value);
+            }
+        }
+    }
+
+    // ## Deadlines of queued runs
+
+    /// A queued run must end by `at`; the sweep looks then.
+    pub(crate) fn arm_next(&self, at: Option<Timestamp>) {
+        let Some(at) = at else { return };
+        if self.next_deadline.fetch_min(at.0, Ordering::AcqRel) > at.0 {
+            self.deadline_armed.notify_one();
+        }
+    }
+
+    /// Time until the earliest known deadline of a queued run, at most `most`. Forgets a deadline
+    /// that is due, as the sweep that follows reports the next one.
+    pub(crate) fn until_armed(&self, most: Duration) -> Duration {
+        let at = self.next_deadline.load(Ordering::Acquire);
+        let now = self.clocks.now();
+        if at <= now.0 {
+            self.next_deadline.store(i64::MAX, Ordering::Release);
+        }
+        Timestamp(at).since(now).min(most)
+    }
+}
+
+/// What a waiting run's row says about its wait.
+fn waits_for(record: &RunRecord) -> (WaitKind, String) {
+    match record.status {
+        Status::Blocked => (WaitKind::Thread, "an earlier run of the thread".to_owned()),
+        Status::Ready => (WaitKind::Slot, format!("pool {}", record.pool)),
+        _ => (WaitKind::Work, String::new()),
+    }
+}
+
+fn no_run(run: RunId) -> Error {
+    Error::new(Code::RunNotFound, format!("no run {run}"))
+}

@@ -1,0 +1,452 @@
+//! A run's live end: its log in memory, its readers' wakers, what it waits for, and its end.
+//!
+//! One [`Live`] exists per run that this instance executes, queues or serves to readers. The run's
+//! task appends, the flusher hands output to the store, readers hold cursors. Nobody waits for a
+//! reader.
+//!
+//! Not here: numbering and visibility rules (`clearway_core::log`), driving the run (`executor`).
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::Waker;
+
+use clearway_core::event::{Body, Event, Segment};
+use clearway_core::log::Log;
+use clearway_core::wait::{Spent, WaitCell, WaitKind};
+use clearway_core::{Clock, Code, Failure, Message, RunId, RunRecord};
+use clearway_store::Appended;
+use tokio::sync::{Notify, watch};
+
+use crate::clock::instant;
+
+/// See the module.
+#[derive(Debug)]
+pub(crate) struct Live {
+    pub run: RunId,
+    pub wait: Arc<WaitCell>,
+    state: Mutex<LiveState>,
+    /// How it ended, for whoever waits: the final record, or why there will be none.
+    end: watch::Sender<Option<End>>,
+    /// Somebody wants it to end.
+    pub cancel: CancelSignal,
+    clock: Arc<dyn Clock>,
+    dirty: Arc<Dirty>,
+    output_limit: usize,
+}
+
+/// How a run ended, as far as this instance knows.
+#[derive(Clone, Debug)]
+pub(crate) enum End {
+    Ended {
+        record: Arc<RunRecord>,
+        reply: Option<Message>,
+    },
+    /// This instance has to let go; the store knows more.
+    Lost(Failure),
+}
+
+#[derive(Debug)]
+struct LiveState {
+    log: Log,
+    wakers: Vec<Waker>,
+    readers: usize,
+    output_bytes: usize,
+    /// Listed with the flusher.
+    dirty: bool,
+    /// A task drives it here.
+    executing: bool,
+    /// Raised when the log starts anew below what readers may have seen.
+    epoch: u32,
+    /// No event will follow.
+    over: bool,
+    first_output: Option<std::time::Instant>,
+}
+
+/// A request to end, kept until somebody takes it.
+#[derive(Debug, Default)]
+pub(crate) struct CancelSignal {
+    by: Mutex<Option<String>>,
+    notify: Notify,
+}
+
+impl CancelSignal {
+    pub(crate) fn request(&self, by: &str) {
+        lock(&self.by).get_or_insert_with(|| by.to_owned());
+        self.notify.notify_one();
+    }
+
+    /// Resolves with who asked. Cancel-safe: the request stays until taken.
+    pub(crate) async fn requested(&self) -> String {
+        loop {
+            if let Some(by) = lock(&self.by).take() {
+                return by;
+            }
+            self.notify.notified().await;
+        }
+    }
+}
+
+/// Runs with output that the store does not have yet.
+#[derive(Debug, Default)]
+pub(crate) struct Dirty(Mutex<Vec<Arc<Live>>>);
+
+impl Dirty {
+    pub(crate) fn take(&self) -> Vec<Arc<Live>> {
+        std::mem::take(&mut lock(&self.0))
+    }
+
+    fn add(&self, live: Arc<Live>) {
+        lock(&self.0).push(live);
+    }
+}
+
+/// A reader's place in a log.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Cursor {
+    /// Number of the next event to read.
+    pub seq: u64,
+    /// Which incarnation of the live log the number belongs to.
+    pub epoch: u32,
+}
+
+/// What a reader's poll found.
+pub(crate) enum Read {
+    Events,
+    /// Nothing yet; the waker is registered.
+    Pending,
+    /// The cursor is older than memory.
+    Behind,
+    /// The cursor is at the end of a finished log.
+    Over,
+}
+
+impl Live {
+    pub(crate) fn run_log(&self) -> (u64, u64) {
+        let state = lock(&self.state);
+        (state.log.first_seq(), state.log.visible_seq())
+    }
+
+    /// Appends output: readers see it at once, the store gets it with the next flush.
+    pub(crate) fn output(self: &Arc<Self>, body: Body) -> Result<(), Failure> {
+        let now = self.clock.now();
+        let is_delta = matches!(body, Body::Delta(_));
+        let mut state = lock(&self.state);
+        let before = state.log.bytes();
+        state.log.append(now, body);
+        state.output_bytes += state.log.bytes() - before;
+        let too_large = state.output_bytes > self.output_limit;
+        if is_delta {
+            let at = instant();
+            self.wait.token(at);
+            state.first_output.get_or_insert(at);
+        }
+        let flush = !std::mem::replace(&mut state.dirty, true);
+        let wakers = state.take_wakers();
+        drop(state);
+        wakers.wake();
+        if flush {
+            self.dirty.add(self.clone());
+        }
+        if too_large {
+            let limit = self.output_limit;
+            return Err(Failure::new(
+                Code::OutputTooLarge,
+                format!("the run's output is over {limit} bytes"),
+            ));
+        }
+        Ok(())
+    }
+
+    /// Appends a fact that readers see when the commit it belongs to is durable.
+    pub(crate) fn record(&self, body: Body) -> u64 {
+        lock(&self.state).log.append_hidden(self.clock.now(), body)
+    }
+
+    /// Everything the store may not have, hidden facts included.
+    pub(crate) fn take_for_commit(&self) -> Option<Segment> {
+        let mut state = lock(&self.state);
+        // A flush may be under way: the commit repeats what it carries, and the store keeps what
+        // is new. So the two need no order between them.
+        state.log.resend();
+        state.log.take_for_commit()
+    }
+
+    pub(crate) fn committed(&self, log_limit: usize) {
+        let mut state = lock(&self.state);
+        state.log.committed();
+        state.log.trim(log_limit);
+        let wakers = state.take_wakers();
+        drop(state);
+        wakers.wake();
+    }
+
+    /// Output for the store, unless a commit has taken it meanwhile.
+    pub(crate) fn take_output(&self) -> Option<Segment> {
+        let mut state = lock(&self.state);
+        state.dirty = false;
+        if state.over { None } else { state.log.take_output() }
+    }
+
+    /// The store's answer to a segment; `true` when there is still something to flush.
+    pub(crate) fn appended(self: &Arc<Self>, answer: Option<Appended>, log_limit: usize) {
+        let mut state = lock(&self.state);
+        match answer {
+            Some(Appended::Stored { end_seq }) => {
+                state.log.stored(end_seq);
+                state.log.trim(log_limit);
+            }
+            // Either a commit was faster, or the lease is gone; the next commit tells.
+            Some(Appended::Refused) | None => state.log.resend(),
+        }
+        let again = answer.is_none() && !state.over && !std::mem::replace(&mut state.dirty, true);
+        drop(state);
+        if again {
+            self.dirty.add(self.clone());
+        }
+    }
+
+    /// A claim begins under `fence`; the next event is `next_seq`.
+    pub(crate) fn claimed(&self, fence: u32, next_seq: u64) {
+        let mut state = lock(&self.state);
+        state.executing = true;
+        state.over = false;
+        state.output_bytes = 0;
+        if state.log.next_seq() == next_seq {
+            state.log.adopt_fence(fence);
+        } else {
+            // What readers have seen beyond the store is void; they go on where the store ends.
+            state.log = Log::new(fence, next_seq);
+            state.epoch += 1;
+        }
+        let wakers = state.take_wakers();
+        drop(state);
+        wakers.wake();
+    }
+
+    /// The lease is gone: hidden facts did not happen. Readers stay and wait for the next owner.
+    pub(crate) fn let_go(&self) {
+        let mut state = lock(&self.state);
+        state.log.discard_hidden();
+        state.executing = false;
+    }
+
+    /// Events that the store wrote itself.
+    pub(crate) fn adopt(&self, events: Vec<Event>) {
+        let mut state = lock(&self.state);
+        state.log.adopt_stored(events);
+        let wakers = state.take_wakers();
+        drop(state);
+        wakers.wake();
+    }
+
+    /// No event will follow; whoever waits is told how it ended.
+    pub(crate) fn finish(&self, end: End) {
+        let mut state = lock(&self.state);
+        state.over = true;
+        state.executing = false;
+        let wakers = state.take_wakers();
+        drop(state);
+        self.end.send_replace(Some(end));
+        wakers.wake();
+    }
+
+    pub(crate) fn end(&self) -> watch::Receiver<Option<End>> {
+        self.end.subscribe()
+    }
+
+    pub(crate) fn is_executing(&self) -> bool {
+        lock(&self.state).executing
+    }
+
+    pub(crate) fn first_output(&self) -> Option<std::time::Instant> {
+        lock(&self.state).first_output
+    }
+
+    /// Text of the message under way: deltas after the last reset that are still in memory.
+    pub(crate) fn partial_text(&self) -> String {
+        let state = lock(&self.state);
+        let mut text = String::new();
+        let mut message = None;
+        for event in state.log.read(state.log.first_seq()) {
+            match &event.body {
+                Body::Delta(delta) if delta.part == clearway_core::event::Part::Text => {
+                    if message != Some(delta.message) {
+                        message = Some(delta.message);
+                        text.clear();
+                    }
+                    text.push_str(delta.text());
+                }
+                Body::Delta(_) => {}
+                Body::Fact(fact) => {
+                    if fact.kind == clearway_core::EventKind::OutputReset {
+                        text.clear();
+                    }
+                }
+            }
+        }
+        text
+    }
+
+    // ## Readers
+
+    /// A new reader that goes on with number `seq`.
+    pub(crate) fn join_reader(&self, seq: u64) -> Cursor {
+        let mut state = lock(&self.state);
+        state.readers += 1;
+        Cursor { seq, epoch: state.epoch }
+    }
+
+    pub(crate) fn leave_reader(&self) {
+        lock(&self.state).readers -= 1;
+    }
+
+    /// Copies visible events from `cursor` on into `out`, at most `max`.
+    pub(crate) fn read(
+        &self,
+        cursor: &mut Cursor,
+        max: usize,
+        out: &mut Vec<Event>,
+        waker: &Waker,
+    ) -> Read {
+        let mut state = lock(&self.state);
+        if cursor.epoch != state.epoch {
+            cursor.epoch = state.epoch;
+            cursor.seq = cursor.seq.min(state.log.first_seq());
+        }
+        if cursor.seq < state.log.first_seq() {
+            return Read::Behind;
+        }
+        let share = state.readers > 1;
+        let before = out.len();
+        for event in state.log.read(cursor.seq).take(max) {
+            if share {
+                event.frames.share();
+            }
+            out.push(event.clone());
+        }
+        if out.len() > before {
+            cursor.seq += (out.len() - before) as u64;
+            return Read::Events;
+        }
+        if state.over {
+            return Read::Over;
+        }
+        if !state.wakers.iter().any(|known| known.will_wake(waker)) {
+            state.wakers.push(waker.clone());
+        }
+        Read::Pending
+    }
+
+    /// The fence of a visible event that is still in memory.
+    pub(crate) fn fence_of(&self, seq: u64) -> Option<u32> {
+        let state = lock(&self.state);
+        state.log.read(seq).next().filter(|event| event.seq == seq).map(|event| event.fence)
+    }
+}
+
+/// Wakers taken out from under the lock.
+struct Wakers(Vec<Waker>);
+
+impl Wakers {
+    fn wake(self) {
+        self.0.into_iter().for_each(Waker::wake);
+    }
+}
+
+impl LiveState {
+    fn take_wakers(&mut self) -> Wakers {
+        Wakers(std::mem::take(&mut self.wakers))
+    }
+}
+
+/// All live runs of this instance.
+#[derive(Debug)]
+pub(crate) struct Hub {
+    inner: Mutex<HubInner>,
+    pub dirty: Arc<Dirty>,
+    clock: Arc<dyn Clock>,
+    output_limit: usize,
+    ended_limit: usize,
+}
+
+#[derive(Debug, Default)]
+struct HubInner {
+    runs: HashMap<RunId, Arc<Live>>,
+    /// Ended runs, oldest first: kept a while for readers that come late.
+    ended: VecDeque<RunId>,
+}
+
+impl Hub {
+    pub(crate) fn new(clock: Arc<dyn Clock>, output_limit: usize, ended_limit: usize) -> Self {
+        Self { inner: Mutex::default(), dirty: Arc::default(), clock, output_limit, ended_limit }
+    }
+
+    pub(crate) fn get(&self, run: RunId) -> Option<Arc<Live>> {
+        lock(&self.inner).runs.get(&run).cloned()
+    }
+
+    /// The live end of a run, made if there is none yet: it waits for `kind`, and its next event
+    /// is `next_seq`.
+    pub(crate) fn attach(
+        &self,
+        run: RunId,
+        kind: WaitKind,
+        detail: &str,
+        spent: Spent,
+        next_seq: u64,
+    ) -> Arc<Live> {
+        let mut inner = lock(&self.inner);
+        let live = inner.runs.entry(run).or_insert_with(|| {
+            Arc::new(Live {
+                run,
+                wait: Arc::new(WaitCell::new(kind, detail, spent, instant())),
+                state: Mutex::new(LiveState {
+                    log: Log::new(0, next_seq),
+                    wakers: Vec::new(),
+                    readers: 0,
+                    output_bytes: 0,
+                    dirty: false,
+                    executing: false,
+                    epoch: 0,
+                    over: false,
+                    first_output: None,
+                }),
+                end: watch::Sender::new(None),
+                cancel: CancelSignal::default(),
+                clock: self.clock.clone(),
+                dirty: self.dirty.clone(),
+                output_limit: self.output_limit,
+            })
+        });
+        live.clone()
+    }
+
+    /// A run has ended here: it stays for late readers until newer ends push it out.
+    pub(crate) fn retire(&self, run: RunId) {
+        let mut inner = lock(&self.inner);
+        inner.ended.push_back(run);
+        while inner.ended.len() > self.ended_limit {
+            if let Some(oldest) = inner.ended.pop_front() {
+                inner.runs.remove(&oldest);
+            }
+        }
+    }
+
+    pub(crate) fn forget(&self, run: RunId) {
+        lock(&self.inner).runs.remove(&run);
+    }
+
+    /// Runs that tasks drive here.
+    pub(crate) fn executing(&self) -> Vec<Arc<Live>> {
+        lock(&self.inner).runs.values().filter(|live| live.is_executing()).cloned().collect()
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        lock(&self.inner).runs.len()
+    }
+}
+
+/// Nothing under these locks panics half-way; if it did, the values would still be whole.
+pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

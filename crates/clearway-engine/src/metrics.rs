@@ -1,0 +1,169 @@
+//! The engine's own measurements, as a Prometheus registry.
+//!
+//! Counters are touched once per run or per flush, never per token.
+
+use std::sync::atomic::AtomicU64;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
+use prometheus_client::registry::{Registry, Unit};
+
+/// All measurements.
+#[derive(Debug)]
+pub struct Metrics {
+    registry: Mutex<Registry>,
+    pub(crate) accepted: Family<Door, Counter>,
+    pub(crate) refused: Family<Refusal, Counter>,
+    pub(crate) ended: Family<Ended, Counter>,
+    pub(crate) duration: Family<Agent, Histogram, fn() -> Histogram>,
+    pub(crate) first_output: Histogram,
+    pub(crate) commit: Histogram,
+    pub(crate) waited: Family<Wait, Counter<f64, AtomicU64>>,
+    pub(crate) resumed: Counter,
+    pub(crate) segments: Counter,
+    pub(crate) fenced: Counter,
+    pub(crate) cancel_latency: Histogram,
+    pub(crate) pools: Family<PoolState, Gauge>,
+    pub(crate) process: Family<Process, Gauge<f64, AtomicU64>>,
+    pub(crate) upstream: Family<Upstream, Gauge>,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+pub(crate) struct Door {
+    pub door: String,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+pub(crate) struct Refusal {
+    pub code: String,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+pub(crate) struct Ended {
+    pub agent: String,
+    pub status: String,
+    pub code: String,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+pub(crate) struct Agent {
+    pub agent: String,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+pub(crate) struct Wait {
+    pub kind: String,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+pub(crate) struct PoolState {
+    pub pool: String,
+    pub state: String,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+pub(crate) struct Process {
+    pub what: String,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+pub(crate) struct Upstream {
+    pub provider: String,
+    pub what: String,
+}
+
+fn seconds() -> Histogram {
+    Histogram::new(exponential_buckets(0.001, 2.0, 18))
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Metrics {
+    pub fn new() -> Self {
+        let metrics = Self {
+            registry: Mutex::new(Registry::with_prefix("clearway")),
+            accepted: Family::default(),
+            refused: Family::default(),
+            ended: Family::default(),
+            duration: Family::new_with_constructor(seconds),
+            first_output: seconds(),
+            commit: seconds(),
+            waited: Family::default(),
+            resumed: Counter::default(),
+            segments: Counter::default(),
+            fenced: Counter::default(),
+            cancel_latency: seconds(),
+            pools: Family::default(),
+            process: Family::default(),
+            upstream: Family::default(),
+        };
+        metrics.register();
+        metrics
+    }
+
+    fn register(&self) {
+        let mut registry = self.registry();
+        let r = &mut *registry;
+        r.register("runs_accepted", "Runs accepted, by door", self.accepted.clone());
+        r.register("runs_refused", "Runs refused, by reason", self.refused.clone());
+        r.register(
+            "runs_ended",
+            "Runs ended, by agent, status and failure code",
+            self.ended.clone(),
+        );
+        let s = || Unit::Seconds;
+        r.register_with_unit(
+            "run_duration",
+            "From acceptance to the end",
+            s(),
+            self.duration.clone(),
+        );
+        r.register_with_unit(
+            "run_first_output",
+            "From claim to the first delta",
+            s(),
+            self.first_output.clone(),
+        );
+        r.register_with_unit(
+            "commit_duration",
+            "One durable commit, as its run sees it",
+            s(),
+            self.commit.clone(),
+        );
+        r.register_with_unit(
+            "run_waited",
+            "Time ended runs spent, by what they waited for",
+            s(),
+            self.waited.clone(),
+        );
+        r.register("runs_resumed", "Runs taken up again after a restart", self.resumed.clone());
+        r.register("log_segments", "Output segments stored", self.segments.clone());
+        r.register("runs_fenced", "Leases lost while running", self.fenced.clone());
+        r.register_with_unit(
+            "cancel_latency",
+            "From request to calls dropped",
+            s(),
+            self.cancel_latency.clone(),
+        );
+        r.register(
+            "pool_runs",
+            "Runs by pool and state, with the pool's limits",
+            self.pools.clone(),
+        );
+        r.register("process", "Threads, open files, memory, scheduler lag", self.process.clone());
+        r.register("upstream", "Provider slots and connections", self.upstream.clone());
+    }
+
+    /// For rendering.
+    pub fn registry(&self) -> MutexGuard<'_, Registry> {
+        self.registry.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

@@ -1,0 +1,83 @@
+//! Log lines in pairs: whatever says that it started says exactly once how it ended.
+//!
+//! The pair is held by a value. Dropping it without an outcome (a cancelled future, a panic) logs
+//! the ending line too, so a log with a start and no end means that the process died in between.
+
+use std::fmt;
+use std::time::Instant;
+
+use crate::clock::instant;
+
+/// Something that is under way and will log its end.
+pub(crate) struct Started {
+    what: &'static str,
+    /// Stable id of the thing, equal in both lines.
+    id: String,
+    context: Context,
+    at: Instant,
+    ended: bool,
+}
+
+/// Ids that both lines carry.
+#[derive(Clone, Debug)]
+pub(crate) struct Context {
+    pub run: String,
+    pub thread: String,
+    pub agent: String,
+}
+
+impl fmt::Debug for Started {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Started({} {})", self.what, self.id)
+    }
+}
+
+impl Started {
+    pub(crate) fn run(context: Context, attempt: u32) -> Self {
+        let id = context.run.clone();
+        tracing::info!(
+            run.id = %context.run, thread.id = %context.thread, agent.name = %context.agent,
+            run.attempt = attempt, "run started: {id}"
+        );
+        Self { what: "run", id, context, at: instant(), ended: false }
+    }
+
+    pub(crate) fn step(context: Context, node: &str, step: i64) -> Self {
+        let id = format!("{}/{step}/{node}", context.run);
+        tracing::debug!(
+            run.id = %context.run, thread.id = %context.thread, agent.name = %context.agent,
+            step.id = %id, "step started: {id}"
+        );
+        Self { what: "step", id, context, at: instant(), ended: false }
+    }
+
+    pub(crate) fn end(mut self, outcome: &str) {
+        self.log(outcome);
+    }
+
+    fn log(&mut self, outcome: &str) {
+        self.ended = true;
+        let duration_ms = instant().saturating_duration_since(self.at).as_millis() as u64;
+        let Context { run, thread, agent } = &self.context;
+        let id = &self.id;
+        if self.what == "run" {
+            tracing::info!(
+                run.id = %run, thread.id = %thread, agent.name = %agent,
+                outcome, duration_ms, "run ended: {id}: {outcome}"
+            );
+        } else {
+            tracing::debug!(
+                run.id = %run, thread.id = %thread, agent.name = %agent, step.id = %id,
+                outcome, duration_ms, "{} ended: {id}: {outcome}", self.what
+            );
+        }
+    }
+}
+
+impl Drop for Started {
+    fn drop(&mut self) {
+        if !self.ended {
+            self.log("dropped");
+        }
+    }
+}
