@@ -114,6 +114,15 @@ impl Log {
         (self.stored, self.sent, self.visible) = (end, end, end);
     }
 
+    /// Puts a stored event in front of the oldest one in memory; ignored when it does not fit there.
+    pub fn prepend_stored(&mut self, event: Event) {
+        if event.seq + 1 == self.first {
+            self.bytes += weigh(&event.body);
+            self.first = event.seq;
+            self.events.push_front(event);
+        }
+    }
+
     /// Whether there is output that the store has not been given.
     pub const fn has_unsent(&self) -> bool {
         self.sent < self.visible

@@ -46,6 +46,19 @@ impl StateCache {
         (entry.head == head).then_some(entry.state)
     }
 
+    /// Takes whatever is there, with the head it belongs to.
+    pub(crate) fn take_any(&self, thread: ThreadId) -> Option<(CheckpointId, State)> {
+        let mut inner = lock(&self.inner);
+        let entry = inner.entries.remove(&thread)?;
+        inner.weight -= entry.weight;
+        Some((entry.head, entry.state))
+    }
+
+    /// Forgets a thread whose head was moved by somebody else.
+    pub(crate) fn forget(&self, thread: ThreadId) {
+        drop(self.take_any(thread));
+    }
+
     pub(crate) fn put(&self, thread: ThreadId, head: CheckpointId, state: State) {
         const ENTRY: usize = 256;
         let weight = state.weight() + ENTRY;

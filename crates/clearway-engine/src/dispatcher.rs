@@ -13,7 +13,7 @@ use clearway_store::{Appended, Claim, ClaimRequest, OutputSegment, Swept};
 
 use crate::engine::Inner;
 use crate::executor::execute;
-use crate::live::{End, Live};
+use crate::live::{End, Live, lock};
 use crate::pools::Slot;
 use crate::watchdog::Watched;
 
@@ -102,7 +102,8 @@ impl Inner {
         }
         live.claimed(record.fence, record.next_seq);
         let run = record.id;
-        self.tasks.spawn(Watched::new(run, execute(self.clone(), claim, live, slot)));
+        lock(&self.busy).insert(record.thread, run);
+        self.tasks.spawn(Watched::new(run, execute(self.clone(), claim, live, slot, None)));
     }
 
     pub(crate) fn wake_dispatcher(&self) {

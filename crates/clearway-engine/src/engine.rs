@@ -1,7 +1,8 @@
 //! The engine's door to everything above it.
 
-use std::sync::Arc;
+use std::collections::HashMap;
 use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::{Arc, Mutex};
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
@@ -10,9 +11,9 @@ use clearway_core::plan::MESSAGES;
 use clearway_core::thread::ThreadRecord;
 use clearway_core::wait::{Spent, WaitKind, Waiting};
 use clearway_core::{
-    Clock, Code, Failure, InstanceId, Message, RunId, RunRecord, Status, ThreadId, Timestamp,
+    Clock, Code, InstanceId, Message, RunId, RunRecord, Status, ThreadId, Timestamp,
 };
-use clearway_store::{Admission, Cancelled, NewRun, QueuePosition, RunQuery, Store, ThreadState};
+use clearway_store::{Cancelled, QueuePosition, RunQuery, Store, ThreadState};
 use clearway_upstream::Upstream;
 use tokio::sync::Notify;
 use uuid::Uuid;
@@ -27,9 +28,7 @@ use crate::pools::Pools;
 use crate::subscription::{From, Subscription, resume_cursor};
 use crate::tasks::Tasks;
 use crate::watchdog::Watchdog;
-use crate::{
-    CancelOutcome, Error, Kind, Options, PoolView, ResetThread, RunView, Submit, Submitted,
-};
+use crate::{CancelOutcome, Error, Options, PoolView, ResetThread, RunView, Submit, Submitted};
 
 /// Accepts, runs, shows and stops runs. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -48,6 +47,8 @@ pub(crate) struct Inner {
     pub ids: Ids,
     pub hub: Hub,
     pub cache: StateCache,
+    /// Threads that a run here executes on, or is about to.
+    pub busy: Mutex<HashMap<ThreadId, RunId>>,
     pub pools: Pools,
     pub tasks: Tasks,
     pub metrics: Metrics,
@@ -93,6 +94,7 @@ impl Engine {
             me,
             hub: Hub::new(clock.clone(), limits.output_bytes, limits.ended_runs),
             cache: StateCache::new(limits.cache_bytes),
+            busy: Mutex::default(),
             pools: Pools::new(&options.pools),
             options,
             store,
@@ -334,6 +336,7 @@ impl Engine {
     /// `store_unavailable`.
     pub async fn reset_thread(&self, thread: ThreadId) -> Result<Option<ResetThread>, Error> {
         let Some(reset) = self.inner.store.reset_thread(thread).await? else { return Ok(None) };
+        self.inner.cache.forget(thread);
         let cancelled = reset.cancelled.len();
         for outcome in reset.cancelled {
             self.inner.cancel_told(outcome, "reset");
@@ -387,161 +390,6 @@ impl Engine {
 const HAND_BACK: Duration = Duration::from_secs(5);
 
 impl Inner {
-    async fn submit(self: &Arc<Self>, submit: Submit) -> Result<Submitted, Error> {
-        if self.tasks.soft.is_cancelled() {
-            let mut failure =
-                Failure::new(Code::ShuttingDown, "the server is stopping").retryable();
-            failure.retry_after = Some(Duration::from_secs(2));
-            return Err(Error(failure));
-        }
-        let agent = self.agents.get(&submit.agent).ok_or_else(|| {
-            let known: Vec<String> = self.agents.all().keys().cloned().collect();
-            Error::new(
-                Code::AgentNotFound,
-                format!("no agent `{}`; there are: {}", submit.agent, known.join(", ")),
-            )
-        })?;
-        let pool = self.pools.get(&agent.pool).ok_or_else(|| {
-            Error::new(
-                Code::InvalidConfig,
-                format!("agent `{}` names the unknown pool `{}`", agent.name, agent.pool),
-            )
-        })?;
-        let id = self.ids.run();
-        let (deadline, working_limit) = match submit.kind {
-            Kind::Turn { deadline } => {
-                (Some(deadline.map_or(agent.deadline, |asked| asked.min(agent.deadline))), None)
-            }
-            Kind::Background { working_limit } => (
-                None,
-                Some(
-                    working_limit
-                        .map_or(agent.working_limit, |asked| asked.min(agent.working_limit)),
-                ),
-            ),
-        };
-        let slot = pool.take();
-        let new = NewRun {
-            id,
-            tenant: submit.tenant,
-            owner: submit.owner,
-            thread: submit.thread,
-            thread_key: submit.thread_key,
-            thread_metadata: submit.thread_metadata,
-            thread_must_exist: submit.thread_must_exist,
-            parent: None,
-            agent: agent.name.clone(),
-            pool: agent.pool.clone(),
-            door: submit.door.to_owned(),
-            priority: submit.priority,
-            multitask: submit.multitask.unwrap_or(agent.when_busy),
-            metadata: submit.metadata,
-            input: submit.input,
-            deadline,
-            working_limit,
-            delay: Duration::ZERO,
-            idempotency: submit.idempotency,
-            queue_limit: pool.queue,
-            created_event: serde_json::json!({
-                "run_id": id.to_string(),
-                "thread_id": submit.thread.to_string(),
-                "agent": agent.name,
-            }),
-            claim: slot.as_ref().map(|_| self.me),
-        };
-        let admission = match self.store.create_run(new.clone()).await {
-            // The answer was lost: the second try finds the run by its id and says so.
-            Err(error) if !error.certainly_aborted => self.store.create_run(new).await?,
-            other => other?,
-        };
-        if let Admission::Existing(record) = &admission
-            && record.id == id
-            && record.status == Status::Running
-        {
-            // Claimed by the try whose answer was lost, so nobody executes it: back to the queue.
-            self.store.release(id, record.fence).await?;
-            self.wake_dispatcher();
-        }
-        self.admitted(admission, slot, id, &agent.pool, submit.door)
-    }
-
-    fn admitted(
-        self: &Arc<Self>,
-        admission: Admission,
-        slot: Option<crate::pools::Slot>,
-        id: RunId,
-        pool: &str,
-        door: &'static str,
-    ) -> Result<Submitted, Error> {
-        let accepted = || {
-            self.metrics.accepted.get_or_create(&metrics::Door { door: door.to_owned() }).inc();
-        };
-        match admission {
-            Admission::Claimed(claim) => {
-                accepted();
-                let Some(slot) = slot else {
-                    return Err(Error::new(Code::Internal, "a run was claimed without a slot"));
-                };
-                let submitted = Submitted {
-                    run: claim.record.id,
-                    thread: claim.record.thread,
-                    status: Status::Running,
-                    existing: false,
-                    position: None,
-                };
-                self.launch(*claim, slot);
-                Ok(submitted)
-            }
-            Admission::Queued(queued) => {
-                accepted();
-                drop(slot);
-                let record = queued.record;
-                let live = self.attach_queued(&record, &queued.position);
-                live.adopt(vec![queued.created]);
-                if let Some(interrupted) = queued.interrupted {
-                    self.cancel_told(interrupted, "interrupt");
-                }
-                self.arm_next(record.deadline_at);
-                self.wake_dispatcher();
-                Ok(Submitted {
-                    run: record.id,
-                    thread: record.thread,
-                    status: record.status,
-                    existing: false,
-                    position: Some(queued.position),
-                })
-            }
-            Admission::Existing(record) => Ok(Submitted {
-                run: record.id,
-                thread: record.thread,
-                status: record.status,
-                existing: record.id != id,
-                position: None,
-            }),
-            Admission::QueueFull { queued } => {
-                let text = format!("pool `{pool}` is full: {queued} runs wait in front");
-                let mut failure = Failure::new(Code::Overloaded, text)
-                    .retryable()
-                    .with("pool", pool)
-                    .with("queue_position", queued);
-                failure.retry_after = Some(self.queue_eta(pool, queued));
-                Err(Error(failure))
-            }
-            Admission::ThreadBusy { active } => {
-                let text = format!("run {active} is active on this thread");
-                Err(Error(
-                    Failure::new(Code::ThreadBusy, text)
-                        .retryable()
-                        .with("active_run", active.to_string()),
-                ))
-            }
-            Admission::ThreadNotFound => Err(Error::new(Code::ThreadNotFound, "no such thread")),
-            Admission::ThreadForbidden => {
-                Err(Error::new(Code::Forbidden, "the thread belongs to somebody else"))
-            }
-        }
-    }
-
     /// When a run behind `ahead` others of a pool should start, from how long runs hold a slot.
     pub(crate) fn queue_eta(&self, pool: &str, ahead: u32) -> Duration {
         let slots = self.pools.get(pool).map_or(1, |pool| pool.slots.max(1));
@@ -550,7 +398,7 @@ impl Inner {
         Duration::from_millis(ms).clamp(Duration::from_secs(1), Duration::from_secs(600))
     }
 
-    fn attach_queued(&self, record: &RunRecord, position: &QueuePosition) -> Arc<Live> {
+    pub(crate) fn attach_queued(&self, record: &RunRecord, position: &QueuePosition) -> Arc<Live> {
         let (kind, detail) = match (record.status, position.thread_active) {
             (Status::Blocked, Some(active)) => (WaitKind::Thread, format!("run {active}")),
             (Status::Blocked, None) => {

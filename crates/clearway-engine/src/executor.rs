@@ -27,6 +27,7 @@ use futures_util::future::{AbortHandle, Abortable};
 use futures_util::stream::FuturesUnordered;
 use futures_util::{FutureExt, StreamExt};
 use serde_json::{Value, json};
+use tokio::sync::oneshot;
 use uuid::Uuid;
 
 use crate::agent::{Agent, Ctx};
@@ -36,8 +37,24 @@ use crate::live::{End, Live};
 use crate::pools::Slot;
 use crate::started::{Context, Started};
 
+/// The store has accepted a run that was started ahead: its row as written.
+pub(crate) struct Admitted(pub Box<RunRecord>);
+
+/// What a run that is started ahead of its acceptance brings along, and how it learns of that.
+pub(crate) type Ahead = (State, oneshot::Receiver<Admitted>);
+
 /// Drives a claimed run to its end, or until it has to be let go.
-pub(crate) async fn execute(inner: Arc<Inner>, claim: Claim, live: Arc<Live>, slot: Slot) {
+///
+/// With `ahead`, the claim is foreseen, not yet true: nothing is committed before it is, and if it
+/// never is, everything the run began is dropped.
+pub(crate) async fn execute(
+    inner: Arc<Inner>,
+    claim: Claim,
+    live: Arc<Live>,
+    slot: Slot,
+    ahead: Option<Ahead>,
+) {
+    let (run, thread) = (claim.record.id, claim.record.thread);
     let context = Context {
         run: claim.record.id.to_string(),
         thread: claim.record.thread.to_string(),
@@ -47,8 +64,9 @@ pub(crate) async fn execute(inner: Arc<Inner>, claim: Claim, live: Arc<Live>, sl
     if claim.record.attempt > 1 {
         inner.metrics.resumed.inc();
     }
-    let outcome = Executor::drive(inner.clone(), claim, live, context).await;
+    let outcome = Executor::drive(inner.clone(), claim, live, context, ahead).await;
     log.end(outcome);
+    inner.idle(thread, run);
     drop(slot);
     inner.wake_dispatcher();
 }
@@ -63,6 +81,9 @@ struct Executor {
     calls: FuturesUnordered<CallFuture>,
     open: HashMap<u32, OpenCall>,
     commit: Option<CommitFuture>,
+    /// A commit that waits for the run to be accepted.
+    held: Option<StepCommit>,
+    admission: Option<oneshot::Receiver<Admitted>>,
     /// The end that the commit under way will make, once it is durable.
     ending: Option<(Status, Option<Failure>, Option<Uuid>)>,
     /// Newest checkpoint, as of the commit under way.
@@ -102,14 +123,20 @@ impl Executor {
         claim: Claim,
         live: Arc<Live>,
         context: Context,
+        ahead: Option<Ahead>,
     ) -> &'static str {
         let now = instant();
         let agent = inner.agents.get(&claim.record.agent);
         let deadline = deadline_of(&inner, &claim.record, agent.as_deref(), now);
-        live.wait.enter(WaitKind::Store, "loading the thread", Some(deadline), now);
-        let state = match load_state(&inner, &claim, deadline).await {
-            Ok(state) => state,
-            Err(failure) => return give_up(&inner, &live, failure),
+        let (state, admission) = match ahead {
+            Some((state, admission)) => (state, Some(admission)),
+            None => {
+                live.wait.enter(WaitKind::Store, "loading the thread", Some(deadline), now);
+                match load_state(&inner, &claim, deadline).await {
+                    Ok(state) => (state, None),
+                    Err(failure) => return give_up(&inner, &live, failure),
+                }
+            }
         };
         live.wait.enter(WaitKind::Work, "", Some(deadline), instant());
         let plan = agent
@@ -126,6 +153,8 @@ impl Executor {
             calls: FuturesUnordered::new(),
             open: HashMap::new(),
             commit: None,
+            held: None,
+            admission,
             ending: None,
             head: claim.head,
             deadline,
@@ -156,13 +185,19 @@ impl Executor {
             if !effects.is_empty() {
                 continue;
             }
-            if expired && !told && self.commit.is_none() {
+            if expired && !told && self.commit.is_none() && self.held.is_none() {
                 told = true;
                 effects = self.machine.handle(Input::DeadlineReached { failure: self.expired() });
                 continue;
             }
             let input = tokio::select! {
                 biased;
+                admitted = poll_admission(&mut self.admission), if self.admission.is_some() => {
+                    self.admission = None;
+                    let Ok(Admitted(record)) = admitted else { return "not_accepted" };
+                    self.accepted(*record);
+                    None
+                }
                 by = live.cancel.requested() => {
                     self.cancel_at.get_or_insert_with(instant);
                     Some(Input::Cancel { by })
@@ -333,7 +368,7 @@ impl Executor {
         }
         self.record.step = commit.step;
         self.record.next = commit.next.iter().map(|node| (**node).to_owned()).collect();
-        let step = StepCommit {
+        let commit = StepCommit {
             run: self.record.id,
             fence: self.record.fence,
             number: commit.number,
@@ -347,9 +382,27 @@ impl Executor {
             usage: commit.usage,
         };
         self.live.wait.enter(WaitKind::Store, "commit", Some(self.deadline), instant());
+        if self.admission.is_some() {
+            self.held = Some(commit);
+        } else {
+            self.send(commit);
+        }
+    }
+
+    fn send(&mut self, commit: StepCommit) {
         // A run whose time is up still gets time to write down its end.
         let give_up = self.deadline.0.max(instant()) + STORE_GRACE;
-        self.commit = Some(Box::pin(send_commit(self.inner.clone(), step, give_up)));
+        self.commit = Some(Box::pin(send_commit(self.inner.clone(), commit, give_up)));
+    }
+
+    /// The store has accepted the run as it was started: what was foreseen is replaced by the row.
+    fn accepted(&mut self, record: RunRecord) {
+        let step = self.record.step;
+        let next = std::mem::take(&mut self.record.next);
+        self.record = RunRecord { step, next, ..record };
+        if let Some(commit) = self.held.take() {
+            self.send(commit);
+        }
     }
 
     fn worked(&self) -> Duration {
@@ -426,6 +479,15 @@ impl Executor {
 enum Applied {
     Input(Input),
     Stopped(&'static str),
+}
+
+async fn poll_admission(
+    admission: &mut Option<oneshot::Receiver<Admitted>>,
+) -> Result<Admitted, oneshot::error::RecvError> {
+    match admission {
+        Some(admission) => admission.await,
+        None => std::future::pending().await,
+    }
 }
 
 async fn poll_commit(commit: &mut Option<CommitFuture>) -> CommitEnd {

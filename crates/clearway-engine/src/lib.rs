@@ -12,6 +12,7 @@
 //!
 //! Not here: SQL, HTTP, provider formats, configuration files.
 
+mod admission;
 pub mod agent;
 mod api;
 mod cache;

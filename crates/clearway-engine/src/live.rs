@@ -239,6 +239,11 @@ impl Live {
         wakers.wake();
     }
 
+    /// Puts event 0 in front of a log that was begun before the run was accepted.
+    pub(crate) fn prepend(&self, event: Event) {
+        lock(&self.state).log.prepend_stored(event);
+    }
+
     /// No event will follow; whoever waits is told how it ended.
     pub(crate) fn finish(&self, end: End) {
         let mut state = lock(&self.state);

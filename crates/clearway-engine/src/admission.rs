@@ -1,0 +1,324 @@
+//! Accepting runs: one durable transaction, and the provider's call beside it.
+//!
+//! A turn waits for two syncs at most: its acceptance and its end. The first need not be waited for
+//! before the provider is called, so when everything that the run needs is known here (a free slot,
+//! an idle thread with its state at hand) the run starts at once, *ahead* of its acceptance. Nothing
+//! it does is shown or committed before the store has accepted it exactly as foreseen; otherwise it
+//! is dropped, and its provider call with it.
+
+use std::collections::hash_map::Entry;
+use std::sync::Arc;
+use std::time::Duration;
+
+use clearway_core::channel::State;
+use clearway_core::wait::{Spent, WaitKind};
+use clearway_core::{CheckpointId, Code, Failure, RunId, RunRecord, Status, ThreadId};
+use clearway_store::{Admission, Claim, NewRun};
+use tokio::sync::oneshot;
+
+use crate::agent::Agent;
+use crate::engine::Inner;
+use crate::executor::{Admitted, execute};
+use crate::live::{Live, lock};
+use crate::metrics;
+use crate::pools::Slot;
+use crate::watchdog::Watched;
+use crate::{Error, Kind, Submit, Submitted};
+
+/// What is foreseen about a thread before the store is asked.
+struct Foreseen {
+    head: Option<CheckpointId>,
+    state: State,
+}
+
+/// A run that was started ahead of its acceptance.
+struct Ahead {
+    live: Arc<Live>,
+    head: Option<CheckpointId>,
+    version: u64,
+    admitted: oneshot::Sender<Admitted>,
+}
+
+impl Inner {
+    pub(crate) async fn submit(self: &Arc<Self>, submit: Submit) -> Result<Submitted, Error> {
+        if self.tasks.soft.is_cancelled() {
+            let mut failure =
+                Failure::new(Code::ShuttingDown, "the server is stopping").retryable();
+            failure.retry_after = Some(Duration::from_secs(2));
+            return Err(Error(failure));
+        }
+        let agent = self.agents.get(&submit.agent).ok_or_else(|| {
+            let known: Vec<String> = self.agents.all().keys().cloned().collect();
+            let text = format!("no agent `{}`; there are: {}", submit.agent, known.join(", "));
+            Error::new(Code::AgentNotFound, text)
+        })?;
+        let pool = self.pools.get(&agent.pool).ok_or_else(|| {
+            let text = format!("agent `{}` names the unknown pool `{}`", agent.name, agent.pool);
+            Error::new(Code::InvalidConfig, text)
+        })?;
+        let door = submit.door;
+        let mut slot = pool.take();
+        let claim = slot.as_ref().map(|_| self.me);
+        let new = NewRun { claim, ..new_run(submit, &agent, self.ids.run(), pool.queue) };
+        let mut ahead = match self.foresee(&new).await {
+            Some(foreseen) => slot.take().map(|slot| self.start_ahead(&new, foreseen, slot)),
+            None => None,
+        };
+        let (id, thread) = (new.id, new.thread);
+        let admission = match self.store.create_run(new.clone()).await {
+            // The answer was lost: the second try finds the run by its id and says so.
+            Err(error) if !error.certainly_aborted => self.store.create_run(new).await,
+            other => other,
+        };
+        if let (Ok(Admission::Claimed(claim)), Some(run)) =
+            (&admission, ahead.take_if(|run| run.fits(&admission)))
+        {
+            let submitted = claimed(&claim.record);
+            if let Some(created) = &claim.created {
+                run.live.prepend(created.clone());
+            }
+            self.count_accepted(door);
+            drop(run.admitted.send(Admitted(Box::new(claim.record.clone()))));
+            return Ok(submitted);
+        }
+        if ahead.take().is_some() {
+            // Not as foreseen. Dropping the sender ends the task, and with it the provider's call.
+            self.hub.forget(id);
+            self.idle(thread, id);
+        }
+        let admission = admission?;
+        if let Admission::Existing(record) = &admission
+            && record.id == id
+            && record.status == Status::Running
+        {
+            // Claimed by the try whose answer was lost, so nobody executes it: back to the queue.
+            self.store.release(id, record.fence).await?;
+            self.wake_dispatcher();
+        }
+        self.admitted(admission, slot, id, &agent.pool, door).await
+    }
+
+    /// What the store will say about the thread, if that is known without waiting for a disk.
+    async fn foresee(&self, new: &NewRun) -> Option<Foreseen> {
+        // A key may name an earlier run, and a foreign thread may be refused: those ask first.
+        if new.claim.is_none() || new.idempotency.is_some() || new.thread_must_exist {
+            return None;
+        }
+        match lock(&self.busy).entry(new.thread) {
+            Entry::Occupied(_) => return None,
+            Entry::Vacant(free) => free.insert(new.id),
+        };
+        if let Some((head, state)) = self.cache.take_any(new.thread) {
+            return Some(Foreseen { head: Some(head), state });
+        }
+        if matches!(self.store.thread(new.thread).await, Ok(None)) {
+            return Some(Foreseen { head: None, state: State::new() });
+        }
+        self.idle(new.thread, new.id);
+        None
+    }
+
+    fn start_ahead(self: &Arc<Self>, new: &NewRun, foreseen: Foreseen, slot: Slot) -> Ahead {
+        let Foreseen { head, state } = foreseen;
+        let version = state.version();
+        let claim = Claim {
+            record: self.foreseen_record(new),
+            thread_version: version,
+            head,
+            created: None,
+        };
+        let live =
+            self.hub.attach(new.id, WaitKind::Work, "", Spent::default(), claim.record.next_seq);
+        live.claimed(claim.record.fence, claim.record.next_seq);
+        let (admitted, answer) = oneshot::channel();
+        let task = execute(self.clone(), claim, live.clone(), slot, Some((state, answer)));
+        self.tasks.spawn(Watched::new(new.id, task));
+        Ahead { live, head, version, admitted }
+    }
+
+    /// The row that `create_run` will write if it claims the run.
+    fn foreseen_record(&self, new: &NewRun) -> RunRecord {
+        let now = self.clocks.now();
+        RunRecord {
+            id: new.id,
+            tenant: new.tenant.clone(),
+            owner: new.owner.clone(),
+            thread: new.thread,
+            thread_ord: 0,
+            parent: new.parent,
+            agent: new.agent.clone(),
+            pool: new.pool.clone(),
+            door: new.door.clone(),
+            priority: new.priority,
+            status: Status::Running,
+            metadata: new.metadata.clone(),
+            input: new.input.clone(),
+            created_at: now,
+            ready_at: now,
+            started_at: Some(now),
+            ended_at: None,
+            deadline_at: new.deadline.map(|deadline| now.plus(deadline)),
+            working_limit: new.working_limit,
+            worked: Duration::ZERO,
+            attempt: 1,
+            fruitless: 0,
+            fence: 1,
+            instance: Some(self.me),
+            cancel_requested: false,
+            step: -1,
+            next: Vec::new(),
+            commits: 0,
+            next_seq: 1,
+            committed_seq: 1,
+            checkpoint: None,
+            failure: None,
+            spent: Spent::default(),
+            usage: clearway_core::run::Usage::default(),
+        }
+    }
+
+    async fn admitted(
+        self: &Arc<Self>,
+        admission: Admission,
+        slot: Option<Slot>,
+        id: RunId,
+        pool: &str,
+        door: &'static str,
+    ) -> Result<Submitted, Error> {
+        match admission {
+            Admission::Claimed(claim) => {
+                self.count_accepted(door);
+                let submitted = claimed(&claim.record);
+                match slot.or_else(|| self.pools.get(pool)?.take()) {
+                    Some(slot) => self.launch(*claim, slot),
+                    None => {
+                        // Its slot went with a start that was not as foreseen: it queues for one.
+                        self.store.release(claim.record.id, claim.record.fence).await?;
+                        self.wake_dispatcher();
+                    }
+                }
+                Ok(submitted)
+            }
+            Admission::Queued(queued) => {
+                self.count_accepted(door);
+                drop(slot);
+                let record = queued.record;
+                let live = self.attach_queued(&record, &queued.position);
+                live.adopt(vec![queued.created]);
+                if let Some(interrupted) = queued.interrupted {
+                    self.cancel_told(interrupted, "interrupt");
+                }
+                self.arm_next(record.deadline_at);
+                self.wake_dispatcher();
+                Ok(Submitted {
+                    run: record.id,
+                    thread: record.thread,
+                    status: record.status,
+                    existing: false,
+                    position: Some(queued.position),
+                })
+            }
+            Admission::Existing(record) => Ok(Submitted {
+                run: record.id,
+                thread: record.thread,
+                status: record.status,
+                existing: record.id != id,
+                position: None,
+            }),
+            Admission::QueueFull { queued } => {
+                let text = format!("pool `{pool}` is full: {queued} runs wait in front");
+                let mut failure = Failure::new(Code::Overloaded, text)
+                    .retryable()
+                    .with("pool", pool)
+                    .with("queue_position", queued);
+                failure.retry_after = Some(self.queue_eta(pool, queued));
+                Err(Error(failure))
+            }
+            Admission::ThreadBusy { active } => {
+                let text = format!("run {active} is active on this thread");
+                let failure = Failure::new(Code::ThreadBusy, text).retryable();
+                Err(Error(failure.with("active_run", active.to_string())))
+            }
+            Admission::ThreadNotFound => Err(Error::new(Code::ThreadNotFound, "no such thread")),
+            Admission::ThreadForbidden => {
+                Err(Error::new(Code::Forbidden, "the thread belongs to somebody else"))
+            }
+        }
+    }
+
+    fn count_accepted(&self, door: &str) {
+        self.metrics.accepted.get_or_create(&metrics::Door { door: door.to_owned() }).inc();
+    }
+
+    /// The run of this thread has left the executor.
+    pub(crate) fn idle(&self, thread: ThreadId, run: RunId) {
+        if let Entry::Occupied(entry) = lock(&self.busy).entry(thread)
+            && *entry.get() == run
+        {
+            entry.remove();
+        }
+    }
+}
+
+impl Ahead {
+    /// Whether the store has accepted the run exactly as it was started.
+    fn fits(&self, admission: &Result<Admission, clearway_store::Error>) -> bool {
+        let Ok(Admission::Claimed(claim)) = admission else { return false };
+        let record = &claim.record;
+        claim.head == self.head
+            && claim.thread_version <= self.version
+            && (record.fence, record.attempt, record.next_seq, record.commits) == (1, 1, 1, 0)
+            && !self.admitted.is_closed()
+    }
+}
+
+fn claimed(record: &RunRecord) -> Submitted {
+    Submitted {
+        run: record.id,
+        thread: record.thread,
+        status: Status::Running,
+        existing: false,
+        position: None,
+    }
+}
+
+/// The row to be, not yet claimed by anybody.
+fn new_run(submit: Submit, agent: &Agent, id: RunId, queue_limit: u32) -> NewRun {
+    let (deadline, working_limit) = match submit.kind {
+        Kind::Turn { deadline } => {
+            (Some(deadline.map_or(agent.deadline, |asked| asked.min(agent.deadline))), None)
+        }
+        Kind::Background { working_limit } => {
+            let most = agent.working_limit;
+            (None, Some(working_limit.map_or(most, |asked| asked.min(most))))
+        }
+    };
+    NewRun {
+        id,
+        tenant: submit.tenant,
+        owner: submit.owner,
+        thread: submit.thread,
+        thread_key: submit.thread_key,
+        thread_metadata: submit.thread_metadata,
+        thread_must_exist: submit.thread_must_exist,
+        parent: None,
+        agent: agent.name.clone(),
+        pool: agent.pool.clone(),
+        door: submit.door.to_owned(),
+        priority: submit.priority,
+        multitask: submit.multitask.unwrap_or(agent.when_busy),
+        metadata: submit.metadata,
+        input: submit.input,
+        deadline,
+        working_limit,
+        delay: Duration::ZERO,
+        idempotency: submit.idempotency,
+        queue_limit,
+        created_event: serde_json::json!({
+            "run_id": id.to_string(),
+            "thread_id": submit.thread.to_string(),
+            "agent": agent.name,
+        }),
+        claim: None,
+    }
+}
