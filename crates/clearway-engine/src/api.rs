@@ -2,7 +2,6 @@
 
 use std::time::Duration;
 
-use clearway_core::event::Event;
 use clearway_core::run::Multitask;
 use clearway_core::thread::ThreadKey;
 use clearway_core::wait::Waiting;
@@ -181,6 +180,3 @@ pub struct ResetThread {
     /// Runs that were told to end.
     pub cancelled: usize,
 }
-
-/// Events that a reader gets at once.
-pub(crate) type Events = Vec<Event>;

@@ -3,6 +3,7 @@
 //! The history goes to the model within a token budget. When it does not fit, the oldest turns give
 //! way, and an event says so.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 
@@ -62,8 +63,6 @@ impl Node for ChatNode {
             wait: cx.wait.clone(),
             probe: cx.probe.clone(),
             call_id: format!("{}-{}-{}", cx.run, cx.step, cx.attempt),
-            run: cx.run,
-            thread: cx.thread,
         };
         let mut stream = cx
             .upstream
@@ -84,15 +83,25 @@ impl Node for ChatNode {
                     reply.reasoning.push_str(&text);
                     cx.delta(id, Part::Reasoning, &text)?;
                 }
-                ChatEvent::ToolCall(call) => reply.tool_call(&call),
+                ChatEvent::ToolCall { index, id, name, arguments } => {
+                    reply.tool_call(
+                        index,
+                        ToolCall {
+                            id: id.unwrap_or_default(),
+                            name: name.unwrap_or_default(),
+                            arguments,
+                        },
+                    );
+                }
                 ChatEvent::Finish { reason, usage } => {
-                    reply.finish_reason = reason;
+                    reply.finish_reason = Some(reason.as_str().to_owned());
                     reply.usage = usage;
                 }
             }
         }
+        let route = stream.route().to_owned();
         drop(stream);
-        reply.close(&cx, &self.options.model)
+        reply.close(&cx, &route)
     }
 }
 
@@ -129,9 +138,9 @@ struct Reply {
     begun: bool,
     text: String,
     reasoning: String,
-    tool_calls: Vec<ToolCall>,
+    tool_calls: BTreeMap<u32, ToolCall>,
     finish_reason: Option<String>,
-    usage: Option<clearway_upstream::TokenUsage>,
+    usage: Option<clearway_upstream::Usage>,
 }
 
 #[derive(Debug, Default)]
@@ -152,27 +161,23 @@ impl Reply {
     }
 
     /// Providers send a tool call in pieces, told apart by an index.
-    fn tool_call(&mut self, piece: &clearway_upstream::ToolCallDelta) {
-        let index = piece.index as usize;
-        if self.tool_calls.len() <= index {
-            self.tool_calls.resize_with(index + 1, ToolCall::default);
+    fn tool_call(&mut self, index: u32, piece: ToolCall) {
+        let call = self.tool_calls.entry(index).or_default();
+        if !piece.id.is_empty() {
+            call.id = piece.id;
         }
-        let call = &mut self.tool_calls[index];
-        if let Some(id) = &piece.id {
-            call.id.clone_from(id);
-        }
-        if let Some(name) = &piece.name {
-            call.name.clone_from(name);
+        if !piece.name.is_empty() {
+            call.name = piece.name;
         }
         call.arguments.push_str(&piece.arguments);
     }
 
     /// The finished message, as a write to the conversation.
-    fn close(self, cx: &Ctx, model: &str) -> Result<Output, Failure> {
+    fn close(self, cx: &Ctx, route: &str) -> Result<Output, Failure> {
         let id = cx.message_id(0);
         let mut message = Message::new(Role::Ai, self.text, id.to_string());
         let mut usage = Usage { calls: 1, ..Usage::default() };
-        let mut metadata = json!({"model_name": model});
+        let mut metadata = json!({"model_name": route});
         if let Some(reason) = &self.finish_reason {
             metadata["finish_reason"] = reason.as_str().into();
         }
@@ -194,7 +199,7 @@ impl Reply {
             message.rest.insert("additional_kwargs".to_owned(), kwargs);
         }
         if !self.tool_calls.is_empty() {
-            let calls = self.tool_calls.iter().map(ToolCall::to_json).collect();
+            let calls = self.tool_calls.values().map(ToolCall::to_json).collect();
             message.rest.insert("tool_calls".to_owned(), Value::Array(calls));
         }
         let data = json!({

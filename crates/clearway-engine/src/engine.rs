@@ -6,7 +6,9 @@ use std::sync::{Arc, Mutex};
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
+use clearway_core::channel::Op;
 use clearway_core::event::Event;
+use clearway_core::message::Role;
 use clearway_core::plan::MESSAGES;
 use clearway_core::thread::ThreadRecord;
 use clearway_core::wait::{Spent, WaitKind, Waiting};
@@ -111,7 +113,13 @@ impl Engine {
             process: Process::measure(),
             slot_time_ms: AtomicI64::new(0),
         });
-        inner.tasks.spawn(inner.watchdog.pulse());
+        let (pulse, stopped) = (inner.watchdog.pulse(), inner.tasks.hard.clone());
+        inner.tasks.spawn(async move {
+            tokio::select! {
+                () = pulse => {}
+                () = stopped.cancelled() => {}
+            }
+        });
         inner.start_tasks();
         inner.wake_dispatcher();
         Ok(Self { inner })
@@ -246,15 +254,14 @@ impl Engine {
         }
         let Some(checkpoint) = record.checkpoint else { return Ok(None) };
         let ops = self.inner.store.writes_of(checkpoint, MESSAGES).await?;
-        let messages = ops.iter().rev().flat_map(|op| match op {
-            clearway_core::channel::Op::Append(items)
-            | clearway_core::channel::Op::Merge(items) => items.as_slice(),
-            clearway_core::channel::Op::Assign(_) | clearway_core::channel::Op::Add(_) => &[],
+        let mut messages = ops.iter().flat_map(|op| match op {
+            Op::Append(items) | Op::Merge(items) => items.as_slice(),
+            Op::Assign(_) | Op::Add(_) => &[],
         });
-        let ai = messages
+        let is_reply = |message: &Message| message.role == Role::Ai;
+        Ok(std::iter::from_fn(|| messages.next_back())
             .filter_map(Message::from_value)
-            .filter(|m| m.role == clearway_core::message::Role::Ai);
-        Ok(ai.last())
+            .find(is_reply))
     }
 
     /// Text that a running run has produced so far; empty when it does not run here.
@@ -563,7 +570,15 @@ impl Inner {
             self.metrics.process.get_or_create(&labels).set(value);
         }
         for view in self.upstream.provider_views() {
-            for (what, value) in view.numbers() {
+            for (what, value) in [
+                ("in_flight", view.in_flight as i64),
+                ("queued", view.queued as i64),
+                ("limit", view.limit as i64),
+                ("connections_opened", view.connections.opened as i64),
+                ("connections_reused", view.connections.reused as i64),
+                ("connections_closed", view.connections.closed as i64),
+                ("connections_idle", view.connections.idle as i64),
+            ] {
                 let labels =
                     metrics::Upstream { provider: view.name.clone(), what: what.to_owned() };
                 self.metrics.upstream.get_or_create(&labels).set(value);

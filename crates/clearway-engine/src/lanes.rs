@@ -33,7 +33,6 @@ impl Lanes {
     ///
     /// Must be called from outside the runtime's own threads, before anything else uses the pool;
     /// the runtime must keep idle threads alive.
-    #[expect(clippy::disallowed_methods, reason = "this is what fixes the number of threads")]
     pub fn warm_up(handle: &Handle) {
         let barrier = Arc::new(Barrier::new(Self::THREADS + 1));
         for _ in 0..Self::THREADS {

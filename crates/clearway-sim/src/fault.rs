@@ -18,7 +18,10 @@ use table::TABLE;
 
 /// One way to misbehave. [`Fault::about`] says what it does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-#[expect(missing_docs, reason = "each variant is described in one place, the table that users see too")]
+#[expect(
+    missing_docs,
+    reason = "each variant is described in one place, the table that users see too"
+)]
 pub enum Fault {
     RateLimitOnce,
     RateLimit,
@@ -169,8 +172,14 @@ impl Fault {
 
 impl Group {
     /// Every group, in the order of the table.
-    pub const ALL: [Self; 6] =
-        [Self::Refusal, Self::Connection, Self::Slowness, Self::Ending, Self::Content, Self::Embedding];
+    pub const ALL: [Self; 6] = [
+        Self::Refusal,
+        Self::Connection,
+        Self::Slowness,
+        Self::Ending,
+        Self::Content,
+        Self::Embedding,
+    ];
 
     /// A heading for lists.
     #[must_use]
@@ -229,7 +238,9 @@ impl FaultSpec {
     /// The number that counts: the given one, or the default, or 0 for a fault without a parameter.
     #[must_use]
     pub fn amount(&self) -> u64 {
-        self.value.or_else(|| self.fault.about().parameter.map(|parameter| parameter.default)).unwrap_or(0)
+        self.value
+            .or_else(|| self.fault.about().parameter.map(|parameter| parameter.default))
+            .unwrap_or(0)
     }
 
     /// The amount as a duration, for faults that count milliseconds or seconds.
@@ -237,7 +248,9 @@ impl FaultSpec {
     pub fn duration(&self) -> Duration {
         match self.fault.about().parameter.map(|parameter| parameter.unit) {
             Some(Unit::Seconds) => Duration::from_secs(self.amount()),
-            Some(Unit::Milliseconds | Unit::Tokens | Unit::Megabytes) | None => Duration::from_millis(self.amount()),
+            Some(Unit::Milliseconds | Unit::Tokens | Unit::Megabytes) | None => {
+                Duration::from_millis(self.amount())
+            }
         }
     }
 }
@@ -309,7 +322,9 @@ impl FromStr for FaultSpec {
         };
         match value.trim().parse() {
             Ok(number) if number <= unit.max() => Ok(Self { fault, value: Some(number) }),
-            Ok(_) | Err(_) => Err(ParseError::Value { fault, unit, value: value.trim().to_owned() }),
+            Ok(_) | Err(_) => {
+                Err(ParseError::Value { fault, unit, value: value.trim().to_owned() })
+            }
         }
     }
 }
@@ -317,6 +332,8 @@ impl FromStr for FaultSpec {
 /// The fault whose name shares the longest beginning with `name`, if it is long enough to be no accident.
 fn nearest(name: &str) -> Option<Fault> {
     let shared = |other: &str| name.bytes().zip(other.bytes()).take_while(|(a, b)| a == b).count();
-    let best = TABLE.iter().max_by_key(|about| (shared(about.name), std::cmp::Reverse(about.name.len())))?;
+    let best = TABLE
+        .iter()
+        .max_by_key(|about| (shared(about.name), std::cmp::Reverse(about.name.len())))?;
     (shared(best.name) >= 3).then_some(best.fault)
 }

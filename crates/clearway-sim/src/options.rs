@@ -97,7 +97,7 @@ impl Default for Limits {
             body_timeout: Duration::from_secs(120),
             write_timeout: Duration::from_secs(60),
             hold: Duration::from_secs(600),
-            endless_bytes: 4 << 30,
+            endless_bytes: 1 << 30,
         }
     }
 }
@@ -132,6 +132,8 @@ pub enum OptionsError {
     },
 }
 
+const DAY: Duration = Duration::from_secs(86_400);
+
 /// The most tokens a reply may be asked to have.
 pub const MAX_TOKENS: u32 = 1_000_000;
 
@@ -155,6 +157,28 @@ impl Options {
         }
         crate::reply::Script::new(&self.script).check()
     }
+
+    /// With every number in a range where no sum of instants can overflow.
+    pub(crate) fn clamped(mut self) -> Self {
+        let fraction = |value: f64| if value.is_nan() { 0.0 } else { value.clamp(0.0, 1.0) };
+        self.jitter = fraction(self.jitter);
+        self.fault_rate = fraction(self.fault_rate);
+        self.tokens = self.tokens.map(|tokens| tokens.min(MAX_TOKENS));
+        self.max_concurrent = self.max_concurrent.map(|max| max.max(1));
+        let limits = &mut self.limits;
+        for duration in [
+            &mut self.ttft,
+            &mut self.token_interval,
+            &mut limits.idle_timeout,
+            &mut limits.head_timeout,
+            &mut limits.body_timeout,
+            &mut limits.write_timeout,
+            &mut limits.hold,
+        ] {
+            *duration = (*duration).min(DAY);
+        }
+        self
+    }
 }
 
 #[cfg(test)]
@@ -168,12 +192,44 @@ mod tests {
     }
 
     #[test]
+    fn clamping_makes_every_number_usable() {
+        let options = Options {
+            ttft: Duration::MAX,
+            tokens: Some(u32::MAX),
+            jitter: f64::NAN,
+            fault_rate: 7.0,
+            max_concurrent: Some(0),
+            limits: Limits { hold: Duration::MAX, ..Limits::default() },
+            ..Options::default()
+        };
+        let clamped = options.clamped();
+        assert_eq!(
+            (clamped.ttft, clamped.limits.hold, clamped.tokens),
+            (DAY, DAY, Some(MAX_TOKENS))
+        );
+        assert_eq!(
+            (clamped.jitter, clamped.fault_rate, clamped.max_concurrent),
+            (0.0, 1.0, Some(1))
+        );
+        assert_eq!(clamped.check(), Ok(()));
+    }
+
+    #[test]
     fn defaults_pass_and_nonsense_is_named() {
         assert_eq!(check(|_| {}), Ok(()));
         assert_eq!(check(|o| o.jitter = 1.5), Err("jitter is a fraction from 0 to 1: 1.5".into()));
-        assert_eq!(check(|o| o.fault_rate = f64::NAN), Err("fault_rate is a fraction from 0 to 1: NaN".into()));
-        assert_eq!(check(|o| o.tokens = Some(2_000_000)), Err("a reply has at most 1000000 tokens: 2000000".into()));
-        assert_eq!(check(|o| o.max_concurrent = Some(0)), Err("max_concurrent is at least 1".into()));
+        assert_eq!(
+            check(|o| o.fault_rate = f64::NAN),
+            Err("fault_rate is a fraction from 0 to 1: NaN".into())
+        );
+        assert_eq!(
+            check(|o| o.tokens = Some(2_000_000)),
+            Err("a reply has at most 1000000 tokens: 2000000".into())
+        );
+        assert_eq!(
+            check(|o| o.max_concurrent = Some(0)),
+            Err("max_concurrent is at least 1".into())
+        );
         let rule = |reply: &str| ScriptRule { match_text: String::new(), reply: reply.to_owned() };
         assert_eq!(check(|o| o.script = vec![rule("{{ message }}")]), Ok(()));
         let broken = check(|o| o.script = vec![rule("fine"), rule("{{ message ")]).unwrap_err();

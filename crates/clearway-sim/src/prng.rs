@@ -5,7 +5,7 @@
 
 /// A stream of pseudo-random numbers (SplitMix64).
 #[derive(Clone, Debug)]
-pub struct Prng {
+pub(crate) struct Prng {
     state: u64,
 }
 
@@ -13,20 +13,18 @@ const GOLDEN: u64 = 0x9E37_79B9_7F4A_7C15;
 
 impl Prng {
     /// The stream that starts at `seed`.
-    #[must_use]
-    pub fn new(seed: u64) -> Self {
+    pub(crate) fn new(seed: u64) -> Self {
         Self { state: seed }
     }
 
     /// The stream of one request. Neighbouring numbers give unrelated streams, because the number is mixed first.
-    #[must_use]
-    pub fn for_request(seed: u64, number: u64) -> Self {
+    pub(crate) fn for_request(seed: u64, number: u64) -> Self {
         let mut numbers = Self::new(number.wrapping_mul(GOLDEN));
         Self::new(seed ^ numbers.next_u64())
     }
 
     /// The next number.
-    pub fn next_u64(&mut self) -> u64 {
+    pub(crate) fn next_u64(&mut self) -> u64 {
         self.state = self.state.wrapping_add(GOLDEN);
         let mut z = self.state;
         z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
@@ -35,13 +33,13 @@ impl Prng {
     }
 
     /// The next number in `0.0..1.0`.
-    pub fn next_f64(&mut self) -> f64 {
+    pub(crate) fn next_f64(&mut self) -> f64 {
         // 53 bits are what a double holds exactly, so 1.0 cannot come out.
         (self.next_u64() >> 11) as f64 / (1_u64 << 53) as f64
     }
 
     /// The next number in `0..bound`, and 0 for a bound of 0. The bias is below 2^-32 for the small bounds used here.
-    pub fn below(&mut self, bound: u64) -> u64 {
+    pub(crate) fn below(&mut self, bound: u64) -> u64 {
         ((u128::from(self.next_u64()) * u128::from(bound)) >> 64) as u64
     }
 }

@@ -2,7 +2,7 @@
 
 use clearway_core::Code;
 
-pub type Result<T> = std::result::Result<T, Error>;
+pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 /// A failed store operation.
 #[derive(Debug, thiserror::Error)]

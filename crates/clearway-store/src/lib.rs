@@ -11,10 +11,22 @@
 //! Not here: waking anybody up (that may be lost, so it is the engine's), and provider or HTTP
 //! formats.
 
+mod clock;
+#[cfg(test)]
+mod conformance;
+mod counts;
 pub mod error;
+mod mem;
+mod policy;
+mod rules;
+mod sqlite;
 pub mod types;
 
-pub use error::{Error, Result};
+pub use clock::{ManualClock, SystemClock};
+pub use error::{Error, ErrorKind, Result};
+pub use mem::{Call, Fault, Fate, LoseTail, MemStore, Sharing, When};
+pub use policy::Policy;
+pub use sqlite::{SqliteOptions, SqliteStore};
 pub use types::*;
 
 use clearway_core::{CheckpointId, InstanceId, RunId, ThreadId};
@@ -22,7 +34,7 @@ use clearway_core::{CheckpointId, InstanceId, RunId, ThreadId};
 /// Durable memory of all runs and threads.
 ///
 /// All methods are whole transactions: they either happened or did not. When an [`Error`] says
-/// `certainly_aborted() == false` the transaction may have happened; the caller repeats it, and
+/// `certainly_aborted == false` the transaction may have happened; the caller repeats it, and
 /// every method here recognises the repetition (by run id, commit number or idempotency key) and
 /// answers as the first time.
 ///
@@ -84,7 +96,8 @@ pub trait Store: Send + Sync + std::fmt::Debug + 'static {
         channel: &str,
     ) -> Result<Vec<clearway_core::channel::Op>>;
 
-    /// Stored events of a run from number `from` on, at most about `max_bytes` of them.
+    /// Stored events of a run from number `from` on, at most about `max_bytes` of them and at least
+    /// one when there is one. A run that does not exist is an [`ErrorKind::Conflict`].
     async fn read_log(&self, run: RunId, from: u64, max_bytes: usize) -> Result<LogPage>;
 
     /// How many runs are ahead of a blocked or ready run, in its pool and on its thread.

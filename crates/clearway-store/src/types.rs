@@ -240,8 +240,18 @@ pub struct RunQuery {
     pub thread: Option<ThreadId>,
     /// Runs older than this one.
     pub after: Option<RunId>,
-    /// At most this many, at most 1000.
+    /// At most this many, at most 1000; 0 means 100.
     pub limit: u32,
+}
+
+impl RunQuery {
+    /// How many runs one page of the answer holds at most.
+    pub fn page_size(&self) -> usize {
+        match self.limit {
+            0 => 100,
+            limit => limit.min(1000) as usize,
+        }
+    }
 }
 
 #[derive(Clone, Debug)]

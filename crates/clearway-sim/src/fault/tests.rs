@@ -49,8 +49,14 @@ fn errors_say_what_to_write_instead() {
     assert_eq!(error("zzz"), "unknown fault: zzz");
     assert_eq!(error("bom:3"), "fault bom takes no value");
     assert_eq!(error("ttft:soon"), "fault ttft takes a whole number of ms, at most 86400000: soon");
-    assert_eq!(error("stall:-1"), "fault stall takes a whole number of tokens, at most 1000000: -1");
-    assert_eq!(error("ttft:86400001"), "fault ttft takes a whole number of ms, at most 86400000: 86400001");
+    assert_eq!(
+        error("stall:-1"),
+        "fault stall takes a whole number of tokens, at most 1000000: -1"
+    );
+    assert_eq!(
+        error("ttft:86400001"),
+        "fault ttft takes a whole number of ms, at most 86400000: 86400001"
+    );
 }
 
 #[test]

@@ -1,0 +1,7 @@
+//! The engine from outside, over the in-memory store and the simulator, on paused time.
+
+#![expect(clippy::unwrap_used, reason = "helpers of tests are tests")]
+
+mod crash;
+mod runs;
+mod support;

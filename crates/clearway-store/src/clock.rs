@@ -1,0 +1,52 @@
+//! Where a store's wall-clock time comes from.
+//!
+//! Leases, deadlines and ages are judged by the clock that the store was opened with, never by a
+//! caller's. Tests hand in a [`ManualClock`] and move it.
+
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use clearway_core::{Clock, Timestamp};
+
+/// The machine's wall clock.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct SystemClock;
+
+impl Clock for SystemClock {
+    #[expect(clippy::disallowed_methods, reason = "this is the Clock that everybody else takes")]
+    fn now(&self) -> Timestamp {
+        let now = SystemTime::now();
+        let ms = match now.duration_since(UNIX_EPOCH) {
+            Ok(since) => i64::try_from(since.as_millis()).unwrap_or(i64::MAX),
+            Err(before) => -i64::try_from(before.duration().as_millis()).unwrap_or(i64::MAX),
+        };
+        Timestamp(ms)
+    }
+}
+
+/// A clock that stands still until it is moved.
+#[derive(Debug)]
+pub struct ManualClock(AtomicI64);
+
+impl ManualClock {
+    pub const fn new(now: Timestamp) -> Self {
+        Self(AtomicI64::new(now.0))
+    }
+
+    /// Moves forward.
+    pub fn advance(&self, by: Duration) {
+        let now = Clock::now(self).plus(by);
+        self.set(now);
+    }
+
+    /// Jumps, backwards too: wall clocks do that.
+    pub fn set(&self, now: Timestamp) {
+        self.0.store(now.0, Ordering::SeqCst);
+    }
+}
+
+impl Clock for ManualClock {
+    fn now(&self) -> Timestamp {
+        Timestamp(self.0.load(Ordering::SeqCst))
+    }
+}

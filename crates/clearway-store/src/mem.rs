@@ -1,0 +1,294 @@
+//! A store in memory, for tests: the rules of the real one, and the faults of a disk.
+//!
+//! It keeps what a disk would keep. [`MemStore::crash`] drops output that no durable operation
+//! followed, as a host that loses its power does; [`MemStore::fork`] copies everything, so that a
+//! test can let the "dead" process go on writing into the old copy while a new one starts from the
+//! other; [`MemStore::inject`] makes calls fail before they happen, or happen without an answer.
+//!
+//! **Invariant:** whatever conformance can observe here, it observes the same in `SqliteStore`.
+//!
+//! Not here: persistence. Nothing survives the value.
+
+mod data;
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use clearway_core::channel::Op;
+use clearway_core::thread::ThreadRecord;
+use clearway_core::{CheckpointId, Clock, InstanceId, RunId, RunRecord, ThreadId, Timestamp};
+
+use self::data::Data;
+use crate::error::{Error, ErrorKind, Result};
+use crate::{
+    Admission, Appended, Cancelled, Claim, ClaimRequest, CommitAck, Joined, LogPage, NewRun,
+    OutputSegment, Policy, PoolCount, QueuePosition, Renewal, Reset, RunPage, RunQuery, StepCommit,
+    Store, StoreInfo, Swept, ThreadState,
+};
+
+/// See the module.
+#[derive(Debug)]
+pub struct MemStore {
+    clock: Arc<dyn Clock>,
+    policy: Policy,
+    sharing: Sharing,
+    inner: Mutex<Inner>,
+}
+
+#[derive(Debug, Default)]
+struct Inner {
+    data: Data,
+    closed: bool,
+    calls: u64,
+    faults: Vec<Fault>,
+}
+
+/// Whether one process at a time owns the store, as with a file, or several share it, as with a
+/// database server.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Sharing {
+    /// Joining takes over everything that earlier instances left running.
+    #[default]
+    Exclusive,
+    /// Runs change hands only when their instance's lease is over.
+    Shared,
+}
+
+/// One call of a [`Store`] method.
+#[derive(Clone, Copy, Debug)]
+pub struct Call {
+    /// From 1, over all methods.
+    pub number: u64,
+    pub method: &'static str,
+}
+
+/// A call that is to go wrong, once.
+#[derive(Debug)]
+pub struct Fault {
+    pub when: When,
+    pub fate: Fate,
+}
+
+/// Which call is meant.
+pub enum When {
+    /// The call with this number; [`MemStore::calls`] says how many there were.
+    Call(u64),
+    /// The first one this is true for.
+    Matching(Box<dyn FnMut(Call) -> bool + Send>),
+}
+
+impl std::fmt::Debug for When {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Call(number) => f.debug_tuple("Call").field(number).finish(),
+            Self::Matching(_) => f.write_str("Matching(..)"),
+        }
+    }
+}
+
+/// How it goes wrong.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fate {
+    /// Nothing is done, and the caller is told so.
+    Fail(ErrorKind),
+    /// It is done, and the caller is told that nobody knows.
+    LoseAnswer,
+}
+
+impl MemStore {
+    pub fn new(clock: Arc<dyn Clock>) -> Self {
+        Self::with(clock, Policy::default(), Sharing::default())
+    }
+
+    pub fn with(clock: Arc<dyn Clock>, policy: Policy, sharing: Sharing) -> Self {
+        Self { clock, policy, sharing, inner: Mutex::default() }
+    }
+
+    /// A copy as a restarted process would find it; the two know nothing of each other.
+    ///
+    /// With `lose_tail` as after a power failure, without as after a killed process.
+    #[must_use]
+    pub fn fork(&self, lose_tail: LoseTail) -> Self {
+        let mut data = self.lock().data.clone();
+        if lose_tail == LoseTail::Yes {
+            data.lose_tail();
+        }
+        let inner = Inner { data, ..Inner::default() };
+        Self {
+            clock: self.clock.clone(),
+            policy: self.policy.clone(),
+            sharing: self.sharing,
+            inner: Mutex::new(inner),
+        }
+    }
+
+    /// The same in place: what the old process does after this is done to the new one's data.
+    pub fn crash(&self, lose_tail: LoseTail) {
+        let mut inner = self.lock();
+        if lose_tail == LoseTail::Yes {
+            inner.data.lose_tail();
+        }
+        inner.closed = false;
+    }
+
+    /// Makes one call go wrong. Several faults may wait at a time.
+    pub fn inject(&self, fault: Fault) {
+        self.lock().faults.push(fault);
+    }
+
+    /// Calls so far, failed ones included.
+    pub fn calls(&self) -> u64 {
+        self.lock().calls
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// One transaction: faults, then `apply`.
+    fn call<T>(
+        &self,
+        method: &'static str,
+        apply: impl FnOnce(&mut Data, Timestamp) -> Result<T>,
+    ) -> Result<T> {
+        let now = self.clock.now();
+        let mut inner = self.lock();
+        inner.calls += 1;
+        let call = Call { number: inner.calls, method };
+        if inner.closed {
+            return Err(closed());
+        }
+        let hit = inner.faults.iter_mut().position(|fault| match &mut fault.when {
+            When::Call(number) => *number == call.number,
+            When::Matching(matches) => matches(call),
+        });
+        match hit.map(|at| inner.faults.remove(at).fate) {
+            Some(Fate::Fail(kind)) => {
+                Err(Error::new(kind, format!("injected into call {}: {method}", call.number)))
+            }
+            Some(Fate::LoseAnswer) => {
+                apply(&mut inner.data, now)?;
+                let message = format!("answer of call {} lost: {method}", call.number);
+                Err(Error::new(ErrorKind::Other, message).outcome_unknown())
+            }
+            None => apply(&mut inner.data, now),
+        }
+    }
+}
+
+/// What a crash takes with it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LoseTail {
+    /// The host died: output since the last durable operation is gone.
+    Yes,
+    /// Only the process died: the host still writes what it was given.
+    No,
+}
+
+fn closed() -> Error {
+    Error::new(ErrorKind::Closed, "the store is closed")
+}
+
+#[async_trait::async_trait]
+impl Store for MemStore {
+    async fn join(&self, me: InstanceId) -> Result<Joined> {
+        // A process that starts opens the store, whatever an earlier one did to it.
+        self.lock().closed = false;
+        self.call("join", |data, now| Ok(data.join(me, self.sharing, &self.policy, now)))
+    }
+
+    async fn renew(&self, me: InstanceId) -> Result<Renewal> {
+        self.call("renew", |data, now| Ok(data.renew(me, &self.policy, now)))
+    }
+
+    async fn sweep(&self, me: InstanceId) -> Result<Swept> {
+        self.call("sweep", |data, now| Ok(data.sweep(me, &self.policy, now)))
+    }
+
+    async fn create_run(&self, new: NewRun) -> Result<Admission> {
+        self.call("create_run", |data, now| data.create_run(&new, &self.policy, now))
+    }
+
+    async fn claim(&self, request: ClaimRequest) -> Result<Vec<Claim>> {
+        self.call("claim", |data, now| Ok(data.claim(&request, &self.policy, now)))
+    }
+
+    async fn commit(&self, commit: StepCommit) -> Result<CommitAck> {
+        self.call("commit", |data, now| data.commit(&commit, now))
+    }
+
+    async fn append(&self, output: Vec<OutputSegment>) -> Result<Vec<Appended>> {
+        self.call("append", |data, _| Ok(data.append(&output)))
+    }
+
+    async fn cancel_run(&self, run: RunId, by: &str) -> Result<Cancelled> {
+        self.call("cancel_run", |data, now| Ok(data.cancel_run(run, by, now)))
+    }
+
+    async fn release(&self, run: RunId, fence: u32) -> Result<bool> {
+        self.call("release", |data, now| Ok(data.release(run, fence, now)))
+    }
+
+    async fn reset_thread(&self, thread: ThreadId) -> Result<Option<Reset>> {
+        self.call("reset_thread", |data, now| Ok(data.reset_thread(thread, now)))
+    }
+
+    async fn run(&self, run: RunId) -> Result<Option<RunRecord>> {
+        self.call("run", |data, _| Ok(data.run(run)))
+    }
+
+    async fn runs(&self, query: RunQuery) -> Result<RunPage> {
+        self.call("runs", |data, _| Ok(data.runs(&query)))
+    }
+
+    async fn thread(&self, thread: ThreadId) -> Result<Option<ThreadRecord>> {
+        self.call("thread", |data, _| Ok(data.thread(thread)))
+    }
+
+    async fn state(&self, thread: ThreadId, at: Option<CheckpointId>) -> Result<Option<ThreadState>> {
+        self.call("state", |data, _| data.state(thread, at))
+    }
+
+    async fn writes_of(&self, checkpoint: CheckpointId, channel: &str) -> Result<Vec<Op>> {
+        self.call("writes_of", |data, _| data.writes_of(checkpoint, channel))
+    }
+
+    async fn read_log(&self, run: RunId, from: u64, max_bytes: usize) -> Result<LogPage> {
+        self.call("read_log", |data, _| {
+            data.read_log(run, from, max_bytes)?.ok_or_else(|| crate::rules::no_such_run(run))
+        })
+    }
+
+    async fn queue_position(&self, run: RunId) -> Result<Option<QueuePosition>> {
+        self.call("queue_position", |data, _| Ok(data.queue_position(run)))
+    }
+
+    fn pool_counts(&self) -> Vec<PoolCount> {
+        self.lock().data.counts.list()
+    }
+
+    async fn info(&self) -> Result<StoreInfo> {
+        self.call("info", |data, _| {
+            Ok(StoreInfo {
+                kind: "memory",
+                path: None,
+                size_bytes: data.size_bytes(),
+                disk_free_bytes: None,
+                writable: Ok(()),
+                schema_version: 1,
+            })
+        })
+    }
+
+    async fn close(&self, me: InstanceId) -> Result<()> {
+        self.call("close", |data, _| {
+            data.leave(me);
+            Ok(())
+        })?;
+        // Others go on using a shared store.
+        self.lock().closed = self.sharing == Sharing::Exclusive;
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests;

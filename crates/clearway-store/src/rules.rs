@@ -1,0 +1,441 @@
+//! What the transactions mean, without where they are kept.
+//!
+//! Both stores ask these functions; what is left to them is finding rows and writing rows. The
+//! conformance suite holds the two together where finding and writing could differ.
+
+use std::borrow::Cow;
+use std::cmp::Reverse;
+use std::collections::BTreeMap;
+use std::collections::HashMap;
+use std::hash::Hash;
+use std::time::Duration;
+
+use clearway_core::event::{Body, Event, EventKind, Fact, Segment};
+use clearway_core::machine::Checkpoint;
+use clearway_core::run::Usage;
+use clearway_core::wait::{Spent, WaitKind};
+use clearway_core::{Code, Failure, InstanceId, Priority, RunId, RunRecord, Status, Timestamp};
+use serde_json::{Value, json};
+
+use crate::error::{Error, ErrorKind, Result};
+use crate::{NewRun, Policy, StepCommit, StepOutcome};
+
+/// Positions are counted up to here: farther back, only "far" is of interest, and a deep queue must
+/// not make each admission slower.
+pub(crate) const POSITION_LIMIT: u32 = 1000;
+
+/// Queued runs that one sweep ends at most.
+pub(crate) const EXPIRE_LIMIT: usize = 1024;
+
+/// A run as it is at its acceptance.
+pub(crate) fn new_record(new: &NewRun, thread_ord: i64, status: Status, now: Timestamp) -> RunRecord {
+    RunRecord {
+        id: new.id,
+        tenant: new.tenant.clone(),
+        owner: new.owner.clone(),
+        thread: new.thread,
+        thread_ord,
+        parent: new.parent,
+        agent: new.agent.clone(),
+        pool: new.pool.clone(),
+        door: new.door.clone(),
+        priority: new.priority,
+        status,
+        metadata: new.metadata.clone(),
+        input: new.input.clone(),
+        created_at: now,
+        ready_at: now.plus(new.delay),
+        started_at: None,
+        ended_at: None,
+        deadline_at: new.deadline.map(|deadline| now.plus(deadline)),
+        working_limit: new.working_limit.map(whole_ms),
+        worked: Duration::ZERO,
+        attempt: 0,
+        fruitless: 0,
+        fence: 0,
+        instance: None,
+        cancel_requested: false,
+        step: -1,
+        next: Vec::new(),
+        commits: 0,
+        next_seq: 1,
+        committed_seq: 1,
+        checkpoint: None,
+        failure: None,
+        spent: Spent::default(),
+        usage: Usage::default(),
+    }
+}
+
+/// Event 0.
+pub(crate) fn created_event(new: &NewRun, now: Timestamp) -> Event {
+    Event::new(0, 0, now, Body::Fact(Fact::new(EventKind::RunCreated, &new.created_event)))
+}
+
+/// `events` as one row.
+pub(crate) fn segment(events: &[Event]) -> Segment {
+    Segment::encode(events).expect("called with at least one event")
+}
+
+/// Ready becomes running. `idle` says that the claim before this one committed no superstep.
+pub(crate) fn take(record: &mut RunRecord, idle: bool, me: InstanceId, now: Timestamp) {
+    record.spent.add(WaitKind::Slot, now.since(record.ready_at));
+    record.status = Status::Running;
+    record.fence += 1;
+    record.attempt += 1;
+    record.fruitless += u32::from(idle);
+    record.started_at.get_or_insert(now);
+    record.instance = Some(me);
+}
+
+/// Running becomes ready, because its owner is gone or cannot go on.
+pub(crate) fn give_back(record: &mut RunRecord, now: Timestamp) {
+    record.status = Status::Ready;
+    record.fence += 1;
+    record.instance = None;
+    record.ready_at = now;
+}
+
+/// Blocked becomes ready, because the thread is free.
+pub(crate) fn promote(record: &mut RunRecord, now: Timestamp) {
+    record.spent.add(WaitKind::Thread, now.since(record.created_at));
+    record.status = Status::Ready;
+    record.ready_at = record.ready_at.max(now);
+}
+
+/// Times are kept in whole milliseconds.
+pub(crate) fn whole_ms(duration: Duration) -> Duration {
+    Duration::from_millis(u64::try_from(duration.as_millis()).unwrap_or(u64::MAX))
+}
+
+/// What of a time account is kept.
+pub(crate) fn as_stored(spent: &Spent) -> Spent {
+    Spent::from_json(&spent.to_json())
+}
+
+/// Why the store itself ends a run that nobody executes.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Ending<'a> {
+    Cancelled { by: &'a str },
+    Expired,
+}
+
+/// Ends a run that is not running; returns the events that end its log.
+pub(crate) fn end_queued(record: &mut RunRecord, why: Ending<'_>, now: Timestamp) -> Vec<Event> {
+    match record.status {
+        Status::Ready => record.spent.add(WaitKind::Slot, now.since(record.ready_at)),
+        Status::Blocked => record.spent.add(WaitKind::Thread, now.since(record.created_at)),
+        Status::Running
+        | Status::Waiting
+        | Status::Success
+        | Status::Error
+        | Status::Timeout
+        | Status::Cancelled => {}
+    }
+    let mut facts = Vec::with_capacity(2);
+    let (status, failure) = match why {
+        Ending::Cancelled { by } => {
+            facts.push((EventKind::CancelRequested, json!({"by": by})));
+            (Status::Cancelled, Failure::new(Code::Cancelled, format!("cancelled by {by}")))
+        }
+        Ending::Expired => {
+            let total = now.since(record.created_at).as_secs_f64();
+            let failure = Failure::new(
+                Code::DeadlineExceeded,
+                format!("{total:.1} s spent: {}", record.spent),
+            );
+            (Status::Timeout, failure.with("spent", record.spent.to_json()))
+        }
+    };
+    facts.push((EventKind::RunEnded, ended_data(status, Some(&failure), &record.spent)));
+    let events = facts
+        .iter()
+        .zip(record.next_seq..)
+        .map(|((kind, data), seq)| {
+            Event::new(seq, record.fence, now, Body::Fact(Fact::new(*kind, data)))
+        })
+        .collect::<Vec<_>>();
+    record.status = status;
+    record.failure = Some(failure);
+    record.ended_at = Some(now);
+    record.next_seq += events.len() as u64;
+    record.committed_seq = record.next_seq;
+    events
+}
+
+/// Data of `run.ended`.
+fn ended_data(status: Status, failure: Option<&Failure>, spent: &Spent) -> Value {
+    let mut data = json!({"status": status.as_str(), "spent": spent.to_json()});
+    if let Some(failure) = failure {
+        data["error"] = failure.to_json();
+    }
+    data
+}
+
+/// What a commit finds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Verdict {
+    Apply,
+    /// It was applied before and its answer was lost.
+    Again,
+    Fenced,
+}
+
+/// Judges a commit by the row's status, fence and commit count.
+pub(crate) fn judge(status: Status, fence: u32, commits: u64, commit: &StepCommit) -> Verdict {
+    if status == Status::Running && fence == commit.fence && commits == commit.number {
+        return Verdict::Apply;
+    }
+    let same = match &commit.outcome {
+        StepOutcome::Continue => status == Status::Running && fence == commit.fence,
+        // Only the release itself can have raised the fence by one and counted a commit: after a
+        // takeover nobody commits before the next claim raises it again.
+        StepOutcome::Release => Some(fence) == commit.fence.checked_add(1),
+        StepOutcome::End { status: end, .. } => status == *end && fence == commit.fence,
+    };
+    if same && Some(commits) == commit.number.checked_add(1) {
+        Verdict::Again
+    } else {
+        Verdict::Fenced
+    }
+}
+
+/// Refuses commits that no row could agree with.
+pub(crate) fn check_commit(commit: &StepCommit) -> Result<()> {
+    let conflict = |what: &str| {
+        let StepCommit { run, number, .. } = commit;
+        Err(Error::new(ErrorKind::Conflict, format!("commit {number} of run {run}: {what}")))
+    };
+    match &commit.outcome {
+        StepOutcome::End { status, .. } if !status.is_terminal() => {
+            conflict("it ends the run in a status that is no end")
+        }
+        _ if commit.events.as_ref().is_some_and(|events| events.fence != commit.fence) => {
+            conflict("its events carry another fence")
+        }
+        StepOutcome::Release if !commit.checkpoints.is_empty() => {
+            conflict("it gives the run back and brings checkpoints")
+        }
+        StepOutcome::End { .. } | StepOutcome::Release | StepOutcome::Continue => Ok(()),
+    }
+}
+
+/// What of a segment is new to a log that ends at some tail.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Beyond {
+    Nothing,
+    Whole,
+    Part(Segment),
+    /// It starts beyond the tail: storing it would leave a gap.
+    Gap,
+}
+
+/// # Errors
+/// The segment cannot be decoded.
+pub(crate) fn beyond(segment: &Segment, tail: u64) -> Result<Beyond> {
+    if segment.first_seq > tail {
+        return Ok(Beyond::Gap);
+    }
+    if segment.end_seq <= tail {
+        return Ok(Beyond::Nothing);
+    }
+    if segment.first_seq == tail {
+        return Ok(Beyond::Whole);
+    }
+    let events = segment.decode().map_err(|damage| {
+        Error::new(ErrorKind::Conflict, "a segment to be stored is damaged").caused_by(damage)
+    })?;
+    let rest = Segment::encode(events.iter().filter(|event| event.seq >= tail));
+    Ok(rest.map_or(Beyond::Nothing, Beyond::Part))
+}
+
+/// The part of a commit's events that a log ending at `tail` does not have yet.
+///
+/// # Errors
+/// The events start beyond the tail (a gap would never close again), or are damaged.
+pub(crate) fn new_events(commit: &StepCommit, tail: u64) -> Result<Option<Cow<'_, Segment>>> {
+    let Some(segment) = &commit.events else { return Ok(None) };
+    match beyond(segment, tail)? {
+        Beyond::Nothing => Ok(None),
+        Beyond::Whole => Ok(Some(Cow::Borrowed(segment))),
+        Beyond::Part(rest) => Ok(Some(Cow::Owned(rest))),
+        Beyond::Gap => Err(Error::new(
+            ErrorKind::Conflict,
+            format!(
+                "commit {} of run {} brings events from number {} on, but its log ends at {tail}",
+                commit.number, commit.run, segment.first_seq
+            ),
+        )),
+    }
+}
+
+/// The log of a run that does not exist was asked for.
+pub(crate) fn no_such_run(run: RunId) -> Error {
+    Error::new(ErrorKind::Conflict, format!("there is no run {run}"))
+}
+
+/// The same key with another body.
+pub(crate) fn idempotency_conflict(key: &str, run: RunId) -> Error {
+    Error::new(
+        ErrorKind::IdempotencyConflict,
+        format!("Idempotency-Key `{key}` was used before with another body, for run {run}"),
+    )
+}
+
+/// Versions of all channels at a checkpoint.
+pub(crate) type Versions = BTreeMap<String, u64>;
+
+/// Moves `versions` from a checkpoint's parent to the checkpoint; `top` is the newest version on the
+/// thread.
+///
+/// # Errors
+/// The deltas do not continue the parent.
+pub(crate) fn advance(versions: &mut Versions, top: &mut u64, checkpoint: &Checkpoint) -> Result<()> {
+    for delta in &checkpoint.deltas {
+        let known = versions.get(&*delta.channel).copied().unwrap_or(0);
+        if known != delta.previous || delta.version <= *top {
+            return Err(Error::new(
+                ErrorKind::Conflict,
+                format!(
+                    "version {} of channel `{}` names {} as the one before, but the thread's head \
+                     has {known} and its newest version is {top}",
+                    delta.version, delta.channel, delta.previous
+                ),
+            ));
+        }
+        *top = delta.version;
+        match versions.get_mut(&*delta.channel) {
+            Some(version) => *version = delta.version,
+            None => {
+                versions.insert(delta.channel.to_string(), delta.version);
+            }
+        }
+    }
+    Ok(())
+}
+
+/// A ready run that may be claimed.
+#[derive(Clone, Debug)]
+pub(crate) struct Candidate<K> {
+    pub(crate) key: K,
+    pub(crate) tenant: String,
+    pub(crate) priority: Priority,
+    pub(crate) ready_at: Timestamp,
+}
+
+/// Chooses up to `slots` candidates: by effective priority, then so that the slots held are shared
+/// by weight between tenants, then by age.
+pub(crate) fn pick<K: Copy + Ord + Hash>(
+    candidates: Vec<Candidate<K>>,
+    slots: u32,
+    held: impl Fn(&str) -> u32,
+    policy: &Policy,
+    ageing: Duration,
+    now: Timestamp,
+) -> Vec<K> {
+    let mut ranked: Vec<(u8, Candidate<K>)> = candidates
+        .into_iter()
+        .map(|candidate| (effective(candidate.priority, candidate.ready_at, ageing, now), candidate))
+        .collect();
+    ranked.sort_by(|(level_a, a), (level_b, b)| {
+        (level_a, a.ready_at, a.key).cmp(&(level_b, b.ready_at, b.key))
+    });
+    // The how-manieth slot of its tenant each one would be, in the order found so far.
+    let mut would_hold: HashMap<String, u32> = HashMap::new();
+    let mut order: Vec<(u8, Share, Timestamp, K)> = ranked
+        .into_iter()
+        .map(|(level, candidate)| {
+            let weight = policy.weight(&candidate.tenant);
+            let slot = would_hold
+                .entry(candidate.tenant)
+                .or_insert_with_key(|tenant| held(tenant));
+            *slot += 1;
+            (level, Share { slots: *slot, weight }, candidate.ready_at, candidate.key)
+        })
+        .collect();
+    order.sort();
+    order.into_iter().take(slots as usize).map(|(.., key)| key).collect()
+}
+
+/// `slots / weight`, compared exactly.
+#[derive(Clone, Copy, Debug)]
+struct Share {
+    slots: u32,
+    weight: u32,
+}
+
+impl Ord for Share {
+    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
+        let cross = |a: Self, b: Self| u64::from(a.slots) * u64::from(b.weight);
+        cross(*self, *other).cmp(&cross(*other, *self))
+    }
+}
+
+impl PartialOrd for Share {
+    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl PartialEq for Share {
+    fn eq(&self, other: &Self) -> bool {
+        self.cmp(other).is_eq()
+    }
+}
+
+impl Eq for Share {}
+
+/// The level after ageing; 1 is the best.
+fn effective(priority: Priority, ready_at: Timestamp, ageing: Duration, now: Timestamp) -> u8 {
+    let gained = now.since(ready_at).as_millis().checked_div(ageing.as_millis()).unwrap_or(0);
+    let gained = u8::try_from(gained).unwrap_or(u8::MAX);
+    priority.level().saturating_sub(gained).max(1)
+}
+
+/// Order of a thread's blocked runs: interrupting ones first, then as admitted.
+pub(crate) const fn blocked_order(front: bool, ord: i64) -> (Reverse<bool>, i64) {
+    (Reverse(front), ord)
+}
+
+/// A finished run's log without its deltas, in as few rows as fences allow.
+///
+/// # Errors
+/// A segment cannot be decoded.
+pub(crate) fn without_deltas(
+    segments: &[Segment],
+) -> std::result::Result<Vec<Segment>, clearway_core::event::DamagedSegment> {
+    let mut facts: Vec<Event> = Vec::new();
+    for segment in segments {
+        let events = segment.decode()?;
+        facts.extend(events.into_iter().filter(|event| matches!(event.body, Body::Fact(_))));
+    }
+    Ok(facts.chunk_by(|a, b| a.fence == b.fence).filter_map(Segment::encode).collect())
+}
+
+/// The page of a log that `segments` (in order, the first one holding `from`) give, up to about
+/// `max_bytes`; at least one event, so that a reader always gets on.
+pub(crate) fn page(
+    segments: impl IntoIterator<Item = Result<Segment>>,
+    from: u64,
+    max_bytes: usize,
+) -> Result<(Vec<Event>, u64)> {
+    let mut events = Vec::new();
+    let (mut bytes, mut next) = (0, from);
+    for segment in segments {
+        let segment = segment?;
+        if bytes > 0 && bytes + segment.bytes.len() > max_bytes {
+            break;
+        }
+        let decoded = segment.decode().map_err(|damage| {
+            let what = format!("events {}..{} of a run", segment.first_seq, segment.end_seq);
+            Error::new(ErrorKind::Corrupt, format!("{what} cannot be read")).caused_by(damage)
+        })?;
+        events.extend(decoded.into_iter().filter(|event| event.seq >= from));
+        bytes += segment.bytes.len();
+        next = next.max(segment.end_seq);
+    }
+    Ok((events, next))
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,302 @@
+//! Accepting a run.
+
+use clearway_core::run::Multitask;
+use clearway_core::{CheckpointId, InstanceId, RunId, RunRecord, Status};
+use rusqlite::{Connection, OptionalExtension};
+use serde_json::Value;
+
+use super::ends;
+use super::fail::Fail;
+use super::rows::{Id, int, ms, names_text, number, pack, spent_text, status_number};
+use super::writer::{Operation, Tx};
+use crate::counts::Move;
+use crate::rules;
+use crate::{Admission, Claim, NewRun, QueuePosition, Queued};
+
+pub(super) struct Create(pub(super) NewRun);
+
+/// The thread that a new run is for.
+struct Thread {
+    n: i64,
+    tenant: String,
+    owner: Option<String>,
+    active: Option<RunId>,
+    ord: i64,
+    generation: u32,
+    version: u64,
+    head: Option<CheckpointId>,
+}
+
+impl Operation for Create {
+    type Answer = Admission;
+    const DURABLE: bool = true;
+
+    fn apply(&self, tx: &mut Tx<'_>) -> Result<Admission, Fail> {
+        let new = &self.0;
+        if let Some(known) = ends::find(tx.conn, new.id)? {
+            return Ok(Admission::Existing(Box::new(known.record)));
+        }
+        if let Some(known) = seen_before(tx, new)? {
+            return Ok(Admission::Existing(Box::new(ends::find_by_n(tx.conn, known)?.record)));
+        }
+        let thread = find_thread(tx.conn, new)?;
+        match &thread {
+            None if new.thread_must_exist => return Ok(Admission::ThreadNotFound),
+            Some(thread)
+                if thread.tenant != new.tenant
+                    || thread.owner.is_some() && thread.owner != new.owner =>
+            {
+                return Ok(Admission::ThreadForbidden);
+            }
+            None | Some(_) => {}
+        }
+        let active = thread.as_ref().and_then(|thread| thread.active);
+        if let (Some(active), Multitask::Reject) = (active, new.multitask) {
+            return Ok(Admission::ThreadBusy { active });
+        }
+        let free = active.is_none() && new.delay.is_zero();
+        let claims = match new.claim {
+            Some(me) if free && !somebody_waits(tx, &new.pool)? => Some(me),
+            Some(_) | None => None,
+        };
+        let queued = tx.counts.waiting(&new.pool);
+        if claims.is_none() && queued >= new.queue_limit {
+            return Ok(Admission::QueueFull { queued });
+        }
+        let thread = match thread {
+            Some(thread) => thread,
+            None => insert_thread(tx, new)?,
+        };
+        Ok(admit(tx, new, &thread, claims)?)
+    }
+}
+
+fn seen_before(tx: &Tx<'_>, new: &NewRun) -> Result<Option<i64>, Fail> {
+    let Some(idempotency) = &new.idempotency else { return Ok(None) };
+    let known: Option<(i64, Vec<u8>)> = tx
+        .conn
+        .prepare_cached(
+            "SELECT run, body FROM idempotency
+             WHERE tenant = ?1 AND route = ?2 AND key = ?3 AND at > ?4",
+        )?
+        .query_row(
+            (&new.tenant, &idempotency.route, &idempotency.key, ends::ago(tx, tx.policy.idempotency)),
+            |row| Ok((row.get(0)?, row.get(1)?)),
+        )
+        .optional()?;
+    match known {
+        Some((run, body)) if body == idempotency.body => Ok(Some(run)),
+        Some((run, _)) => {
+            let run = ends::find_by_n(tx.conn, run)?.record.id;
+            Err(rules::idempotency_conflict(&idempotency.key, run).into())
+        }
+        None => Ok(None),
+    }
+}
+
+fn find_thread(conn: &Connection, new: &NewRun) -> rusqlite::Result<Option<Thread>> {
+    conn.prepare_cached(
+        "SELECT n, tenant, owner, (SELECT id FROM runs WHERE n = t.active), ord, generation,
+             version, (SELECT id FROM checkpoints WHERE n = t.head)
+         FROM threads t WHERE id = ?1",
+    )?
+    .query_row([Id(new.thread.0)], |row| {
+        Ok(Thread {
+            n: row.get(0)?,
+            tenant: row.get(1)?,
+            owner: row.get(2)?,
+            active: row.get::<_, Option<Id>>(3)?.map(|id| RunId(id.0)),
+            ord: row.get(4)?,
+            generation: row.get(5)?,
+            version: number(row.get(6)?),
+            head: row.get::<_, Option<Id>>(7)?.map(|id| CheckpointId(id.0)),
+        })
+    })
+    .optional()
+}
+
+fn insert_thread(tx: &Tx<'_>, new: &NewRun) -> rusqlite::Result<Thread> {
+    tx.run(
+        "INSERT INTO threads (id, tenant, owner, dialect, key_parts, metadata, created_at,
+             updated_at, ord, generation, version)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?7, 0, 0, 0)",
+        (
+            Id(new.thread.0),
+            &new.tenant,
+            &new.owner,
+            new.thread_key.as_ref().map(|key| &key.dialect),
+            new.thread_key.as_ref().map(|key| names_text(&key.parts)),
+            Value::Object(new.thread_metadata.clone()).to_string(),
+            tx.now.0,
+        ),
+    )?;
+    Ok(Thread {
+        n: tx.conn.last_insert_rowid(),
+        tenant: new.tenant.clone(),
+        owner: new.owner.clone(),
+        active: None,
+        ord: 0,
+        generation: 0,
+        version: 0,
+        head: None,
+    })
+}
+
+/// Whether a run of the pool could start before a new one. Nearly always answered by the count.
+fn somebody_waits(tx: &Tx<'_>, pool: &str) -> rusqlite::Result<bool> {
+    if tx.counts.ready(pool) == 0 {
+        return Ok(false);
+    }
+    tx.conn
+        .prepare_cached(
+            "SELECT 1 FROM runs INDEXED BY runs_ready
+             WHERE status = 1 AND pool = ?1 AND ready_at <= ?2 LIMIT 1",
+        )?
+        .exists((pool, tx.now.0))
+}
+
+fn admit(
+    tx: &mut Tx<'_>,
+    new: &NewRun,
+    thread: &Thread,
+    claims: Option<InstanceId>,
+) -> rusqlite::Result<Admission> {
+    let status = if thread.active.is_some() { Status::Blocked } else { Status::Ready };
+    let mut record = rules::new_record(new, thread.ord + 1, status, tx.now);
+    if let Some(me) = claims {
+        rules::take(&mut record, false, me, tx.now);
+    }
+    let interrupts = new.multitask == Multitask::Interrupt;
+    let n = insert_run(tx, new, &record, thread, interrupts)?;
+    tx.run(
+        "UPDATE threads SET ord = ord + 1, updated_at = ?2, active = coalesce(active, ?3)
+         WHERE n = ?1",
+        (thread.n, tx.now.0, n),
+    )?;
+    let created = rules::created_event(new, tx.now);
+    ends::insert_segment(tx, n, &rules::segment(std::slice::from_ref(&created)))?;
+    if let Some(idempotency) = &new.idempotency {
+        tx.run(
+            "INSERT OR REPLACE INTO idempotency (tenant, route, key, body, run, at)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
+            (&new.tenant, &idempotency.route, &idempotency.key, idempotency.body, n, tx.now.0),
+        )?;
+    }
+    if claims.is_some() {
+        return Ok(Admission::Claimed(Box::new(Claim {
+            record,
+            thread_version: thread.version,
+            head: thread.head,
+            created: Some(created),
+        })));
+    }
+    let interrupted = match thread.active {
+        Some(active) if interrupts => Some(ends::cancel(tx, active, "interrupt")?),
+        Some(_) | None => None,
+    };
+    if interrupted.is_some() {
+        // The end of the active one may have made this one ready.
+        record = ends::find_by_n(tx.conn, n)?.record;
+    }
+    let position = position(tx.conn, &record)?;
+    Ok(Admission::Queued(Box::new(Queued { record, created, position, interrupted })))
+}
+
+fn insert_run(
+    tx: &mut Tx<'_>,
+    new: &NewRun,
+    record: &RunRecord,
+    thread: &Thread,
+    interrupts: bool,
+) -> rusqlite::Result<i64> {
+    tx.conn
+        .prepare_cached(
+            "INSERT INTO runs (id, thread, thread_ord, generation, status, priority, front, idle,
+                 fence, attempt, fruitless, step, commits, next_seq, committed_seq, instance,
+                 created_at, ready_at, started_at, deadline_at, worked_ms, input_tokens,
+                 output_tokens, rebilled_tokens, calls, tenant, owner, agent, pool, door, next, spent)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, 0, -1, 0, ?11, ?12, ?13, ?14, ?15,
+                 ?16, ?17, 0, 0, 0, 0, 0, ?18, ?19, ?20, ?21, ?22, '[]', ?23)",
+        )?
+        .execute(rusqlite::params![
+            Id(record.id.0),
+            thread.n,
+            record.thread_ord,
+            thread.generation,
+            status_number(record.status),
+            record.priority.level(),
+            interrupts,
+            record.status == Status::Running,
+            record.fence,
+            record.attempt,
+            int(record.next_seq),
+            int(record.committed_seq),
+            record.instance.map(|instance| Id(instance.0)),
+            record.created_at.0,
+            record.ready_at.0,
+            record.started_at.map(|at| at.0),
+            record.deadline_at.map(|at| at.0),
+            &record.tenant,
+            &record.owner,
+            &record.agent,
+            &record.pool,
+            &record.door,
+            spent_text(&record.spent),
+        ])?;
+    let n = tx.conn.last_insert_rowid();
+    tx.run(
+        "INSERT INTO run_inputs (run, parent, working_limit_ms, metadata, input)
+         VALUES (?1, ?2, ?3, ?4, ?5)",
+        (
+            n,
+            record.parent.map(|parent| Id(parent.0)),
+            record.working_limit.map(ms),
+            Value::Object(new.metadata.clone()).to_string(),
+            pack(new.input.to_string().as_bytes()),
+        ),
+    )?;
+    tx.moved(Move {
+        pool: record.pool.clone(),
+        tenant: record.tenant.clone(),
+        from: None,
+        to: record.status,
+    });
+    Ok(n)
+}
+
+/// Who is in front of a blocked or ready run.
+pub(super) fn position(conn: &Connection, record: &RunRecord) -> rusqlite::Result<QueuePosition> {
+    let pool_ahead = conn
+        .prepare_cached(
+            "SELECT count(*) FROM (SELECT 1 FROM runs INDEXED BY runs_ready
+             WHERE status = 1 AND pool = ?1 AND priority <= ?2
+                 AND (priority, ready_at, id) < (?2, ?3, ?4) LIMIT ?5)",
+        )?
+        .query_row(
+            (
+                &record.pool,
+                record.priority.level(),
+                record.ready_at.0,
+                Id(record.id.0),
+                rules::POSITION_LIMIT,
+            ),
+            |row| row.get(0),
+        )?;
+    if record.status != Status::Blocked {
+        return Ok(QueuePosition { pool_ahead, thread_active: None, thread_ahead: 0 });
+    }
+    conn.prepare_cached(
+        "SELECT (SELECT a.id FROM threads t JOIN runs a ON a.n = t.active WHERE t.n = r.thread),
+             (SELECT count(*) FROM runs b INDEXED BY runs_blocked
+              WHERE b.thread = r.thread AND b.status = 0
+                  AND (-b.front, b.thread_ord) < (-r.front, r.thread_ord))
+         FROM runs r WHERE r.id = ?1",
+    )?
+    .query_row([Id(record.id.0)], |row| {
+        Ok(QueuePosition {
+            pool_ahead,
+            thread_active: row.get::<_, Option<Id>>(0)?.map(|id| RunId(id.0)),
+            thread_ahead: row.get(1)?,
+        })
+    })
+}

@@ -1,0 +1,276 @@
+//! Supersteps and output: the hot path.
+
+use clearway_core::machine::Checkpoint;
+use clearway_core::{RunId, Status};
+use rusqlite::OptionalExtension;
+
+use super::fail::Fail;
+use super::rows::{
+    Id, int, ms, names_text, number, spent_text, status, status_number, versions, versions_text,
+};
+use super::writer::{Operation, Tx};
+use super::{channels, ends};
+use crate::counts::Move;
+use crate::rules::{self, Beyond, Verdict, Versions};
+use crate::{Appended, CommitAck, OutputSegment, StepCommit, StepOutcome};
+
+pub(super) struct Commit(pub(super) StepCommit);
+
+/// What a commit needs of its run, and no more.
+struct Hot {
+    n: i64,
+    status: Status,
+    fence: u32,
+    commits: u64,
+    cancel: bool,
+    thread: i64,
+    generation: u32,
+    tail: u64,
+    promoted: Option<RunId>,
+}
+
+const HOT: &str = "SELECT n, status, fence, commits, cancel, thread, generation, next_seq,
+     (SELECT max(end_seq) FROM run_log WHERE run = r.n), promoted FROM runs r WHERE id = ?1";
+
+fn find(tx: &Tx<'_>, run: RunId) -> rusqlite::Result<Option<Hot>> {
+    tx.conn
+        .prepare_cached(HOT)?
+        .query_row([Id(run.0)], |row| {
+            let tail: Option<i64> = row.get(8)?;
+            Ok(Hot {
+                n: row.get(0)?,
+                status: status(row.get(1)?)?,
+                fence: row.get(2)?,
+                commits: number(row.get(3)?),
+                cancel: row.get(4)?,
+                thread: row.get(5)?,
+                generation: row.get(6)?,
+                tail: number(row.get::<_, i64>(7)?.max(tail.unwrap_or(0))),
+                promoted: row.get::<_, Option<Id>>(9)?.map(|id| RunId(id.0)),
+            })
+        })
+        .optional()
+}
+
+impl Operation for Commit {
+    type Answer = CommitAck;
+    const DURABLE: bool = true;
+
+    fn apply(&self, tx: &mut Tx<'_>) -> Result<CommitAck, Fail> {
+        let commit = &self.0;
+        rules::check_commit(commit)?;
+        let Some(mut run) = find(tx, commit.run)? else { return Ok(CommitAck::Fenced) };
+        match rules::judge(run.status, run.fence, run.commits, commit) {
+            Verdict::Fenced => return Ok(CommitAck::Fenced),
+            Verdict::Again => {
+                let Hot { cancel, promoted, .. } = run;
+                return Ok(CommitAck::Applied { cancel_requested: cancel, promoted });
+            }
+            Verdict::Apply => {}
+        }
+        if let Some(segment) = rules::new_events(commit, run.tail)? {
+            ends::insert_segment(tx, run.n, &segment)?;
+            run.tail = segment.end_seq;
+        }
+        let checkpoint = if commit.checkpoints.is_empty() {
+            None
+        } else {
+            store_checkpoints(tx, commit, &run)?
+        };
+        store_progress(tx, commit, &run, checkpoint)?;
+        let promoted = match &commit.outcome {
+            StepOutcome::Continue => None,
+            StepOutcome::Release => {
+                moved(tx, run.n, Status::Ready)?;
+                None
+            }
+            StepOutcome::End { status, .. } => {
+                moved(tx, run.n, *status)?;
+                let promoted = ends::free_thread(tx, run.thread)?;
+                if let Some(promoted) = promoted {
+                    let sql = "UPDATE runs SET promoted = ?2 WHERE n = ?1";
+                    tx.run(sql, (run.n, Id(promoted.0)))?;
+                }
+                promoted
+            }
+        };
+        Ok(CommitAck::Applied { cancel_requested: run.cancel, promoted })
+    }
+}
+
+/// Writes the run's own row.
+fn store_progress(
+    tx: &Tx<'_>,
+    commit: &StepCommit,
+    run: &Hot,
+    checkpoint: Option<i64>,
+) -> rusqlite::Result<()> {
+    let usage = commit.usage;
+    let (tail, worked, spent) = (int(run.tail), ms(commit.worked), spent_text(&commit.spent));
+    let tokens = |count: u64| int(count);
+    match &commit.outcome {
+        StepOutcome::Continue => tx.run(
+            "UPDATE runs SET commits = commits + 1, next_seq = ?2, committed_seq = ?2,
+                 worked_ms = ?3, spent = ?4, input_tokens = input_tokens + ?5,
+                 output_tokens = output_tokens + ?6, rebilled_tokens = rebilled_tokens + ?7,
+                 calls = calls + ?8, step = ?9, next = ?10,
+                 checkpoint = coalesce(?11, checkpoint), fruitless = 0, idle = 0
+             WHERE n = ?1",
+            (
+                run.n,
+                tail,
+                worked,
+                spent,
+                tokens(usage.input_tokens),
+                tokens(usage.output_tokens),
+                tokens(usage.rebilled_tokens),
+                usage.calls,
+                commit.step,
+                names_text(&commit.next),
+                checkpoint,
+            ),
+        ),
+        // Step, next nodes and the mark of void output stay: the next owner starts from the last
+        // superstep, and what was shown since then is void.
+        StepOutcome::Release => tx.run(
+            "UPDATE runs SET commits = commits + 1, next_seq = ?2, worked_ms = ?3, spent = ?4,
+                 input_tokens = input_tokens + ?5, output_tokens = output_tokens + ?6,
+                 rebilled_tokens = rebilled_tokens + ?7, calls = calls + ?8, status = 1,
+                 fence = fence + 1, instance = NULL, ready_at = ?9, idle = 0
+             WHERE n = ?1",
+            (
+                run.n,
+                tail,
+                worked,
+                spent,
+                tokens(usage.input_tokens),
+                tokens(usage.output_tokens),
+                tokens(usage.rebilled_tokens),
+                usage.calls,
+                tx.now.0,
+            ),
+        ),
+        StepOutcome::End { status, failure } => tx.run(
+            "UPDATE runs SET commits = commits + 1, next_seq = ?2, committed_seq = ?2,
+                 worked_ms = ?3, spent = ?4, input_tokens = input_tokens + ?5,
+                 output_tokens = output_tokens + ?6, rebilled_tokens = rebilled_tokens + ?7,
+                 calls = calls + ?8, step = ?9, next = ?10,
+                 checkpoint = coalesce(?11, checkpoint), status = ?12, failure = ?13,
+                 ended_at = ?14, instance = NULL
+             WHERE n = ?1",
+            (
+                run.n,
+                tail,
+                worked,
+                spent,
+                tokens(usage.input_tokens),
+                tokens(usage.output_tokens),
+                tokens(usage.rebilled_tokens),
+                usage.calls,
+                commit.step,
+                names_text(&commit.next),
+                checkpoint,
+                status_number(*status),
+                failure.as_ref().map(|failure| failure.to_json().to_string()),
+                tx.now.0,
+            ),
+        ),
+    }
+    .map(|_| ())
+}
+
+fn moved(tx: &mut Tx<'_>, run: i64, to: Status) -> rusqlite::Result<()> {
+    let (pool, tenant) = tx
+        .conn
+        .prepare_cached("SELECT pool, tenant FROM runs WHERE n = ?1")?
+        .query_row([run], |row| Ok((row.get(0)?, row.get(1)?)))?;
+    tx.moved(Move { pool, tenant, from: Some(Status::Running), to });
+    Ok(())
+}
+
+/// Stores checkpoints and deltas; the last one becomes the thread's head, and is returned.
+///
+/// Nothing is stored for a run from before a reset: its state belongs to a generation that is gone.
+fn store_checkpoints(
+    tx: &mut Tx<'_>,
+    commit: &StepCommit,
+    run: &Hot,
+) -> Result<Option<i64>, Fail> {
+    let (generation, mut head, mut top, mut known, tenant) = tx
+        .conn
+        .prepare_cached(
+            "SELECT t.generation, t.head, t.version, c.versions, t.tenant
+             FROM threads t LEFT JOIN checkpoints c ON c.n = t.head WHERE t.n = ?1",
+        )?
+        .query_row([run.thread], |row| {
+            let head: Option<i64> = row.get(1)?;
+            let known = if head.is_some() { versions(row, 3)? } else { Versions::new() };
+            let tenant: String = row.get(4)?;
+            Ok((row.get::<_, u32>(0)?, head, number(row.get(2)?), known, tenant))
+        })?;
+    if generation != run.generation {
+        return Ok(None);
+    }
+    for (id, checkpoint) in &commit.checkpoints {
+        rules::advance(&mut known, &mut top, checkpoint)?;
+        for delta in &checkpoint.deltas {
+            channels::store_delta(tx, run.thread, &tenant, delta)?;
+        }
+        let Checkpoint { step, source, next, .. } = checkpoint;
+        tx.run(
+            "INSERT INTO checkpoints (id, thread, parent, run, step, source, next, versions, at)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)",
+            (
+                Id(id.0),
+                run.thread,
+                head,
+                run.n,
+                step,
+                source.as_str(),
+                names_text(next),
+                versions_text(&known),
+                tx.now.0,
+            ),
+        )?;
+        head = Some(tx.conn.last_insert_rowid());
+    }
+    tx.run(
+        "UPDATE threads SET head = ?2, version = ?3, updated_at = ?4 WHERE n = ?1",
+        (run.thread, head, int(top), tx.now.0),
+    )?;
+    Ok(head)
+}
+
+/// Volatile output of many runs.
+pub(super) struct Append(pub(super) Vec<OutputSegment>);
+
+impl Operation for Append {
+    type Answer = Vec<Appended>;
+    const DURABLE: bool = false;
+
+    fn apply(&self, tx: &mut Tx<'_>) -> Result<Vec<Appended>, Fail> {
+        self.0.iter().map(|output| append(tx, output)).collect()
+    }
+}
+
+fn append(tx: &Tx<'_>, OutputSegment { run, segment }: &OutputSegment) -> Result<Appended, Fail> {
+    let found = tx
+        .conn
+        .prepare_cached(
+            "SELECT n, (SELECT max(end_seq) FROM run_log WHERE run = r.n), next_seq FROM runs r
+             WHERE id = ?1 AND status = 2 AND fence = ?2",
+        )?
+        .query_row((Id(run.0), segment.fence), |row| {
+            let tail: Option<i64> = row.get(1)?;
+            Ok((row.get(0)?, number(row.get::<_, i64>(2)?.max(tail.unwrap_or(0)))))
+        })
+        .optional()?;
+    let Some((n, tail)) = found else { return Ok(Appended::Refused) };
+    match rules::beyond(segment, tail) {
+        Ok(Beyond::Nothing) => return Ok(Appended::Stored { end_seq: tail }),
+        Ok(Beyond::Whole) => ends::insert_segment(tx, n, segment)?,
+        Ok(Beyond::Part(rest)) => ends::insert_segment(tx, n, &rest)?,
+        Ok(Beyond::Gap) | Err(_) => return Ok(Appended::Refused),
+    }
+    Ok(Appended::Stored { end_seq: segment.end_seq })
+}

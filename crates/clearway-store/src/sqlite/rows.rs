@@ -1,0 +1,335 @@
+//! Rows to values and back.
+
+use std::borrow::Cow;
+use std::time::Duration;
+
+use clearway_core::event::Segment;
+use clearway_core::run::Usage;
+use clearway_core::thread::{ThreadKey, ThreadRecord};
+use clearway_core::wait::Spent;
+use clearway_core::{
+    CheckpointId, Failure, InstanceId, Priority, RunId, RunRecord, Status, ThreadId, Timestamp,
+};
+use rusqlite::Row;
+use rusqlite::types::{FromSql, FromSqlError, FromSqlResult, ToSql, ToSqlOutput, ValueRef};
+use serde_json::{Map, Value};
+use uuid::Uuid;
+
+use crate::rules::Versions;
+
+/// A run as stored, with the columns that records do not show.
+#[derive(Debug)]
+pub(super) struct Stored {
+    pub(super) n: i64,
+    /// `threads.n`
+    pub(super) thread: i64,
+    pub(super) idle: bool,
+    pub(super) record: RunRecord,
+}
+
+/// `SELECT … FROM runs r …` for [`stored`], followed by the given end of the statement.
+macro_rules! select_run {
+    ($end:literal) => {
+        concat!(
+            "SELECT r.n, r.thread, r.idle, r.id, r.tenant, r.owner, t.id, r.thread_ord, i.parent, \
+             r.agent, r.pool, r.door, r.priority, r.status, i.metadata, i.input, r.created_at, \
+             r.ready_at, r.started_at, r.ended_at, r.deadline_at, i.working_limit_ms, r.worked_ms, \
+             r.attempt, r.fruitless, r.fence, r.instance, r.cancel, r.step, r.next, r.commits, \
+             r.next_seq, (SELECT max(end_seq) FROM run_log WHERE run = r.n), r.committed_seq, \
+             c.id, r.failure, r.spent, r.input_tokens, r.output_tokens, r.rebilled_tokens, r.calls \
+             FROM runs r JOIN threads t ON t.n = r.thread JOIN run_inputs i ON i.run = r.n \
+             LEFT JOIN checkpoints c ON c.n = r.checkpoint ",
+            $end
+        )
+    };
+}
+pub(super) use select_run;
+
+/// Reads a row of [`select_run`].
+pub(super) fn stored(row: &Row<'_>) -> rusqlite::Result<Stored> {
+    let next_seq: i64 = row.get(31)?;
+    let tail: Option<i64> = row.get(32)?;
+    let record = RunRecord {
+        id: RunId(id(row, 3)?),
+        tenant: row.get(4)?,
+        owner: row.get(5)?,
+        thread: ThreadId(id(row, 6)?),
+        thread_ord: row.get(7)?,
+        parent: row.get::<_, Option<Id>>(8)?.map(|id| RunId(id.0)),
+        agent: row.get(9)?,
+        pool: row.get(10)?,
+        door: row.get(11)?,
+        priority: Priority::new(row.get(12)?).ok_or(FromSqlError::InvalidType)?,
+        status: status(row.get(13)?)?,
+        metadata: object(row, 14)?,
+        input: from_json(&unpack(blob(row, 15)?)?)?,
+        created_at: Timestamp(row.get(16)?),
+        ready_at: Timestamp(row.get(17)?),
+        started_at: row.get::<_, Option<i64>>(18)?.map(Timestamp),
+        ended_at: row.get::<_, Option<i64>>(19)?.map(Timestamp),
+        deadline_at: row.get::<_, Option<i64>>(20)?.map(Timestamp),
+        working_limit: row.get::<_, Option<i64>>(21)?.map(duration),
+        worked: duration(row.get(22)?),
+        attempt: row.get(23)?,
+        fruitless: row.get(24)?,
+        fence: row.get(25)?,
+        instance: row.get::<_, Option<Id>>(26)?.map(|id| InstanceId(id.0)),
+        cancel_requested: row.get(27)?,
+        step: row.get(28)?,
+        next: names(row, 29)?,
+        commits: number(row.get(30)?),
+        next_seq: number(next_seq.max(tail.unwrap_or(0))),
+        committed_seq: number(row.get(33)?),
+        checkpoint: row.get::<_, Option<Id>>(34)?.map(|id| CheckpointId(id.0)),
+        failure: match row.get_ref(35)? {
+            ValueRef::Null => None,
+            _ => Some(Failure::from_json(&json(row, 35)?)),
+        },
+        spent: spent(row, 36)?,
+        usage: Usage {
+            input_tokens: number(row.get(37)?),
+            output_tokens: number(row.get(38)?),
+            rebilled_tokens: number(row.get(39)?),
+            calls: row.get(40)?,
+        },
+    };
+    Ok(Stored { n: row.get(0)?, thread: row.get(1)?, idle: row.get(2)?, record })
+}
+
+/// Columns of a thread for [`thread_record`].
+pub(super) const SELECT_THREAD: &str =
+    "SELECT t.id, t.tenant, t.owner, t.dialect, t.key_parts, t.metadata, t.created_at, \
+     t.updated_at, (SELECT id FROM runs WHERE n = t.active), t.ord, t.generation, \
+     (SELECT id FROM checkpoints WHERE n = t.head) FROM threads t WHERE t.id = ?1";
+
+pub(super) fn thread_record(row: &Row<'_>) -> rusqlite::Result<ThreadRecord> {
+    let dialect: Option<String> = row.get(3)?;
+    Ok(ThreadRecord {
+        id: ThreadId(id(row, 0)?),
+        tenant: row.get(1)?,
+        owner: row.get(2)?,
+        key: match dialect {
+            Some(dialect) => Some(ThreadKey { dialect, parts: names(row, 4)? }),
+            None => None,
+        },
+        metadata: object(row, 5)?,
+        created_at: Timestamp(row.get(6)?),
+        updated_at: Timestamp(row.get(7)?),
+        active_run: row.get::<_, Option<Id>>(8)?.map(|id| RunId(id.0)),
+        ord: row.get(9)?,
+        generation: row.get(10)?,
+        head: row.get::<_, Option<Id>>(11)?.map(|id| CheckpointId(id.0)),
+    })
+}
+
+/// Reads `first_seq, end_seq, fence, at, bytes`.
+pub(super) fn segment(row: &Row<'_>) -> rusqlite::Result<Segment> {
+    Ok(Segment {
+        first_seq: number(row.get(0)?),
+        end_seq: number(row.get(1)?),
+        fence: row.get(2)?,
+        at: Timestamp(row.get(3)?),
+        bytes: row.get::<_, Vec<u8>>(4)?.into(),
+    })
+}
+
+/// An id in its 16 bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Id(pub(super) Uuid);
+
+impl ToSql for Id {
+    fn to_sql(&self) -> rusqlite::Result<ToSqlOutput<'_>> {
+        Ok(ToSqlOutput::Borrowed(ValueRef::Blob(self.0.as_bytes())))
+    }
+}
+
+impl FromSql for Id {
+    fn column_result(value: ValueRef<'_>) -> FromSqlResult<Self> {
+        let bytes = <[u8; 16]>::column_result(value)?;
+        Ok(Self(Uuid::from_bytes(bytes)))
+    }
+}
+
+fn id(row: &Row<'_>, column: usize) -> rusqlite::Result<Uuid> {
+    Ok(row.get::<_, Id>(column)?.0)
+}
+
+pub(super) const fn status_number(status: Status) -> i64 {
+    match status {
+        Status::Blocked => 0,
+        Status::Ready => 1,
+        Status::Running => 2,
+        Status::Waiting => 3,
+        Status::Success => 4,
+        Status::Error => 5,
+        Status::Timeout => 6,
+        Status::Cancelled => 7,
+    }
+}
+
+pub(super) fn status(number: i64) -> rusqlite::Result<Status> {
+    let found = Status::ALL.iter().copied().find(|&status| status_number(status) == number);
+    Ok(found.ok_or(FromSqlError::OutOfRange(number))?)
+}
+
+/// Numbers of events, versions and tokens are never negative.
+pub(super) const fn number(stored: i64) -> u64 {
+    stored.unsigned_abs()
+}
+
+/// The other way; more than 2^63 of anything does not happen.
+pub(super) fn int(number: u64) -> i64 {
+    i64::try_from(number).unwrap_or(i64::MAX)
+}
+
+pub(super) fn ms(duration: Duration) -> i64 {
+    i64::try_from(duration.as_millis()).unwrap_or(i64::MAX)
+}
+
+fn duration(ms: i64) -> Duration {
+    Duration::from_millis(ms.unsigned_abs())
+}
+
+pub(super) fn spent_text(spent: &Spent) -> Cow<'static, str> {
+    if spent.iter().next().is_none() {
+        return Cow::Borrowed("{}");
+    }
+    Cow::Owned(spent.to_json().to_string())
+}
+
+fn spent(row: &Row<'_>, column: usize) -> rusqlite::Result<Spent> {
+    if row.get_ref(column)?.as_str() == Ok("{}") {
+        return Ok(Spent::default());
+    }
+    Ok(Spent::from_json(&json(row, column)?))
+}
+
+/// Names as a JSON list.
+pub(super) fn names_text<T: AsRef<str>>(names: &[T]) -> Cow<'static, str> {
+    if names.is_empty() {
+        return Cow::Borrowed("[]");
+    }
+    let names: Vec<Value> = names.iter().map(|name| name.as_ref().into()).collect();
+    Cow::Owned(Value::Array(names).to_string())
+}
+
+/// The other way.
+pub(super) fn names(row: &Row<'_>, column: usize) -> rusqlite::Result<Vec<String>> {
+    if row.get_ref(column)?.as_str() == Ok("[]") {
+        return Ok(Vec::new());
+    }
+    match json(row, column)? {
+        Value::Array(names) => names
+            .into_iter()
+            .map(|name| match name {
+                Value::String(name) => Ok(name),
+                _ => Err(FromSqlError::InvalidType.into()),
+            })
+            .collect(),
+        _ => Err(FromSqlError::InvalidType.into()),
+    }
+}
+
+fn object(row: &Row<'_>, column: usize) -> rusqlite::Result<Map<String, Value>> {
+    match json(row, column)? {
+        Value::Object(map) => Ok(map),
+        _ => Err(FromSqlError::InvalidType.into()),
+    }
+}
+
+/// Versions of channels as a JSON object.
+pub(super) fn versions_text(versions: &Versions) -> String {
+    let mut text = String::with_capacity(16 * versions.len() + 2);
+    for (channel, version) in versions {
+        text.push(if text.is_empty() { '{' } else { ',' });
+        // Names come from configuration: quoting them properly costs little.
+        text.push_str(&Value::from(channel.as_str()).to_string());
+        text.push(':');
+        text.push_str(&version.to_string());
+    }
+    if text.is_empty() {
+        text.push('{');
+    }
+    text.push('}');
+    text
+}
+
+pub(super) fn versions(row: &Row<'_>, column: usize) -> rusqlite::Result<Versions> {
+    let map = object(row, column)?;
+    map.into_iter()
+        .map(|(channel, version)| Some((channel, version.as_u64()?)))
+        .collect::<Option<_>>()
+        .ok_or_else(|| FromSqlError::InvalidType.into())
+}
+
+fn json(row: &Row<'_>, column: usize) -> rusqlite::Result<Value> {
+    from_json(row.get_ref(column)?.as_str()?.as_bytes())
+}
+
+fn from_json(text: &[u8]) -> rusqlite::Result<Value> {
+    Ok(serde_json::from_slice(text).map_err(FromSqlError::other)?)
+}
+
+pub(super) fn blob<'a>(row: &'a Row<'_>, column: usize) -> rusqlite::Result<&'a [u8]> {
+    Ok(row.get_ref(column)?.as_blob()?)
+}
+
+/// Values above this many bytes are compressed.
+pub(super) const LARGE: usize = 16 * 1024;
+
+const PLAIN: u8 = 0;
+const ZSTD: u8 = 1;
+
+/// Bytes for a packed column: one byte of codec, then the data.
+pub(super) fn pack(bytes: &[u8]) -> Vec<u8> {
+    if bytes.len() > LARGE
+        && let Ok(compressed) = zstd::bulk::compress(bytes, 3)
+        && compressed.len() + 4 < bytes.len()
+    {
+        let length = u32::try_from(bytes.len()).unwrap_or(u32::MAX);
+        return [&[ZSTD], &length.to_le_bytes()[..], &compressed].concat();
+    }
+    [&[PLAIN], bytes].concat()
+}
+
+pub(super) fn unpack(packed: &[u8]) -> rusqlite::Result<Cow<'_, [u8]>> {
+    match packed.split_first() {
+        Some((&PLAIN, bytes)) => Ok(Cow::Borrowed(bytes)),
+        Some((&ZSTD, rest)) => {
+            let Some((length, compressed)) = rest.split_first_chunk() else {
+                return Err(FromSqlError::InvalidType.into());
+            };
+            let length = u32::from_le_bytes(*length) as usize;
+            let bytes = zstd::bulk::decompress(compressed, length).map_err(FromSqlError::other)?;
+            Ok(Cow::Owned(bytes))
+        }
+        Some(_) | None => Err(FromSqlError::InvalidType.into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn packing_keeps_bytes_and_saves_room() {
+        for bytes in [Vec::new(), b"short".to_vec(), b"long ".repeat(10_000)] {
+            let packed = pack(&bytes);
+            assert_eq!(*unpack(&packed).unwrap(), *bytes);
+            assert!(packed.len() <= bytes.len() + 1);
+        }
+        assert!(pack(&b"long ".repeat(10_000)).len() < 1000);
+        for damaged in [&b""[..], &[7, 1, 2], &[ZSTD, 1], &[ZSTD, 9, 0, 0, 0, 1, 2, 3]] {
+            assert!(unpack(damaged).is_err(), "{damaged:?}");
+        }
+    }
+
+    #[test]
+    fn every_status_has_its_number() {
+        for &known in Status::ALL {
+            assert_eq!(status(status_number(known)).unwrap(), known);
+            assert_eq!(known.is_terminal(), status_number(known) >= 4);
+        }
+        assert!(status(8).is_err());
+    }
+}

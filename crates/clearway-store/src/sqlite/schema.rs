@@ -1,0 +1,131 @@
+//! Opening a database file: its settings, and bringing its schema up to date.
+//!
+//! **Invariant:** a file is never changed by a version that does not know all of it: a newer
+//! `user_version` is refused before anything is written. Each migration is one transaction together
+//! with its version number, so a crash leaves the file at one version or the next.
+
+use std::path::Path;
+use std::time::Duration;
+
+use rusqlite::{Connection, OpenFlags};
+
+use super::fail::explain;
+use crate::error::{Error, ErrorKind, Result};
+
+/// Migrations in order; the file's `user_version` counts those applied.
+pub(super) const MIGRATIONS: &[&str] =
+    &[include_str!("../../migrations/sqlite/0001_initial.sql")];
+
+/// Marks a file as ours: "CLWY".
+const APPLICATION_ID: i32 = 0x434c_5759;
+
+/// How long to wait for a foreign program (a shell, a backup) that holds the file.
+const BUSY: Duration = Duration::from_secs(2);
+
+const STATEMENTS: usize = 128;
+
+/// Opens the connection that writes, and brings the file up to date.
+///
+/// # Errors
+/// See [`migrate`]; and whatever keeps the file from being opened.
+pub(super) fn open_writer(path: &Path) -> Result<Connection> {
+    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE
+        | OpenFlags::SQLITE_OPEN_CREATE
+        | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let open = || {
+        let conn = Connection::open_with_flags(path, flags)?;
+        conn.busy_timeout(BUSY)?;
+        conn.set_prepared_statement_cache_capacity(STATEMENTS);
+        Ok(conn)
+    };
+    let settle = |conn: &Connection| {
+        // The first two only take effect on an empty file, and only in this order before WAL.
+        conn.execute_batch(
+            "PRAGMA page_size = 8192;
+             PRAGMA auto_vacuum = INCREMENTAL;
+             PRAGMA journal_mode = WAL;
+             PRAGMA synchronous = FULL;
+             PRAGMA wal_autocheckpoint = 0;
+             PRAGMA journal_size_limit = 67108864;
+             PRAGMA temp_store = MEMORY;
+             PRAGMA cache_size = -16384;
+             PRAGMA trusted_schema = OFF;",
+        )
+    };
+    let mut conn = open().map_err(|error| explain(error, path))?;
+    identify(&conn, MIGRATIONS.len(), path)?;
+    settle(&conn).map_err(|error| explain(error, path))?;
+    migrate(&mut conn, MIGRATIONS, path)?;
+    Ok(conn)
+}
+
+/// Opens a connection that reads.
+pub(super) fn open_reader(path: &Path) -> rusqlite::Result<Connection> {
+    let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let conn = Connection::open_with_flags(path, flags)?;
+    conn.busy_timeout(BUSY)?;
+    conn.set_prepared_statement_cache_capacity(STATEMENTS);
+    conn.execute_batch("PRAGMA cache_size = -4096; PRAGMA temp_store = MEMORY;")?;
+    Ok(conn)
+}
+
+/// Looks whether the file is ours and not newer than `known` migrations; says how many it has.
+fn identify(conn: &Connection, known: usize, path: &Path) -> Result<usize> {
+    let at = path.display();
+    let sql = |error| explain(error, path);
+    let (application, tables): (i32, u32) = conn
+        .query_row(
+            "SELECT (SELECT application_id FROM pragma_application_id),
+                    (SELECT count(*) FROM sqlite_schema)",
+            [],
+            |row| Ok((row.get(0)?, row.get(1)?)),
+        )
+        .map_err(sql)?;
+    if application != APPLICATION_ID && (application != 0 || tables > 0) {
+        return Err(Error::new(
+            ErrorKind::Corrupt,
+            format!("{at} is the database of another program: choose another data directory"),
+        ));
+    }
+    let version = version(conn).map_err(sql)? as usize;
+    if version > known {
+        return Err(Error::new(
+            ErrorKind::NewerSchema,
+            format!(
+                "{at} was written by a newer version of Clearway (its schema is {version}, this one \
+                 knows up to {known}): use that version"
+            ),
+        ));
+    }
+    Ok(version)
+}
+
+/// Applies what is missing of `migrations`.
+///
+/// # Errors
+/// The file is somebody else's, or from a newer version; or a migration failed, which leaves the
+/// file at the version before it.
+fn migrate(conn: &mut Connection, migrations: &[&str], path: &Path) -> Result<()> {
+    let version = identify(conn, migrations.len(), path)?;
+    for (done, migration) in migrations.iter().enumerate().skip(version) {
+        let mut step = || {
+            let tx = conn.transaction()?;
+            tx.execute_batch(migration)?;
+            tx.pragma_update(None, "application_id", APPLICATION_ID)?;
+            tx.pragma_update(None, "user_version", done as u32 + 1)?;
+            tx.commit()
+        };
+        step().map_err(|error| explain(error, path))?;
+        tracing::info!(
+            store.path = %path.display(),
+            store.schema = done + 1,
+            "store schema brought up to date"
+        );
+    }
+    Ok(())
+}
+
+/// Migrations applied so far.
+pub(super) fn version(conn: &Connection) -> rusqlite::Result<u32> {
+    conn.query_row("SELECT user_version FROM pragma_user_version", [], |row| row.get(0))
+}

@@ -1,0 +1,84 @@
+//! What a caller hands down with a call, and what it can see of it from outside.
+
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use clearway_core::Deadline;
+use clearway_core::wait::WaitCell;
+
+/// The context of one call: how long it may take, who watches, under which id it is known.
+#[derive(Clone, Debug)]
+pub struct CallCx {
+    /// Cuts every stage; nothing here can widen it.
+    pub deadline: Deadline,
+    /// Told before each wait what is waited for.
+    pub wait: Arc<WaitCell>,
+    pub probe: Arc<CallProbe>,
+    /// Goes to the provider as `X-Client-Request-Id: <call_id>-<attempt>`.
+    pub call_id: String,
+}
+
+/// The call seen from outside, also after its future or stream is dropped.
+#[derive(Debug, Default)]
+pub struct CallProbe {
+    connected: AtomicBool,
+}
+
+impl CallProbe {
+    /// A socket to a provider is open for this call, or being opened. Once the call is dropped this
+    /// is `false`, and it becomes so only after the socket is closed or handed back for reuse.
+    pub fn is_connected(&self) -> bool {
+        self.connected.load(Ordering::Acquire)
+    }
+
+    pub(crate) fn set_connected(&self) {
+        self.connected.store(true, Ordering::Release);
+    }
+
+    pub(crate) fn clear_connected(&self) {
+        self.connected.store(false, Ordering::Release);
+    }
+}
+
+/// How far an attempt had come; part of every error.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Phase {
+    /// Waiting for one of the provider's slots.
+    Queue,
+    Dns,
+    Connect,
+    Tls,
+    /// The request leaves.
+    Send,
+    /// The request is out, no status line yet.
+    Headers,
+    /// The body of an error answer.
+    ErrorBody,
+    /// The status is fine, no output yet.
+    FirstToken,
+    /// Output has begun.
+    Stream,
+}
+
+impl Phase {
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Queue => "queue",
+            Self::Dns => "dns",
+            Self::Connect => "connect",
+            Self::Tls => "tls",
+            Self::Send => "send",
+            Self::Headers => "headers",
+            Self::ErrorBody => "error_body",
+            Self::FirstToken => "first_token",
+            Self::Stream => "stream",
+        }
+    }
+}
+
+impl fmt::Display for Phase {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}

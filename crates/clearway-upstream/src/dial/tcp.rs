@@ -1,0 +1,287 @@
+//! TCP, with TLS where the endpoint says `https`.
+//!
+//! Names are resolved inside the process (no helper threads, so a burst of calls cannot exhaust the
+//! host's thread limit). Addresses are tried in the resolver's order, the next one joining in when
+//! one has not connected after [`STAGGER`]; the first to connect wins and the others are dropped.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use futures_util::future::BoxFuture;
+use futures_util::stream::{FuturesUnordered, StreamExt};
+use hickory_resolver::TokioResolver;
+use hickory_resolver::config::{LookupIpStrategy, ResolveHosts};
+use tokio::net::TcpStream;
+use tokio::time::{Instant, sleep};
+use tokio_rustls::TlsConnector;
+use tokio_rustls::rustls::crypto::ring;
+use tokio_rustls::rustls::pki_types::pem::PemObject;
+use tokio_rustls::rustls::pki_types::{CertificateDer, ServerName};
+use tokio_rustls::rustls::{ClientConfig, RootCertStore};
+
+use super::{Dial, DialError, DialPhase, Io, Report};
+use crate::Endpoint;
+
+/// Dials over TCP.
+pub struct TcpDial {
+    /// Without a readable resolver configuration only addresses and `localhost` can be dialled.
+    resolver: Result<TokioResolver, String>,
+    tls: TlsConnector,
+    /// Connectors that trust one more file of certificates each.
+    tls_with: HashMap<PathBuf, TlsConnector>,
+    /// The last good answer per name, for when the resolver fails; names come from configuration,
+    /// so there are few.
+    known: Mutex<HashMap<String, Known>>,
+}
+
+struct Known {
+    addresses: Arc<[IpAddr]>,
+    at: Instant,
+}
+
+impl fmt::Debug for TcpDial {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("TcpDial").finish_non_exhaustive()
+    }
+}
+
+impl TcpDial {
+    /// Reads the host's resolver configuration once.
+    pub fn new() -> Self {
+        Self {
+            resolver: resolver(),
+            tls: connector(roots()),
+            tls_with: HashMap::new(),
+            known: Mutex::new(HashMap::new()),
+        }
+    }
+
+    /// Prepares for endpoints whose `ca_file` is `path`. Reads the file; call it at start-up.
+    ///
+    /// # Errors
+    ///
+    /// When the file cannot be read or holds no certificate that can be trusted.
+    pub fn trust(&mut self, path: &Path) -> std::io::Result<()> {
+        let mut roots = roots();
+        let pem = std::fs::read(path)?;
+        let mut added = 0;
+        for certificate in CertificateDer::pem_slice_iter(&pem) {
+            let certificate = certificate.map_err(std::io::Error::other)?;
+            roots.add(certificate).map_err(std::io::Error::other)?;
+            added += 1;
+        }
+        if added == 0 {
+            return Err(std::io::Error::other("no PEM certificate in it"));
+        }
+        self.tls_with.insert(path.to_owned(), connector(roots));
+        Ok(())
+    }
+
+    async fn open(
+        &self,
+        endpoint: &Endpoint,
+        report: Report<'_>,
+    ) -> Result<Box<dyn Io>, DialError> {
+        let addresses = self.addresses(&endpoint.host, report).await?;
+        report(DialPhase::Connect);
+        let stream = connect(&addresses, endpoint.port).await?;
+        if !endpoint.tls {
+            return Ok(Box::new(stream));
+        }
+        report(DialPhase::Tls);
+        let failed = |message: String| DialError::new(DialPhase::Tls, message);
+        let connector = match &endpoint.ca_file {
+            None => &self.tls,
+            Some(path) => self
+                .tls_with
+                .get(path)
+                .ok_or_else(|| failed(format!("{} was not loaded at start", path.display())))?,
+        };
+        let name = ServerName::try_from(endpoint.host.clone())
+            .map_err(|error| failed(format!("{:?}: {error}", endpoint.host)))?;
+        let stream = connector
+            .connect(name, stream)
+            .await
+            .map_err(|error| failed(format!("TLS with {}: {error}", endpoint.host)))?;
+        Ok(Box::new(stream))
+    }
+
+    async fn addresses(&self, host: &str, report: Report<'_>) -> Result<Arc<[IpAddr]>, DialError> {
+        if let Ok(address) = host.parse::<IpAddr>() {
+            return Ok(Arc::new([address]));
+        }
+        if host.eq_ignore_ascii_case("localhost") {
+            return Ok(Arc::new([Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into()]));
+        }
+        report(DialPhase::Dns);
+        let failed = |message: String| DialError::new(DialPhase::Dns, message);
+        let resolver = self.resolver.as_ref().map_err(|error| failed(error.clone()))?;
+        match resolver.lookup_ip(host).await {
+            Ok(answer) => {
+                let addresses: Arc<[IpAddr]> = interleave(answer.iter()).into();
+                if addresses.is_empty() {
+                    return Err(failed(format!("{host} has no address")));
+                }
+                let known = Known { addresses: addresses.clone(), at: Instant::now() };
+                self.known().insert(host.to_owned(), known);
+                Ok(addresses)
+            }
+            // The name server says that there is nothing: an old answer would be a lie.
+            Err(error) if error.is_no_records_found() || error.is_nx_domain() => {
+                Err(failed(format!("{host} does not exist: {error}")))
+            }
+            Err(error) => match self.known().get(host) {
+                Some(known) if known.at.elapsed() <= STALE => Ok(known.addresses.clone()),
+                _ => Err(failed(format!("cannot resolve {host}: {error}"))),
+            },
+        }
+    }
+
+    fn known(&self) -> MutexGuard<'_, HashMap<String, Known>> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Default for TcpDial {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Dial for TcpDial {
+    fn dial<'a>(
+        &'a self,
+        endpoint: &'a Endpoint,
+        report: Report<'a>,
+    ) -> BoxFuture<'a, Result<Box<dyn Io>, DialError>> {
+        Box::pin(self.open(endpoint, report))
+    }
+}
+
+fn resolver() -> Result<TokioResolver, String> {
+    let unusable = |error| format!("the host's resolver configuration is unusable: {error}");
+    let mut builder = TokioResolver::builder_tokio().map_err(unusable)?;
+    let options = builder.options_mut();
+    options.use_hosts_file = ResolveHosts::Always;
+    // A container often has IPv6 addresses in DNS and no route to them.
+    options.ip_strategy = LookupIpStrategy::Ipv4AndIpv6;
+    // Two tries have to fit into the connect limit.
+    options.timeout = Duration::from_secs(2);
+    options.attempts = 2;
+    builder.build().map_err(unusable)
+}
+
+fn roots() -> RootCertStore {
+    RootCertStore { roots: webpki_roots::TLS_SERVER_ROOTS.to_vec() }
+}
+
+fn connector(roots: RootCertStore) -> TlsConnector {
+    let mut config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
+        .with_safe_default_protocol_versions()
+        .expect("ring implements the default protocol versions")
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    // HTTP/2 would queue surplus calls inside one connection, where nobody sees them wait.
+    config.alpn_protocols = vec![b"http/1.1".to_vec()];
+    TlsConnector::from(Arc::new(config))
+}
+
+/// Both families by turns, so that a dead one costs one stagger and not one per address.
+fn interleave(addresses: impl Iterator<Item = IpAddr>) -> Vec<IpAddr> {
+    let (v4, v6): (Vec<_>, Vec<_>) = addresses.partition(IpAddr::is_ipv4);
+    let mut mixed = Vec::with_capacity(v4.len() + v6.len());
+    let (mut v4, mut v6) = (v4.into_iter(), v6.into_iter());
+    loop {
+        let pair = (v4.next(), v6.next());
+        mixed.extend(pair.0);
+        mixed.extend(pair.1);
+        if pair == (None, None) {
+            return mixed;
+        }
+    }
+}
+
+async fn connect(addresses: &[IpAddr], port: u16) -> Result<TcpStream, DialError> {
+    let mut waiting = addresses.iter().map(|&address| SocketAddr::new(address, port));
+    let mut trying = FuturesUnordered::new();
+    let mut failures = Vec::new();
+    trying.extend(waiting.next().map(connect_one));
+    loop {
+        tokio::select! {
+            outcome = trying.next() => match outcome {
+                Some(Ok(stream)) => return Ok(stream),
+                Some(Err(failure)) => {
+                    failures.push(failure);
+                    trying.extend(waiting.next().map(connect_one));
+                }
+                None => return Err(DialError::new(DialPhase::Connect, failures.join("; "))),
+            },
+            () = sleep(STAGGER), if waiting.len() > 0 => {
+                trying.extend(waiting.next().map(connect_one));
+            }
+        }
+    }
+}
+
+async fn connect_one(address: SocketAddr) -> Result<TcpStream, String> {
+    let failed = |error| format!("{address}: {error}");
+    let stream = TcpStream::connect(address).await.map_err(failed)?;
+    // Without it a small request waits for the acknowledgement of the one before.
+    stream.set_nodelay(true).map_err(failed)?;
+    Ok(stream)
+}
+
+/// A connecting address is joined by the next one after this time.
+const STAGGER: Duration = Duration::from_millis(300);
+
+/// How long the last good answer serves while the resolver fails.
+const STALE: Duration = Duration::from_secs(300);
+
+#[cfg(test)]
+mod tests {
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    #[test]
+    fn families_take_turns() {
+        let v4 = |last| IpAddr::from([127, 0, 0, last]);
+        let v6 = IpAddr::from(Ipv6Addr::LOCALHOST);
+        assert_eq!(interleave([v4(1), v4(2), v6].into_iter()), [v4(1), v6, v4(2)]);
+    }
+
+    #[tokio::test]
+    async fn literals_and_localhost_need_no_resolver() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let phases = Mutex::new(Vec::new());
+        let report = |phase| phases.lock().unwrap().push(phase);
+        for host in ["127.0.0.1", "localhost"] {
+            let endpoint = Endpoint::parse(&format!("http://{host}:{port}")).unwrap();
+            TcpDial::new().dial(&endpoint, &report).await.map(drop).unwrap();
+        }
+        assert_eq!(*phases.lock().unwrap(), [DialPhase::Connect; 2]);
+    }
+
+    #[tokio::test]
+    async fn a_refused_connection_names_the_address() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        drop(listener);
+        let endpoint = Endpoint::parse(&format!("http://{address}")).unwrap();
+        let error = TcpDial::new().dial(&endpoint, &|_| ()).await.map(drop).unwrap_err();
+        assert_eq!(error.phase, DialPhase::Connect);
+        assert!(error.message.contains(&address.to_string()), "{error}");
+    }
+
+    #[test]
+    fn a_file_without_certificates_is_refused() {
+        let mut dial = TcpDial::new();
+        assert!(dial.trust(Path::new("/nonexistent/ca.pem")).is_err());
+        assert!(dial.trust(Path::new("/dev/null")).is_err());
+    }
+}

@@ -1,0 +1,329 @@
+//! An answer that is arriving.
+//!
+//! **Invariant:** it ends with [`ChatEvent::Finish`] only when the provider said that the answer is
+//! whole; everything else that ends it is a fault.
+//!
+//! Two clocks watch it. *Bytes* restarts with whatever arrives, comments included, and tells a dead
+//! connection from a living one; *progress* restarts with output only, and tells a provider that
+//! merely keeps the line open. Both stand still while the reader of the answer is away.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use clearway_core::{Code, Deadline};
+
+use crate::admit::Slot;
+use crate::attempt::expired;
+use crate::call::Phase;
+use crate::failure::Fault;
+use crate::openai::ChatEvent;
+use crate::openai::failure::{Rejection, looks_like_html};
+use crate::openai::stream::{self, Reader, Step, Unfinished};
+use crate::route::Route;
+use crate::sse;
+use crate::transport::{Exchange, WireError};
+use crate::watch::{Watch, now};
+
+/// See the module.
+pub(crate) struct Live {
+    route: Arc<Route>,
+    /// `None` once the answer has ended, well or not.
+    source: Option<Source>,
+    decoder: sse::Decoder,
+    reader: Reader,
+    events: VecDeque<ChatEvent>,
+    /// To be told when the events before it are gone.
+    fault: Option<Fault>,
+    clocks: Clocks,
+    pub(crate) request_id: Option<String>,
+}
+
+/// What the answer holds on to: both are released the moment it ends.
+struct Source {
+    exchange: Exchange,
+    _slot: Slot,
+}
+
+struct Clocks {
+    sent_at: Instant,
+    /// `None` before the first byte of the body.
+    last_byte: Option<Instant>,
+    /// `None` before the first output.
+    last_progress: Option<Instant>,
+    stopped_at: Option<Instant>,
+    /// When the last read was over.
+    left_at: Instant,
+}
+
+impl Live {
+    pub(crate) fn new(route: Arc<Route>, slot: Slot, exchange: Exchange, sent_at: Instant) -> Self {
+        Self {
+            route,
+            source: Some(Source { exchange, _slot: slot }),
+            decoder: sse::Decoder::default(),
+            reader: Reader::default(),
+            events: VecDeque::new(),
+            fault: None,
+            clocks: Clocks {
+                sent_at,
+                last_byte: None,
+                last_progress: None,
+                stopped_at: None,
+                left_at: sent_at,
+            },
+            request_id: None,
+        }
+    }
+
+    /// An answer that came in one piece.
+    pub(crate) fn whole(route: Arc<Route>, events: VecDeque<ChatEvent>) -> Self {
+        let at = now();
+        Self {
+            route,
+            source: None,
+            decoder: sse::Decoder::default(),
+            reader: Reader::default(),
+            events,
+            fault: None,
+            clocks: Clocks {
+                sent_at: at,
+                last_byte: None,
+                last_progress: None,
+                stopped_at: None,
+                left_at: at,
+            },
+            request_id: None,
+        }
+    }
+
+    /// Reads until there is something to show, or the answer is whole without anything.
+    pub(crate) async fn await_output(&mut self, watch: &mut Watch) -> Result<(), Fault> {
+        while self.events.is_empty() {
+            if let Some(fault) = self.fault.take() {
+                return Err(fault);
+            }
+            self.read(watch).await;
+        }
+        Ok(())
+    }
+
+    /// An event that has been read already.
+    pub(crate) fn pop(&mut self) -> Option<ChatEvent> {
+        self.events.pop_front()
+    }
+
+    /// Whether the next event, or the end, needs no more reading.
+    pub(crate) fn take_fault(&mut self) -> Option<Fault> {
+        self.fault.take()
+    }
+
+    pub(crate) const fn has_ended(&self) -> bool {
+        self.source.is_none()
+    }
+
+    /// When the last read was over.
+    pub(crate) const fn read_at(&self) -> Instant {
+        self.clocks.left_at
+    }
+
+    /// One read: waits for bytes and decodes them into events, a fault, or the end.
+    pub(crate) async fn read(&mut self, watch: &mut Watch) {
+        let Some(source) = &mut self.source else { return };
+        let arrived = now();
+        self.clocks.resume(arrived);
+        let (limit, verdict) = self.clocks.limit(&self.route);
+        let outcome = watch.within(limit, |cx| source.exchange.poll_data(cx)).await;
+        let at = now();
+        self.clocks.left_at = at;
+        match outcome {
+            Ok(Ok(Some(data))) => self.take(data, at),
+            Ok(Ok(None)) => self.end(None),
+            Ok(Err(error)) => self.end(Some(error)),
+            Err(which) => self.expire(which, verdict),
+        }
+    }
+
+    fn take(&mut self, data: Bytes, at: Instant) {
+        self.clocks.last_byte = Some(at);
+        self.decoder.feed(data);
+        loop {
+            let step = match self.decoder.next() {
+                Ok(None) => return,
+                Ok(Some(event)) => {
+                    let secrets = self.route.provider.secrets();
+                    self.reader.take(event, secrets, &mut self.events)
+                }
+                Err(error) => {
+                    let problem = error.to_string();
+                    return self.fail(Code::UpstreamStreamTooLarge, problem);
+                }
+            };
+            match step {
+                Ok(Step::Nothing) => {}
+                Ok(Step::Output) => self.clocks.last_progress = Some(at),
+                Ok(Step::Stopped) => {
+                    self.clocks.last_progress = Some(at);
+                    self.clocks.stopped_at = Some(at);
+                }
+                Ok(Step::Complete) => return self.complete(),
+                Err(fault) => return self.reject(fault),
+            }
+        }
+    }
+
+    /// The answer is whole, whatever the stream still holds.
+    fn complete(&mut self) {
+        match self.reader.finish() {
+            Ok(finish) => self.events.push_back(finish),
+            Err(unfinished) => return self.fail_unfinished(unfinished, ""),
+        }
+        if let Some(source) = self.source.take() {
+            self.route.provider.give_back(source.exchange);
+        }
+    }
+
+    /// The stream is over, with or without an error.
+    fn end(&mut self, error: Option<WireError>) {
+        // A last event that was not closed counts if it is readable.
+        if let Ok(Some(event)) = self.decoder.finish() {
+            match self.reader.take(event, self.route.provider.secrets(), &mut self.events) {
+                Ok(_) | Err(stream::Fault::Malformed(_)) => {}
+                Err(fault) => return self.reject(fault),
+            }
+        }
+        match (self.reader.finish(), error) {
+            // With an error the connection is of no use, but the answer was whole before.
+            (Ok(finish), Some(_)) => {
+                self.events.push_back(finish);
+                self.source = None;
+            }
+            (Ok(_), None) => self.complete(),
+            (Err(unfinished), error) => {
+                let why = error.map(|error| format!(": {}", error.message)).unwrap_or_default();
+                self.fail_unfinished(unfinished, &why);
+            }
+        }
+    }
+
+    fn fail_unfinished(&mut self, unfinished: Unfinished, why: &str) {
+        let stray = self.decoder.stray();
+        match unfinished {
+            Unfinished::Truncated => {
+                let problem = format!("the stream ended before the answer was whole{why}");
+                self.fail(Code::UpstreamStreamTruncated, problem);
+            }
+            Unfinished::Empty if !why.is_empty() => {
+                let problem = format!("the stream broke off before any output{why}");
+                self.fail(Code::UpstreamStreamTruncated, problem);
+            }
+            Unfinished::Empty if stray.trim_ascii_start().starts_with(b"{") => {
+                let secrets = self.route.provider.secrets();
+                self.reject(stream::Fault::Rejected(Rejection::in_band(stray, secrets)));
+            }
+            Unfinished::Empty if !stray.is_empty() => {
+                let what = if looks_like_html(stray) { "an HTML page" } else { "something else" };
+                let problem = format!("expected a stream of events, got {what}");
+                self.fail(Code::UpstreamBadResponse, problem);
+            }
+            Unfinished::Empty => {
+                let problem = "the stream ended without any output".to_owned();
+                self.fail(Code::UpstreamEmptyResponse, problem);
+            }
+        }
+    }
+
+    fn expire(&mut self, which: crate::watch::Expired, verdict: Verdict) {
+        // Nothing but usage was missing.
+        if verdict == Verdict::Tail {
+            if let Ok(finish) = self.reader.finish() {
+                self.events.push_back(finish);
+                self.source = None;
+                return;
+            }
+        }
+        let limits = &self.route.limits;
+        let (code, problem) = match verdict {
+            Verdict::FirstToken => (
+                Code::UpstreamFirstTokenTimeout,
+                format!("no output within {:?} after the request was sent", limits.ttft),
+            ),
+            Verdict::Idle => (
+                Code::UpstreamStreamIdle,
+                format!("not a byte for {:?}", self.clocks.idle_limit(&self.route)),
+            ),
+            Verdict::Progress | Verdict::Tail => (
+                Code::UpstreamStreamStalled,
+                format!("the stream is alive, but without output for {:?}", limits.progress),
+            ),
+        };
+        let fault = expired(which, code, self.phase(), &problem);
+        self.settle(fault);
+    }
+
+    fn reject(&mut self, fault: stream::Fault) {
+        match fault {
+            stream::Fault::Malformed(problem) => self.fail(Code::UpstreamStreamMalformed, problem),
+            stream::Fault::Rejected(rejection) => {
+                let fault = Fault::rejected(rejection, self.phase());
+                self.settle(fault);
+            }
+        }
+    }
+
+    fn fail(&mut self, code: Code, problem: String) {
+        let fault = Fault::new(code, self.phase(), problem);
+        self.settle(fault);
+    }
+
+    /// Ends the answer with a fault; the connection is closed and the slot free at once.
+    fn settle(&mut self, fault: Fault) {
+        self.source = None;
+        self.fault = Some(Fault { request_id: self.request_id.clone(), ..fault });
+    }
+
+    const fn phase(&self) -> Phase {
+        if self.clocks.last_progress.is_some() { Phase::Stream } else { Phase::FirstToken }
+    }
+}
+
+/// Which limit of a stream comes next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Verdict {
+    FirstToken,
+    Idle,
+    Progress,
+    Tail,
+}
+
+impl Clocks {
+    /// The reader of the answer was away; that is not the provider's fault.
+    fn resume(&mut self, now: Instant) {
+        let away = now.saturating_duration_since(self.left_at);
+        for clock in [&mut self.last_byte, &mut self.last_progress, &mut self.stopped_at] {
+            if let Some(at) = clock {
+                *at += away;
+            }
+        }
+    }
+
+    fn limit(&self, route: &Route) -> (Deadline, Verdict) {
+        let limits = &route.limits;
+        if let Some(stopped_at) = self.stopped_at {
+            return (Deadline(stopped_at + limits.tail), Verdict::Tail);
+        }
+        let progress = match self.last_progress {
+            None => (Deadline(self.sent_at + limits.ttft), Verdict::FirstToken),
+            Some(at) => (Deadline(at + limits.progress), Verdict::Progress),
+        };
+        // Before its first byte only the limit for output counts: some think in silence.
+        let Some(last_byte) = self.last_byte else { return progress };
+        let idle = (Deadline(last_byte + self.idle_limit(route)), Verdict::Idle);
+        if idle.0 < progress.0 { idle } else { progress }
+    }
+
+    const fn idle_limit(&self, route: &Route) -> Duration {
+        if self.last_progress.is_some() { route.limits.idle_output } else { route.limits.idle }
+    }
+}
