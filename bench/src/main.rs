@@ -1,1 +1,137 @@
-fn main() {}
+//! The load rig: measures the release binary beside a simulated provider and nginx, and fails when a bar is missed.
+//!
+//! Each subcommand starts what it needs, checks what comes back byte by byte, and prints a Markdown table. What each
+//! one measures, and why in that way, is in `docs/benchmarks.md`.
+//!
+//! What must stay true: the rig is cheap, because it shares the machine with what it measures (two runtime threads, no
+//! general HTTP client); figures of contenders that are compared come from the same run, taken in turns; a failed check
+//! is never averaged away.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::{Context as _, Result};
+use clap::{Parser, Subcommand};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+
+use crate::bed::Tools;
+use crate::report::Report;
+
+mod audit;
+mod bed;
+mod cancel;
+mod drain;
+mod expect;
+mod health;
+mod http;
+mod kill;
+mod limits;
+mod load;
+mod overhead;
+mod proc;
+mod report;
+mod rng;
+mod sse;
+mod stats;
+mod streams;
+mod tap;
+mod turns;
+
+/// Load rig of Clearway.
+#[derive(Debug, Parser)]
+#[command(name = "clearway-bench")]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+    /// The binary to measure; without it the workspace's release build, made if it is not there.
+    #[arg(long, global = true, value_name = "FILE")]
+    clearway: Option<PathBuf>,
+    /// nginx, the yardstick.
+    #[arg(long, global = true, value_name = "FILE", default_value = "nginx")]
+    nginx: PathBuf,
+    /// Writes all figures as JSON.
+    #[arg(long, global = true, value_name = "FILE")]
+    json: Option<PathBuf>,
+    /// Missed timing bars fail, too.
+    #[arg(long, global = true)]
+    strict: bool,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Concurrent streams: direct, through nginx, through the server.
+    Streams(streams::Options),
+    /// What the server adds to a call when it has little to do.
+    Overhead(overhead::Options),
+    /// A thousand chats without a thread to spare. Needs root, to become another user.
+    Limits(limits::Options),
+    /// Whether a late turn is slower than an early one.
+    Turns(turns::Options),
+    /// How soon a cancel reaches the provider's socket.
+    Cancel(cancel::Options),
+    /// kill -9 at random moments under a mixed load.
+    Kill(kill::Options),
+    /// SIGTERM under load.
+    Drain(drain::Options),
+    /// All of these, as they are by default.
+    All,
+    /// Tries to start one thread, says how that went, and waits. Used by `limits`.
+    #[command(hide = true)]
+    TryThread,
+}
+
+fn main() -> Result<ExitCode> {
+    let cli = Cli::parse();
+    if matches!(cli.command, Command::TryThread) {
+        // Before there is a runtime, which would need the thread that is tried for.
+        limits::try_thread()?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    raise_open_files()?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .context("starting the runtime")?;
+    let passed = runtime.block_on(run(cli))?;
+    Ok(if passed { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// Thousands of streams need thousands of sockets, here and in the processes that are started.
+fn raise_open_files() -> Result<()> {
+    let limit = getrlimit(Resource::Nofile);
+    setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit })
+        .context("raising the limit of open files")
+}
+
+/// Whether every bar that counts was met.
+async fn run(cli: Cli) -> Result<bool> {
+    let tools = Tools::find(cli.clearway, cli.nginx).await?;
+    let mut report = Report::default();
+    match &cli.command {
+        Command::All => {
+            for name in ["overhead", "turns", "cancel", "limits", "drain", "streams", "kill"] {
+                let command = Cli::parse_from(["clearway-bench", name]).command;
+                one(&tools, &command, &mut report).await.with_context(|| name.to_owned())?;
+            }
+        }
+        command => one(&tools, command, &mut report).await?,
+    }
+    if let Some(file) = &cli.json {
+        report.write(file)?;
+    }
+    Ok(report.finish(cli.strict))
+}
+
+async fn one(tools: &Tools, command: &Command, report: &mut Report) -> Result<()> {
+    match command {
+        Command::Streams(options) => streams::run(tools, options, report).await,
+        Command::Overhead(options) => overhead::run(tools, options, report).await,
+        Command::Limits(options) => limits::run(tools, options, report).await,
+        Command::Turns(options) => turns::run(tools, options, report).await,
+        Command::Cancel(options) => cancel::run(tools, options, report).await,
+        Command::Kill(options) => kill::run(tools, options, report).await,
+        Command::Drain(options) => drain::run(tools, options, report).await,
+        Command::All | Command::TryThread => anyhow::bail!("not a measurement by itself"),
+    }
+}

@@ -249,6 +249,8 @@ impl Live {
         let mut state = lock(&self.state);
         state.over = true;
         state.executing = false;
+        // Late readers of an ended run may go to the store; many of these are kept.
+        state.log.trim(ENDED_LOG);
         let wakers = state.take_wakers();
         drop(state);
         self.end.send_replace(Some(end));
@@ -363,6 +365,9 @@ impl LiveState {
         Wakers(std::mem::take(&mut self.wakers))
     }
 }
+
+/// Bytes of log that an ended run keeps in memory.
+const ENDED_LOG: usize = 32 << 10;
 
 /// All live runs of this instance.
 #[derive(Debug)]

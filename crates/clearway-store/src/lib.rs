@@ -24,7 +24,7 @@ pub mod types;
 
 pub use clock::{ManualClock, SystemClock};
 pub use error::{Error, ErrorKind, Result};
-pub use mem::{Call, Fault, Fate, LoseTail, MemStore, Sharing, When};
+pub use mem::{Call, Fate, Fault, LoseTail, MemStore, Sharing, When};
 pub use policy::Policy;
 pub use sqlite::{SqliteOptions, SqliteStore};
 pub use types::*;
@@ -83,10 +83,15 @@ pub trait Store: Send + Sync + std::fmt::Debug + 'static {
     /// Runs, newest first.
     async fn runs(&self, query: RunQuery) -> Result<RunPage>;
 
-    async fn thread(&self, thread: ThreadId) -> Result<Option<clearway_core::thread::ThreadRecord>>;
+    async fn thread(&self, thread: ThreadId)
+    -> Result<Option<clearway_core::thread::ThreadRecord>>;
 
     /// A thread's state at its head or at one checkpoint, rebuilt from snapshots and deltas.
-    async fn state(&self, thread: ThreadId, at: Option<CheckpointId>) -> Result<Option<ThreadState>>;
+    async fn state(
+        &self,
+        thread: ThreadId,
+        at: Option<CheckpointId>,
+    ) -> Result<Option<ThreadState>>;
 
     /// What one checkpoint wrote to one channel; empty when it did not write there. Cost does not
     /// depend on the length of the thread.

@@ -244,7 +244,11 @@ impl Store for MemStore {
         self.call("thread", |data, _| Ok(data.thread(thread)))
     }
 
-    async fn state(&self, thread: ThreadId, at: Option<CheckpointId>) -> Result<Option<ThreadState>> {
+    async fn state(
+        &self,
+        thread: ThreadId,
+        at: Option<CheckpointId>,
+    ) -> Result<Option<ThreadState>> {
         self.call("state", |data, _| data.state(thread, at))
     }
 

@@ -28,7 +28,12 @@ pub(crate) const POSITION_LIMIT: u32 = 1000;
 pub(crate) const EXPIRE_LIMIT: usize = 1024;
 
 /// A run as it is at its acceptance.
-pub(crate) fn new_record(new: &NewRun, thread_ord: i64, status: Status, now: Timestamp) -> RunRecord {
+pub(crate) fn new_record(
+    new: &NewRun,
+    thread_ord: i64,
+    status: Status,
+    now: Timestamp,
+) -> RunRecord {
     RunRecord {
         id: new.id,
         tenant: new.tenant.clone(),
@@ -290,7 +295,11 @@ pub(crate) type Versions = BTreeMap<String, u64>;
 ///
 /// # Errors
 /// The deltas do not continue the parent.
-pub(crate) fn advance(versions: &mut Versions, top: &mut u64, checkpoint: &Checkpoint) -> Result<()> {
+pub(crate) fn advance(
+    versions: &mut Versions,
+    top: &mut u64,
+    checkpoint: &Checkpoint,
+) -> Result<()> {
     for delta in &checkpoint.deltas {
         let known = versions.get(&*delta.channel).copied().unwrap_or(0);
         if known != delta.previous || delta.version <= *top {
@@ -335,7 +344,9 @@ pub(crate) fn pick<K: Copy + Ord + Hash>(
 ) -> Vec<K> {
     let mut ranked: Vec<(u8, Candidate<K>)> = candidates
         .into_iter()
-        .map(|candidate| (effective(candidate.priority, candidate.ready_at, ageing, now), candidate))
+        .map(|candidate| {
+            (effective(candidate.priority, candidate.ready_at, ageing, now), candidate)
+        })
         .collect();
     ranked.sort_by(|(level_a, a), (level_b, b)| {
         (level_a, a.ready_at, a.key).cmp(&(level_b, b.ready_at, b.key))
@@ -346,9 +357,7 @@ pub(crate) fn pick<K: Copy + Ord + Hash>(
         .into_iter()
         .map(|(level, candidate)| {
             let weight = policy.weight(&candidate.tenant);
-            let slot = would_hold
-                .entry(candidate.tenant)
-                .or_insert_with_key(|tenant| held(tenant));
+            let slot = would_hold.entry(candidate.tenant).or_insert_with_key(|tenant| held(tenant));
             *slot += 1;
             (level, Share { slots: *slot, weight }, candidate.ready_at, candidate.key)
         })

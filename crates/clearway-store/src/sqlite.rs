@@ -235,7 +235,11 @@ impl Store for SqliteStore {
         self.readers.read(move |conn| read::thread(conn, thread)).await
     }
 
-    async fn state(&self, thread: ThreadId, at: Option<CheckpointId>) -> Result<Option<ThreadState>> {
+    async fn state(
+        &self,
+        thread: ThreadId,
+        at: Option<CheckpointId>,
+    ) -> Result<Option<ThreadState>> {
         self.readers.read(move |conn| read::state(conn, thread, at)).await
     }
 

@@ -70,9 +70,13 @@ pub enum Admission {
     /// The idempotency key (or the run id) was seen before with the same body.
     Existing(Box<RunRecord>),
     /// The pool's queue is full; `queued` runs wait in it.
-    QueueFull { queued: u32 },
+    QueueFull {
+        queued: u32,
+    },
     /// Strategy `reject`, and this run is active on the thread.
-    ThreadBusy { active: RunId },
+    ThreadBusy {
+        active: RunId,
+    },
     ThreadNotFound,
     /// The thread belongs to another tenant or owner.
     ThreadForbidden,
@@ -152,7 +156,10 @@ pub enum StepOutcome {
     /// Give the lease back: `ready`, fence raised, `attempt` and `fruitless` unchanged by the next
     /// claim's own counting.
     Release,
-    End { status: Status, failure: Option<Failure> },
+    End {
+        status: Status,
+        failure: Option<Failure>,
+    },
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -186,11 +193,20 @@ pub enum Appended {
 #[derive(Clone, Debug)]
 pub enum Cancelled {
     /// It was not running and is cancelled now; `events` end its log.
-    Ended { record: Box<RunRecord>, events: Vec<Event>, promoted: Option<RunId> },
+    Ended {
+        record: Box<RunRecord>,
+        events: Vec<Event>,
+        promoted: Option<RunId>,
+    },
     /// It is running; its owner has been told by a flag on the row.
-    Requested { run: RunId, instance: Option<InstanceId> },
+    Requested {
+        run: RunId,
+        instance: Option<InstanceId>,
+    },
     /// It had ended before.
-    AlreadyEnded { record: Box<RunRecord> },
+    AlreadyEnded {
+        record: Box<RunRecord>,
+    },
     NotFound,
 }
 
@@ -302,4 +318,3 @@ pub struct StoreInfo {
     pub writable: std::result::Result<(), String>,
     pub schema_version: u32,
 }
-

@@ -1,1 +1,62 @@
-//! placeholder
+//! Clearway as a library: an agent server where nothing blocks, hangs or gets lost.
+//!
+//! [`Config`] is a checked `clearway.toml`; [`Clearway::start`] makes a running server of it; the
+//! handle says where it listens and stops it within a bound. [`client`] asks a server that runs
+//! somewhere.
+//!
+//! ```
+//! use clearway::{Clearway, Config, Options, config::Env};
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! # let data = tempfile::tempdir()?;
+//! let mut config = Config::parse(
+//!     "clearway.toml",
+//!     "
+//!     [providers.house]
+//!     kind     = 'openai'
+//!     base_url = 'http://127.0.0.1:9000/v1'
+//!
+//!     [agents.cofounder]
+//!     prompt = 'You help {{ agent.title }} to think.'
+//!     ",
+//!     &Env::default(),
+//! )?;
+//! config.server.listen = Some("127.0.0.1:0".parse()?);
+//! # config.server.data = Some(data.path().to_owned());
+//!
+//! let runtime = clearway::runtime(config.server.worker_threads)?;
+//! runtime.block_on(async {
+//!     let clearway = Clearway::start(config, Options::default()).await?;
+//!     println!("http://{}", clearway.address());
+//!     clearway.shutdown(std::time::Duration::from_secs(1), std::future::pending()).await;
+//!     Ok(())
+//! })
+//! # }
+//! ```
+//!
+//! Start reading at [`config`], then `server.rs`.
+//!
+//! Not here: the built-in simulator (whoever wants one hands it in as [`Simulator`]), flags, signals
+//! and log output (`clearway-cli`).
+
+mod agents;
+mod builtin;
+pub mod client;
+pub mod config;
+mod server;
+mod simulator;
+mod threads;
+mod upstream;
+
+pub use config::{Config, Report};
+pub use server::{Clearway, Options, Ports, StartError};
+pub use simulator::{Connection, Serve, Simulator};
+pub use threads::{ThreadsError, runtime};
+
+/// Checks a configuration file and everything it names.
+///
+/// # Errors
+/// All that is wrong, each with its place.
+pub fn check(file: &std::path::Path, env: &config::Env) -> Result<Config, Report> {
+    Config::load(file, env)
+}

@@ -118,7 +118,10 @@ async fn reject_names_the_active_run(bed: Bed) {
     bed.started(new_run(1, 1)).await;
     let new = NewRun { multitask: Multitask::Reject, ..new_run(2, 1) };
     let answer = bed.create(new.clone()).await;
-    assert!(matches!(answer, Admission::ThreadBusy { active } if active == run_id(1)), "{answer:?}");
+    assert!(
+        matches!(answer, Admission::ThreadBusy { active } if active == run_id(1)),
+        "{answer:?}"
+    );
     assert_eq!(bed.store.run(run_id(2)).await.unwrap(), None);
     bed.queued(NewRun { thread: thread_id(2), ..new }).await;
 }
@@ -182,8 +185,7 @@ async fn the_same_run_id_is_the_same_run(bed: Bed) {
 }
 
 fn with_key(new: NewRun, key: &str, body: u8) -> NewRun {
-    let idempotency =
-        Idempotency { route: "/chat".into(), key: key.into(), body: [body; 32] };
+    let idempotency = Idempotency { route: "/chat".into(), key: key.into(), body: [body; 32] };
     NewRun { idempotency: Some(idempotency), ..new }
 }
 

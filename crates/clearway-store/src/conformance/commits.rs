@@ -148,8 +148,11 @@ async fn an_ended_run_writes_nothing_more(bed: Bed) {
         assert_eq!(before.0.status, status);
         let output = owner.clone().tokens(1);
         assert_eq!(bed.store.append(vec![output]).await.unwrap(), [Appended::Refused]);
-        let commits =
-            [owner.clone().step(&[]), owner.clone().end(Status::Success), owner.commit(StepOutcome::Release)];
+        let commits = [
+            owner.clone().step(&[]),
+            owner.clone().end(Status::Success),
+            owner.commit(StepOutcome::Release),
+        ];
         for commit in commits {
             assert_eq!(bed.commit(commit).await, CommitAck::Fenced);
         }

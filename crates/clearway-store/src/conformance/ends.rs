@@ -30,7 +30,10 @@ async fn cancelling_a_ready_run_ends_it(mut bed: Bed) {
     assert_eq!((record.status, record.ended_at), (Status::Cancelled, Some(bed.now())));
     assert_eq!((record.next_seq, record.committed_seq, promoted), (3, 3, None));
     let failure = record.failure.as_ref().unwrap();
-    assert_eq!((failure.code, &*failure.message), (clearway_core::Code::Cancelled, "cancelled by ann"));
+    assert_eq!(
+        (failure.code, &*failure.message),
+        (clearway_core::Code::Cancelled, "cancelled by ann")
+    );
     assert_eq!(record.spent.to_json(), json!({"slot": 4000}));
     assert_eq!(bed.log(run_id(1)).await[1..], events);
     assert_eq!(bed.kinds(run_id(1)).await, ["run.created", "cancel.requested", "run.ended"]);

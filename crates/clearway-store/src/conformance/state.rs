@@ -55,11 +55,23 @@ async fn every_kind_of_op_comes_back(bed: Bed) {
     let mut owner = bed.started(new_run(1, 1)).await;
     let message = |id: &str, text: &str| json!({"id": id, "content": text});
     for ops in [
-        vec![("messages", Op::Merge(vec![message("a", "1"), message("b", "2")])), ("seen", Op::Add(vec![json!(1), json!("ü")]))],
-        vec![("messages", Op::Merge(vec![message("a", "changed")])), ("seen", Op::Add(vec![json!(1), json!(2)]))],
+        vec![
+            ("messages", Op::Merge(vec![message("a", "1"), message("b", "2")])),
+            ("seen", Op::Add(vec![json!(1), json!("ü")])),
+        ],
+        vec![
+            ("messages", Op::Merge(vec![message("a", "changed")])),
+            ("seen", Op::Add(vec![json!(1), json!(2)])),
+        ],
         vec![("messages", Op::Merge(vec![json!({"type": "remove", "id": "b"})]))],
-        vec![("topic", Op::Assign(json!("tea"))), ("list", Op::Append(vec![json!([]), json!(null)]))],
-        vec![("topic", Op::Assign(json!(null))), ("messages", Op::Assign(json!([message("c", "3")])))],
+        vec![
+            ("topic", Op::Assign(json!("tea"))),
+            ("list", Op::Append(vec![json!([]), json!(null)])),
+        ],
+        vec![
+            ("topic", Op::Assign(json!(null))),
+            ("messages", Op::Assign(json!([message("c", "3")]))),
+        ],
         vec![("messages", Op::Merge(vec![message("c", "4"), message("d", "5")]))],
     ] {
         assert_eq!(bed.commit(owner.step(&ops)).await, APPLIED);
@@ -134,7 +146,11 @@ async fn writes_of_a_checkpoint(bed: Bed) {
         (2, "log", vec![append("2")]),
         (2, "none", vec![]),
     ] {
-        assert_eq!(bed.store.writes_of(ids[at], channel).await.unwrap(), expected, "{at} {channel}");
+        assert_eq!(
+            bed.store.writes_of(ids[at], channel).await.unwrap(),
+            expected,
+            "{at} {channel}"
+        );
     }
     let unknown = CheckpointId(Uuid::from_u128(5));
     assert!(bed.store.writes_of(unknown, "log").await.unwrap().is_empty());

@@ -6,7 +6,9 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use clearway_core::channel::{Op, State};
 use clearway_core::event::{Event, Segment};
 use clearway_core::thread::ThreadRecord;
-use clearway_core::{CheckpointId, Failure, InstanceId, RunId, RunRecord, Status, ThreadId, Timestamp};
+use clearway_core::{
+    CheckpointId, Failure, InstanceId, RunId, RunRecord, Status, ThreadId, Timestamp,
+};
 
 use super::Sharing;
 use crate::counts::{Counts, Move};
@@ -141,7 +143,9 @@ impl Data {
         let running: Vec<RunId> = self.running.iter().copied().collect();
         for run in running {
             let owner = self.runs[&run].record.instance;
-            let alive = |owner| owner == me || self.instances.get(&owner).is_some_and(|&until| until >= now);
+            let alive = |owner| {
+                owner == me || self.instances.get(&owner).is_some_and(|&until| until >= now)
+            };
             if !owner.is_some_and(alive) {
                 self.hand_back(run, now);
                 swept.taken_over.push(run);
@@ -229,12 +233,7 @@ impl Data {
         Ok(self.admit(new, active, claims, now))
     }
 
-    fn seen_before(
-        &self,
-        new: &NewRun,
-        policy: &Policy,
-        now: Timestamp,
-    ) -> Result<Option<RunId>> {
+    fn seen_before(&self, new: &NewRun, policy: &Policy, now: Timestamp) -> Result<Option<RunId>> {
         let Some(idempotency) = &new.idempotency else { return Ok(None) };
         let key = (new.tenant.clone(), idempotency.route.clone(), idempotency.key.clone());
         match self.idempotency.get(&key) {
@@ -415,7 +414,8 @@ impl Data {
                 record.step = commit.step;
                 record.next.clone_from(&commit.next);
                 record.committed_seq = record.next_seq;
-                record.failure = failure.as_ref().map(|failure| Failure::from_json(&failure.to_json()));
+                record.failure =
+                    failure.as_ref().map(|failure| Failure::from_json(&failure.to_json()));
                 record.ended_at = Some(now);
                 record.status = *status;
                 record.instance = None;
@@ -462,11 +462,8 @@ impl Data {
             parent = Some(*id);
         }
         for delta in commit.checkpoints.iter().flat_map(|(_, checkpoint)| &checkpoint.deltas) {
-            let row = DeltaRow {
-                previous: delta.previous,
-                tag: delta.op.tag(),
-                data: delta.op.encode(),
-            };
+            let row =
+                DeltaRow { previous: delta.previous, tag: delta.op.tag(), data: delta.op.encode() };
             self.deltas.insert((thread_id, delta.version), row);
         }
         if !rows.is_empty() {
@@ -548,11 +545,8 @@ impl Data {
         row.log.push(rules::segment(&events));
         let record = row.record.clone();
         self.moved(run, Some(before), record.status);
-        let promoted = if before == Status::Blocked {
-            None
-        } else {
-            self.free_thread(record.thread, now)
-        };
+        let promoted =
+            if before == Status::Blocked { None } else { self.free_thread(record.thread, now) };
         self.runs.get_mut(&run).expect("found above").promoted = promoted;
         (record, events, promoted)
     }
@@ -670,7 +664,12 @@ impl Data {
         Ok(ops.into_iter().map(|(_, op)| op).collect())
     }
 
-    pub(super) fn read_log(&self, run: RunId, from: u64, max_bytes: usize) -> Result<Option<LogPage>> {
+    pub(super) fn read_log(
+        &self,
+        run: RunId,
+        from: u64,
+        max_bytes: usize,
+    ) -> Result<Option<LogPage>> {
         let Some(row) = self.runs.get(&run) else { return Ok(None) };
         let segments = row.log.iter().filter(|segment| segment.end_seq > from).cloned().map(Ok);
         let (events, next) = rules::page(segments, from, max_bytes)?;

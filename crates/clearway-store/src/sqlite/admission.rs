@@ -80,7 +80,12 @@ fn seen_before(tx: &Tx<'_>, new: &NewRun) -> Result<Option<i64>, Fail> {
              WHERE tenant = ?1 AND route = ?2 AND key = ?3 AND at > ?4",
         )?
         .query_row(
-            (&new.tenant, &idempotency.route, &idempotency.key, ends::ago(tx, tx.policy.idempotency)),
+            (
+                &new.tenant,
+                &idempotency.route,
+                &idempotency.key,
+                ends::ago(tx, tx.policy.idempotency),
+            ),
             |row| Ok((row.get(0)?, row.get(1)?)),
         )
         .optional()?;

@@ -72,11 +72,8 @@ impl Operation for Commit {
             ends::insert_segment(tx, run.n, &segment)?;
             run.tail = segment.end_seq;
         }
-        let checkpoint = if commit.checkpoints.is_empty() {
-            None
-        } else {
-            store_checkpoints(tx, commit, &run)?
-        };
+        let checkpoint =
+            if commit.checkpoints.is_empty() { None } else { store_checkpoints(tx, commit, &run)? };
         store_progress(tx, commit, &run, checkpoint)?;
         let promoted = match &commit.outcome {
             StepOutcome::Continue => None,
@@ -191,11 +188,7 @@ fn moved(tx: &mut Tx<'_>, run: i64, to: Status) -> rusqlite::Result<()> {
 /// Stores checkpoints and deltas; the last one becomes the thread's head, and is returned.
 ///
 /// Nothing is stored for a run from before a reset: its state belongs to a generation that is gone.
-fn store_checkpoints(
-    tx: &mut Tx<'_>,
-    commit: &StepCommit,
-    run: &Hot,
-) -> Result<Option<i64>, Fail> {
+fn store_checkpoints(tx: &mut Tx<'_>, commit: &StepCommit, run: &Hot) -> Result<Option<i64>, Fail> {
     let (generation, mut head, mut top, mut known, tenant) = tx
         .conn
         .prepare_cached(

@@ -1,7 +1,7 @@
 //! Reading, on connections of its own: a long read never holds up a write.
 
-use std::sync::Mutex;
 use std::path::PathBuf;
+use std::sync::Mutex;
 
 use clearway_core::channel::{Op, State};
 use clearway_core::thread::ThreadRecord;
@@ -52,9 +52,9 @@ impl Readers {
                 snapshot.commit()?;
                 Ok((conn, outcome))
             };
-            run().map_err(|error: rusqlite::Error| Fail::Sql(error).explain(&path)).map(
-                |(conn, outcome)| (conn, outcome.map_err(|fail| fail.explain(&path))),
-            )
+            run()
+                .map_err(|error: rusqlite::Error| Fail::Sql(error).explain(&path))
+                .map(|(conn, outcome)| (conn, outcome.map_err(|fail| fail.explain(&path))))
         };
         let (conn, outcome) = lane::blocking(job).await.map_err(|error| {
             Error::new(ErrorKind::Other, "a read of the store stopped in the middle")
@@ -202,9 +202,9 @@ pub(super) fn read_log(
     let Some((n, run_status, end)) = found else { return Err(rules::no_such_run(run).into()) };
     let mut statement = conn.prepare_cached(SEGMENTS)?;
     let mut failure = None;
-    let segments = statement.query_map((n, rows::int(from)), rows::segment)?.map_while(|row| {
-        row.map_err(|error| failure = Some(error)).ok().map(Ok)
-    });
+    let segments = statement
+        .query_map((n, rows::int(from)), rows::segment)?
+        .map_while(|row| row.map_err(|error| failure = Some(error)).ok().map(Ok));
     let (events, next) = rules::page(segments, from, max_bytes)?;
     match failure {
         Some(error) => Err(error.into()),
@@ -212,10 +212,7 @@ pub(super) fn read_log(
     }
 }
 
-pub(super) fn queue_position(
-    conn: &Connection,
-    run: RunId,
-) -> Result<Option<QueuePosition>, Fail> {
+pub(super) fn queue_position(conn: &Connection, run: RunId) -> Result<Option<QueuePosition>, Fail> {
     let Some(Stored { record, .. }) = ends::find(conn, run)? else { return Ok(None) };
     match record.status {
         Status::Blocked | Status::Ready => Ok(Some(admission::position(conn, &record)?)),

@@ -97,8 +97,7 @@ pub(super) fn stored(row: &Row<'_>) -> rusqlite::Result<Stored> {
 }
 
 /// Columns of a thread for [`thread_record`].
-pub(super) const SELECT_THREAD: &str =
-    "SELECT t.id, t.tenant, t.owner, t.dialect, t.key_parts, t.metadata, t.created_at, \
+pub(super) const SELECT_THREAD: &str = "SELECT t.id, t.tenant, t.owner, t.dialect, t.key_parts, t.metadata, t.created_at, \
      t.updated_at, (SELECT id FROM runs WHERE n = t.active), t.ord, t.generation, \
      (SELECT id FROM checkpoints WHERE n = t.head) FROM threads t WHERE t.id = ?1";
 

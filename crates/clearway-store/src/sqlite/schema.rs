@@ -13,8 +13,7 @@ use super::fail::explain;
 use crate::error::{Error, ErrorKind, Result};
 
 /// Migrations in order; the file's `user_version` counts those applied.
-pub(super) const MIGRATIONS: &[&str] =
-    &[include_str!("../../migrations/sqlite/0001_initial.sql")];
+pub(super) const MIGRATIONS: &[&str] = &[include_str!("../../migrations/sqlite/0001_initial.sql")];
 
 /// Marks a file as ours: "CLWY".
 const APPLICATION_ID: i32 = 0x434c_5759;

@@ -27,9 +27,9 @@ use super::channels::{self, Due};
 use super::fail::{Fail, explain};
 use super::upkeep::limit_size;
 use super::{lane, rows, schema};
+use crate::Policy;
 use crate::counts::{Counts, Move};
 use crate::error::{Error, ErrorKind, Result};
-use crate::Policy;
 
 /// Operations in one transaction at most.
 const BATCH: usize = 256;
@@ -322,7 +322,9 @@ impl Writer {
         let mut writable = lock(&self.shared.writable);
         let path = self.path.display();
         match (&*writable, outcome) {
-            (Ok(()), Err(error)) => tracing::error!(store.path = %path, %error, "store cannot write"),
+            (Ok(()), Err(error)) => {
+                tracing::error!(store.path = %path, %error, "store cannot write")
+            }
             (Err(_), Ok(())) => tracing::info!(store.path = %path, "store writes again"),
             (Ok(()), Ok(())) | (Err(_), Err(_)) => {}
         }
@@ -362,9 +364,8 @@ impl Writer {
         batch: &mut [Box<dyn Ticket>],
         moves: &mut Vec<Move>,
     ) -> Result<Option<Error>> {
-        let sql = |conn: &Connection, text| {
-            run(conn, text).map_err(|error| explain(error, &self.path))
-        };
+        let sql =
+            |conn: &Connection, text| run(conn, text).map_err(|error| explain(error, &self.path));
         let mut trouble = None;
         for ticket in batch {
             sql(&self.conn, "SAVEPOINT op")?;

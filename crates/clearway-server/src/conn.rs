@@ -1,0 +1,268 @@
+//! One connection: HTTP/1.1 on a byte stream, with its limits and its way to stop.
+//!
+//! **Invariant:** no connection stays for ever without somebody who wants it: one that sends no
+//! head, sends nothing between two requests, or does not read its answer is closed. One lazily
+//! re-armed timer looks at notes that reads and writes leave behind.
+
+use std::future::Future;
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::task::{Context, Poll, Waker, ready};
+use std::time::Duration;
+
+use hyper::server::conn::http1;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::time::{Instant, Sleep};
+use tokio_util::sync::WaitForCancellationFutureOwned;
+
+use crate::server::HttpLimits;
+use crate::service::HttpService;
+use crate::stop::{Stage, Stop};
+
+/// Serves one connection to its end.
+pub(crate) fn serve<T>(io: T, service: HttpService, limits: &HttpLimits, stop: Arc<Stop>) -> Connection<T>
+where
+    T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let notes = service.notes.clone();
+    let io = TokioIo::new(Noted { io, notes: notes.clone() });
+    let http = http1::Builder::new()
+        // Small frames are copied into one buffer: one write of few bytes beats a vectored one.
+        .writev(false)
+        .max_headers(limits.headers)
+        .max_header_size(limits.header_bytes)
+        .header_read_timeout(None)
+        .timer(TokioTimer::new())
+        .serve_connection(io, service);
+    let waits = Waits {
+        waker: None,
+        soft: Box::pin(stop.soft.clone().cancelled_owned()),
+        hard: Box::pin(stop.hard.clone().cancelled_owned()),
+        check: Box::pin(tokio::time::sleep(CHECK_EVERY.min(limits.header_timeout))),
+    };
+    let limits = Limits {
+        header: limits.header_timeout,
+        idle: limits.keep_alive,
+        stalled: limits.stalled_reader,
+    };
+    Connection { http, notes, waits, limits, stop, said_soft: false, closing: None }
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Limits {
+    header: Duration,
+    idle: Duration,
+    stalled: Duration,
+}
+
+/// See [`serve`].
+pub(crate) struct Connection<T>
+where
+    T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    http: http1::Connection<TokioIo<Noted<T>>, HttpService>,
+    notes: Arc<Notes>,
+    waits: Waits,
+    limits: Limits,
+    stop: Arc<Stop>,
+    said_soft: bool,
+    /// Set at the hard stop: until then the last bytes may go out.
+    closing: Option<Pin<Box<Sleep>>>,
+}
+
+/// What a connection waits for besides its socket. The futures are polled only when the task's
+/// waker changed or one of them fired, not at every token.
+struct Waits {
+    waker: Option<Waker>,
+    soft: Pin<Box<WaitForCancellationFutureOwned>>,
+    hard: Pin<Box<WaitForCancellationFutureOwned>>,
+    check: Pin<Box<Sleep>>,
+}
+
+impl Waits {
+    fn register(&mut self, cx: &mut Context<'_>) {
+        if !self.check.is_elapsed() && self.waker.as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {
+            return;
+        }
+        self.waker = Some(cx.waker().clone());
+        // What they say is read elsewhere; here they only get the waker.
+        let _ = self.soft.as_mut().poll(cx);
+        let _ = self.hard.as_mut().poll(cx);
+        let _ = self.check.as_mut().poll(cx);
+    }
+}
+
+impl<T> Future for Connection<T>
+where
+    T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    type Output = ();
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        let this = self.get_mut();
+        let stage = this.stop.stage();
+        if stage >= Stage::Soft && !this.said_soft {
+            this.said_soft = true;
+            Pin::new(&mut this.http).graceful_shutdown();
+        }
+        if let Poll::Ready(result) = Pin::new(&mut this.http).poll(cx) {
+            if let Err(error) = result {
+                tracing::debug!(%error, "connection ended");
+            }
+            return Poll::Ready(());
+        }
+        if stage == Stage::Hard {
+            let closing = this.closing.get_or_insert_with(|| Box::pin(tokio::time::sleep(LAST_BYTES)));
+            ready!(closing.as_mut().poll(cx));
+            return Poll::Ready(());
+        }
+        if this.waits.check.is_elapsed() {
+            let now = Instant::now();
+            if let Some(why) = this.notes.overdue(now, this.limits) {
+                tracing::debug!(why, "connection closed");
+                return Poll::Ready(());
+            }
+            this.waits.check.as_mut().reset(now + CHECK_EVERY.min(this.limits.header));
+            this.waits.waker = None;
+        }
+        this.waits.register(cx);
+        // Stages and the timer may have moved while they were registered.
+        if this.stop.stage() > stage || this.waits.check.is_elapsed() {
+            cx.waker().wake_by_ref();
+        }
+        Poll::Pending
+    }
+}
+
+/// What a connection did last: written by whoever reads, writes or answers, read by its timer.
+#[derive(Debug)]
+pub(crate) struct Notes {
+    epoch: Instant,
+    /// Exchanges under way, bodies of answers included: 0 or 1.
+    open: AtomicU64,
+    /// Whether the exchange is still with its handler.
+    working: AtomicU64,
+    /// Milliseconds since `epoch`.
+    last_write: AtomicU64,
+    idle_since: AtomicU64,
+    /// Since when a head is being read; 0 while there is none.
+    head_since: AtomicU64,
+}
+
+impl Notes {
+    /// A new connection owes a head from the start.
+    pub(crate) fn new(now: Instant) -> Self {
+        let zero = || AtomicU64::new(0);
+        // The epoch lies a moment back, so that 0 can mean "not".
+        let epoch = now - Duration::from_millis(1);
+        Self {
+            epoch,
+            open: zero(),
+            working: zero(),
+            last_write: zero(),
+            idle_since: zero(),
+            head_since: AtomicU64::new(1),
+        }
+    }
+
+    /// An exchange begins; it ends when the guard is dropped with the answer's body.
+    pub(crate) fn begin(self: &Arc<Self>) -> Exchange {
+        self.open.fetch_add(1, Ordering::Relaxed);
+        self.working.store(1, Ordering::Relaxed);
+        self.head_since.store(0, Ordering::Relaxed);
+        Exchange(self.clone())
+    }
+
+    fn ms(&self, now: Instant) -> u64 {
+        now.saturating_duration_since(self.epoch).as_millis() as u64
+    }
+
+    fn read(&self) {
+        if self.open.load(Ordering::Relaxed) == 0 && self.head_since.load(Ordering::Relaxed) == 0 {
+            self.head_since.store(self.ms(Instant::now()), Ordering::Relaxed);
+        }
+    }
+
+    fn wrote(&self) {
+        self.last_write.store(self.ms(Instant::now()), Ordering::Relaxed);
+    }
+
+    /// Why the connection should be closed now, if it should.
+    fn overdue(&self, now: Instant, limits: Limits) -> Option<&'static str> {
+        let now = self.ms(now);
+        let since = |note: &AtomicU64| Duration::from_millis(now.saturating_sub(note.load(Ordering::Relaxed)));
+        if self.working.load(Ordering::Relaxed) > 0 {
+            return None; // bounded by the limits of bodies and the deadlines of runs
+        }
+        if self.open.load(Ordering::Relaxed) > 0 {
+            // A stream writes at least a heartbeat, so silence means that nobody reads.
+            return (since(&self.last_write) >= limits.stalled).then_some("the client does not read");
+        }
+        if self.head_since.load(Ordering::Relaxed) > 0 {
+            return (since(&self.head_since) >= limits.header).then_some("no complete head in time");
+        }
+        (since(&self.idle_since) >= limits.idle).then_some("idle")
+    }
+}
+
+/// An exchange under way.
+#[derive(Debug)]
+pub(crate) struct Exchange(Arc<Notes>);
+
+impl Exchange {
+    /// The handler is done and the answer begins.
+    pub(crate) fn answered(&self) {
+        self.0.wrote();
+        self.0.working.store(0, Ordering::Relaxed);
+    }
+}
+
+impl Drop for Exchange {
+    fn drop(&mut self) {
+        self.0.idle_since.store(self.0.ms(Instant::now()), Ordering::Relaxed);
+        self.0.working.store(0, Ordering::Relaxed);
+        self.0.open.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// How often a connection looks whether it is overdue.
+const CHECK_EVERY: Duration = Duration::from_secs(5);
+/// How long the last bytes may take after the hard stop.
+const LAST_BYTES: Duration = Duration::from_millis(500);
+
+/// A byte stream that leaves notes.
+#[derive(Debug)]
+pub(crate) struct Noted<T> {
+    io: T,
+    notes: Arc<Notes>,
+}
+
+impl<T: AsyncRead + Unpin> AsyncRead for Noted<T> {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let before = buf.filled().len();
+        let result = ready!(Pin::new(&mut self.io).poll_read(cx, buf));
+        if buf.filled().len() > before {
+            self.notes.read();
+        }
+        Poll::Ready(result)
+    }
+}
+
+impl<T: AsyncWrite + Unpin> AsyncWrite for Noted<T> {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        let result = ready!(Pin::new(&mut self.io).poll_write(cx, buf));
+        self.notes.wrote();
+        Poll::Ready(result)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_shutdown(cx)
+    }
+}

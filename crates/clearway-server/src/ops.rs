@@ -1,0 +1,181 @@
+//! For operators and their tools: health, metrics, providers, pools.
+
+use std::fmt::Write as _;
+
+use axum::Json;
+use axum::extract::{Request, State};
+use axum::response::{IntoResponse, Response};
+use clearway_core::Code;
+use clearway_engine::upstream::ProviderView;
+use clearway_engine::{Health, PoolView};
+use http::header::{CACHE_CONTROL, CONTENT_TYPE, RETRY_AFTER};
+use http::{HeaderValue, StatusCode};
+use prometheus_client::encoding::text::encode;
+use serde_json::{Value, json};
+
+use crate::Problem;
+use crate::app::App;
+use crate::extract::Query;
+
+/// `GET /health/live`: whether the runtime moves at all. Waits for nothing.
+pub(crate) async fn live(State(app): State<App>, request: Request) -> Result<Response, Problem> {
+    Query::own(request.uri(), &[])?;
+    let is_alive = app.engine.health_quick();
+    let health = app.last_health();
+    let body = json!({
+        "status": if is_alive { "ok" } else { "stalled" },
+        "scheduler_lag_ms": health.as_ref().map(|health| tenths(health.scheduler_lag_ms)),
+        "scheduler_lag_max_ms": health.as_ref().map(|health| tenths(health.scheduler_lag_max_ms)),
+        "uptime_s": health.as_ref().map(|health| health.uptime.as_secs()),
+        "version": app.options.version,
+    });
+    Ok(health_response(is_alive, body))
+}
+
+/// `GET /health/ready`: whether new work would be done here.
+pub(crate) async fn ready(State(app): State<App>, request: Request) -> Result<Response, Problem> {
+    Query::own(request.uri(), &[])?;
+    let Some(health) = app.health().await else {
+        let body = json!({
+            "status": "not_ready",
+            "problems": ["the engine did not tell its health within 2 s"],
+            "version": app.options.version,
+        });
+        return Ok(health_response(false, body));
+    };
+    let is_ready = health.ready && !health.draining;
+    Ok(health_response(is_ready, readiness(&health, is_ready, &app.options.version)))
+}
+
+fn health_response(is_good: bool, body: Value) -> Response {
+    let status = if is_good { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    let mut response = (status, Json(body)).into_response();
+    response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    if !is_good {
+        response.headers_mut().insert(RETRY_AFTER, HeaderValue::from_static("1"));
+    }
+    response
+}
+
+fn readiness(health: &Health, is_ready: bool, version: &str) -> Value {
+    let mut problems = health.problems.clone();
+    if health.draining {
+        problems.push("draining: the server stops and takes no new work".to_owned());
+    }
+    let waiting: u32 = health.pools.iter().map(|pool| pool.ready + pool.blocked).sum();
+    let store = match &health.store {
+        Ok(info) => json!({
+            "kind": info.kind,
+            "path": info.path,
+            "size_bytes": info.size_bytes,
+            "disk_free_bytes": info.disk_free_bytes,
+            "writable": info.writable.is_ok(),
+            "problem": info.writable.as_ref().err(),
+            "schema_version": info.schema_version,
+        }),
+        Err(problem) => json!({"writable": false, "problem": problem}),
+    };
+    json!({
+        "status": if is_ready { "ready" } else { "not_ready" },
+        "problems": problems,
+        "draining": health.draining,
+        "pools": health.pools.iter().map(pool).collect::<Vec<_>>(),
+        "queue": waiting,
+        "live_runs": health.live_runs,
+        "providers": health.providers.iter().map(provider).collect::<Vec<_>>(),
+        "store": store,
+        "threads": health.os_threads,
+        "threads_at_start": health.os_threads_at_start,
+        "open_files": health.open_files,
+        "open_files_limit": health.open_files_limit,
+        "memory_bytes": health.memory_bytes,
+        "scheduler_lag_ms": tenths(health.scheduler_lag_ms),
+        "scheduler_lag_max_ms": tenths(health.scheduler_lag_max_ms),
+        "uptime_s": health.uptime.as_secs(),
+        "version": version,
+    })
+}
+
+fn tenths(ms: f64) -> f64 {
+    (ms * 10.0).round() / 10.0
+}
+
+fn pool(pool: &PoolView) -> Value {
+    json!({
+        "name": pool.name,
+        "slots": pool.slots,
+        "running": pool.running,
+        "ready": pool.ready,
+        "blocked": pool.blocked,
+        "queue_limit": pool.queue_limit,
+    })
+}
+
+fn provider(provider: &ProviderView) -> Value {
+    json!({
+        "name": provider.name,
+        "in_flight": provider.in_flight,
+        "queued": provider.queued,
+        "limit": provider.limit,
+        "endpoint": provider.endpoint,
+        "connections_opened": provider.connections.opened,
+        "connections_reused": provider.connections.reused,
+        "connections_closed": provider.connections.closed,
+        "connections_idle": provider.connections.idle,
+    })
+}
+
+/// `GET /pools`
+pub(crate) async fn pools(State(app): State<App>, request: Request) -> Result<Json<Value>, Problem> {
+    Query::own(request.uri(), &[])?;
+    let pools: Vec<Value> = app.engine.pools().iter().map(pool).collect();
+    Ok(Json(json!({"pools": pools})))
+}
+
+/// `GET /providers`
+pub(crate) async fn providers(
+    State(app): State<App>,
+    request: Request,
+) -> Result<Json<Value>, Problem> {
+    Query::own(request.uri(), &[])?;
+    let providers: Vec<Value> = app.engine.providers().iter().map(provider).collect();
+    Ok(Json(json!({"providers": providers})))
+}
+
+/// `GET /metrics`
+pub(crate) async fn metrics(State(app): State<App>, request: Request) -> Result<Response, Problem> {
+    Query::own(request.uri(), &[])?;
+    let mut text = String::new();
+    let registry = app.engine.metrics().registry();
+    encode(&mut text, &registry)
+        .map_err(|error| Problem::new(Code::Internal, format!("the metrics do not print: {error}")))?;
+    drop(registry);
+    let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+    Ok(([(CONTENT_TYPE, kind)], text).into_response())
+}
+
+/// `GET /`: what lives here, for somebody who opens the address in a browser or with curl.
+pub(crate) async fn home(State(app): State<App>) -> Response {
+    let mut text = format!("Clearway {}\n\n", app.options.version);
+    for door in &app.options.doors {
+        // Writing to a string cannot fail.
+        let _ = writeln!(text, "{:<22} the co-founder's chat, agent {}", door.mount, door.agent);
+    }
+    text.push_str(HOME);
+    ([(CONTENT_TYPE, "text/plain; charset=utf-8")], text).into_response()
+}
+
+const HOME: &str = "\
+/chat/async            a chat in the background
+/runs                  every run: what it does, what it waits for; watch and cancel
+/health/live           is it alive
+/health/ready          is it ready, and if not, why
+/metrics               measurements for Prometheus
+/pools  /providers     what is busy
+/openapi.json          all addresses
+/errors/{code}         what an error code means
+
+Try:
+  curl -N -H 'content-type: application/json' \\
+       -d '{\"user_id\":\"me\",\"message\":\"hello\"}' <this address>/chat/stream
+";

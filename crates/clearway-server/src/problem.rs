@@ -1,0 +1,211 @@
+//! What a client is told when something went wrong: one type, one table of statuses.
+//!
+//! On our own addresses a [`Problem`] is RFC 9457 `application/problem+json`. A dialect keeps its
+//! own shape ([`Shape`]); the status then still comes from here unless the dialect prescribes one.
+//!
+//! A problem becomes a body at the very edge, in [`finish`], because only the edge knows the
+//! request's id.
+//!
+//! Not here: what each code means ([`crate::codes`]).
+
+use std::time::Duration;
+
+use axum::body::Body;
+use axum::response::{IntoResponse, Response};
+use clearway_core::{Code, Failure};
+use clearway_engine::Error;
+use http::header::{CONTENT_TYPE, RETRY_AFTER};
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
+use serde_json::{Map, Value, json};
+
+use crate::codes;
+use crate::extract::Invalid;
+
+/// See the module.
+#[derive(Clone, Debug)]
+pub struct Problem {
+    code: Code,
+    status: StatusCode,
+    detail: String,
+    hint: Option<String>,
+    retry_after: Option<Duration>,
+    shape: Shape,
+    headers: HeaderMap,
+}
+
+/// How a problem looks on the wire.
+#[derive(Clone, Debug)]
+pub(crate) enum Shape {
+    /// `application/problem+json`.
+    Own,
+    /// `{"detail": {error_type, error_message, thread_id}}`, the co-founder's.
+    Chat { thread_id: Option<String> },
+    /// `{"detail": [{type, loc, msg}]}`, with which the old services refuse a body.
+    Invalid(Vec<Invalid>),
+}
+
+impl Problem {
+    /// # Panics
+    /// Never: every code has an error status.
+    pub fn new(code: Code, detail: impl Into<String>) -> Self {
+        let about = codes::about(code);
+        Self {
+            code,
+            status: about.status,
+            detail: detail.into(),
+            hint: Some(about.hint.to_owned()),
+            retry_after: about.retry_after,
+            shape: Shape::Own,
+            headers: HeaderMap::new(),
+        }
+    }
+
+    #[must_use]
+    pub fn hint(mut self, hint: impl Into<String>) -> Self {
+        self.hint = Some(hint.into());
+        self
+    }
+
+    #[must_use]
+    pub const fn retry_after(mut self, after: Duration) -> Self {
+        self.retry_after = Some(after);
+        self
+    }
+
+    /// The status that a dialect prescribes. A problem cannot be a success, so anything below 400
+    /// is ignored.
+    #[must_use]
+    pub(crate) fn status(mut self, status: StatusCode) -> Self {
+        if status.is_client_error() || status.is_server_error() {
+            self.status = status;
+        }
+        self
+    }
+
+    #[must_use]
+    pub(crate) fn shape(mut self, shape: Shape) -> Self {
+        self.shape = shape;
+        self
+    }
+
+    #[must_use]
+    pub(crate) fn header(mut self, name: HeaderName, value: HeaderValue) -> Self {
+        self.headers.insert(name, value);
+        self
+    }
+
+    pub const fn code(&self) -> Code {
+        self.code
+    }
+
+    fn retry_after_ms(&self) -> Option<u64> {
+        self.retry_after.map(|after| after.as_millis() as u64)
+    }
+
+    fn body(&self, request_id: &str) -> Value {
+        let mut object = match &self.shape {
+            Shape::Own => {
+                return self.own_body(request_id);
+            }
+            Shape::Chat { thread_id } => {
+                let mut detail = Map::new();
+                detail.insert("error_type".into(), self.code.as_str().into());
+                detail.insert("error_message".into(), self.detail.clone().into());
+                detail.insert("thread_id".into(), thread_id.clone().into());
+                Map::from_iter([("detail".to_owned(), Value::Object(detail))])
+            }
+            Shape::Invalid(invalid) => {
+                let detail: Vec<Value> = invalid.iter().map(Invalid::to_json).collect();
+                Map::from_iter([("detail".to_owned(), Value::Array(detail))])
+            }
+        };
+        object.insert("code".into(), self.code.as_str().into());
+        object.insert("request_id".into(), request_id.into());
+        if let Some(after) = self.retry_after_ms() {
+            object.insert("retry_after_ms".into(), after.into());
+        }
+        Value::Object(object)
+    }
+
+    fn own_body(&self, request_id: &str) -> Value {
+        let mut body = json!({
+            "type": format!("/errors/{}", self.code),
+            "title": codes::about(self.code).title,
+            "status": self.status.as_u16(),
+            "detail": self.detail,
+            "code": self.code.as_str(),
+            "request_id": request_id,
+        });
+        if let Some(hint) = &self.hint {
+            body["hint"] = hint.clone().into();
+        }
+        if let Some(after) = self.retry_after_ms() {
+            body["retry_after_ms"] = after.into();
+        }
+        body
+    }
+}
+
+impl From<Failure> for Problem {
+    fn from(failure: Failure) -> Self {
+        let mut problem = Self::new(failure.code, failure.message);
+        problem.retry_after = failure.retry_after.or(problem.retry_after);
+        problem
+    }
+}
+
+impl From<Error> for Problem {
+    fn from(error: Error) -> Self {
+        error.0.into()
+    }
+}
+
+/// A body that is not what the address expects, on one of our own addresses.
+impl From<Vec<Invalid>> for Problem {
+    fn from(invalid: Vec<Invalid>) -> Self {
+        let texts: Vec<String> = invalid.iter().map(Invalid::to_string).collect();
+        Self::new(Code::InvalidRequest, texts.join("; "))
+    }
+}
+
+impl From<Invalid> for Problem {
+    fn from(invalid: Invalid) -> Self {
+        vec![invalid].into()
+    }
+}
+
+/// The response carries the problem itself; [`finish`] makes the body.
+impl IntoResponse for Problem {
+    fn into_response(self) -> Response {
+        let mut response = Response::new(Body::empty());
+        *response.status_mut() = self.status;
+        response.extensions_mut().insert(Box::new(self));
+        response
+    }
+}
+
+/// Gives a response its request id and, when it carries a problem, its body.
+pub(crate) fn finish(mut response: Response, request_id: &HeaderValue) -> Response {
+    if let Some(problem) = response.extensions_mut().remove::<Box<Problem>>() {
+        let id = request_id.to_str().unwrap_or_default();
+        let body = problem.body(id).to_string();
+        let kind = match problem.shape {
+            Shape::Own => "application/problem+json",
+            Shape::Chat { .. } | Shape::Invalid(_) => "application/json",
+        };
+        let headers = response.headers_mut();
+        headers.extend(problem.headers);
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static(kind));
+        if let Some(after) = problem.retry_after {
+            // Whole seconds, rounded up: a client must not come back too early.
+            let seconds = after.as_millis().div_ceil(1000).max(1) as u64;
+            headers.insert(RETRY_AFTER, HeaderValue::from(seconds));
+        }
+        *response.body_mut() = Body::from(body);
+    }
+    response.headers_mut().insert(HeaderName::from_static("x-request-id"), request_id.clone());
+    response
+}
+
+#[cfg(test)]
+mod tests;

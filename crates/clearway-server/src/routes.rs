@@ -1,0 +1,117 @@
+//! The table of addresses, and what answers elsewhere.
+
+use axum::extract::{Request, State};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{delete, get, post};
+use clearway_core::Code;
+use http::Method;
+use http::header::CONTENT_TYPE;
+
+use crate::app::{Address, App, Routes};
+use crate::extract::{PathText, shown};
+use crate::server::{Door, DoorKind, ServerOptions};
+use crate::{Problem, codes, cofounder, ops, runs, tasks};
+
+/// All addresses of a server with these doors.
+///
+/// # Errors
+/// The address that two doors share.
+pub(crate) fn table(options: &ServerOptions) -> Result<Routes, Address> {
+    let mut routes = own()?;
+    for door in &options.doors {
+        routes = match door.kind {
+            DoorKind::CoFounder => cofounder(routes, door)?,
+        };
+    }
+    Ok(routes.elsewhere(nothing_here, wrong_method))
+}
+
+fn own() -> Result<Routes, Address> {
+    Routes::default()
+        .add(Method::GET, "/", get(ops::home))?
+        .add(Method::GET, "/openapi.json", get(openapi))?
+        .add(Method::GET, "/errors/{code}", get(error_page))?
+        .add(Method::GET, "/health/live", get(ops::live))?
+        .add(Method::GET, "/health/ready", get(ops::ready))?
+        .add(Method::GET, "/metrics", get(ops::metrics))?
+        .add(Method::GET, "/providers", get(ops::providers))?
+        .add(Method::GET, "/pools", get(ops::pools))?
+        .add(Method::GET, "/runs", get(runs::list))?
+        .add(Method::GET, "/runs/{run_id}", get(runs::show))?
+        .add(Method::GET, "/runs/{run_id}/events", get(runs::events))?
+        .add(Method::POST, "/runs/{run_id}/cancel", post(runs::cancel))?
+        .add(Method::POST, "/chat/async", post(tasks::create))?
+        .add(Method::GET, "/chat/task/{task_id}", get(tasks::show))?
+        .add(Method::GET, "/tasks", get(tasks::list))?
+        .add(Method::DELETE, "/tasks/{task_id}", delete(tasks::cancel))
+}
+
+fn cofounder(routes: Routes, door: &Door) -> Result<Routes, Address> {
+    let at = |address: &str| format!("{}{address}", door.mount.trim_end_matches('/'));
+    let door = || door.clone();
+    let (chat, stream, state) = (door(), door(), door());
+    routes
+        .add(
+            Method::POST,
+            at("/chat"),
+            post(async move |State(app): State<App>, request: Request| {
+                cofounder::chat(app, &chat, request).await
+            }),
+        )?
+        .add(
+            Method::POST,
+            at("/chat/stream"),
+            post(async move |State(app): State<App>, request: Request| {
+                cofounder::stream(app, &stream, request).await
+            }),
+        )?
+        .add(
+            Method::GET,
+            at("/chat/stream"),
+            get(async move |State(app): State<App>, request: Request| {
+                cofounder::rejoin(app, request).await
+            }),
+        )?
+        .add(
+            Method::POST,
+            at("/reset"),
+            post(async move |State(app): State<App>, request: Request| {
+                cofounder::reset(app, request).await
+            }),
+        )?
+        .add(
+            Method::GET,
+            at("/state"),
+            get(async move |State(app): State<App>, request: Request| {
+                cofounder::state(app, &state, request).await
+            }),
+        )?
+        .add(
+            Method::GET,
+            at("/health"),
+            get(async move |State(app): State<App>| cofounder::health(app).await),
+        )
+}
+
+/// `GET /openapi.json`
+async fn openapi(State(app): State<App>) -> Response {
+    ([(CONTENT_TYPE, "application/json")], app.openapi.clone()).into_response()
+}
+
+/// `GET /errors/{code}`
+async fn error_page(PathText(code): PathText) -> Result<Response, Problem> {
+    let code = Code::parse(&code).ok_or_else(|| {
+        Problem::new(Code::NotFound, format!("no error has the code `{}`", shown(&code)))
+    })?;
+    Ok(([(CONTENT_TYPE, "text/plain; charset=utf-8")], codes::page(code)).into_response())
+}
+
+async fn nothing_here(request: Request) -> Problem {
+    let text = format!("nothing lives at {}", shown(request.uri().path()));
+    Problem::new(Code::NotFound, text)
+}
+
+async fn wrong_method(request: Request) -> Problem {
+    let (method, path) = (request.method(), shown(request.uri().path()));
+    Problem::new(Code::MethodNotAllowed, format!("{path} does not answer {}", shown(method.as_str())))
+}

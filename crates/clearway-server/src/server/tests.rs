@@ -1,0 +1,237 @@
+use serde_json::json;
+use tokio::io::AsyncReadExt as _;
+
+use super::*;
+use crate::testing::{TestServer, options, post, read_until};
+
+#[test]
+fn mounts_are_plain_paths() {
+    let check = |mount: &str| check_mount(&Door::cofounder(mount, "a")).is_ok();
+    for good in ["/", "/cofounder", "/a/b-c_d.e~f"] {
+        assert!(check(good), "{good}");
+    }
+    for bad in ["", "a", "/a/", "/{id}", "/a//b", "/a b", "/*", "/\u{fc}"] {
+        assert!(!check(bad), "{bad}");
+    }
+}
+
+#[test]
+fn open_files_bound_the_connections() {
+    assert_eq!(connections_for(1_048_576), (1_048_576 - 128) / 2);
+    assert_eq!(connections_for(64), 16);
+}
+
+#[test]
+fn doors_do_not_share_addresses() {
+    let mut options = options();
+    options.doors.push(Door::cofounder("/", "other"));
+    let error = BindError::from(routes::table(&options).unwrap_err());
+    assert!(error.to_string().contains("POST /chat"), "{error}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn unknown_addresses_and_methods_are_problems() {
+    let mut server = TestServer::start().await;
+    let unknown = server.get("/nowhere").await;
+    assert_eq!(unknown.status, 404);
+    assert_eq!(unknown.header("content-type"), "application/problem+json");
+    assert_eq!(unknown.json()["code"], "not_found");
+    let wrong = server.get("/chat").await;
+    assert_eq!(wrong.status, 405);
+    assert_eq!(wrong.json()["code"], "method_not_allowed");
+    assert!(wrong.header("allow").contains("POST"), "{wrong:?}");
+    let page = server.get("/errors/overloaded").await;
+    assert!(page.body.starts_with("overloaded\n"), "{page:?}");
+    assert_eq!(server.get("/errors/nonsense").await.status, 404);
+}
+
+#[tokio::test(start_paused = true)]
+async fn request_ids_come_back() {
+    let mut server = TestServer::start().await;
+    let head = "GET /nowhere HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n";
+    let given = server.send(&format!("{head}x-request-id: abc-1\r\n\r\n")).await;
+    assert_eq!(given.header("x-request-id"), "abc-1");
+    assert_eq!(given.json()["request_id"], "abc-1");
+    for bad in ["a b".to_owned(), "x".repeat(200)] {
+        let made = server.send(&format!("{head}x-request-id: {bad}\r\n\r\n")).await;
+        assert_eq!(made.header("x-request-id").len(), 36, "{made:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_panic_is_a_problem_and_the_server_lives() {
+    let mut server = TestServer::start().await;
+    let answer = server.get("/panics").await;
+    assert_eq!(answer.status, 500);
+    assert_eq!(answer.json()["code"], "internal");
+    assert_eq!(server.get("/health").await.status, 200);
+}
+
+#[tokio::test(start_paused = true)]
+async fn pages_of_other_sites_are_turned_away() {
+    let mut server = TestServer::start().await;
+    let rebound = server.send("GET /runs HTTP/1.1\r\nhost: evil.example\r\nconnection: close\r\n\r\n").await;
+    assert_eq!((rebound.status, rebound.json()["code"].as_str().unwrap()), (403, "forbidden"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_slow_body_is_refused_in_time() {
+    let mut server = TestServer::start().await;
+    let mut client = server.connect();
+    let started = tokio::time::Instant::now();
+    client.write_all(b"POST /chat HTTP/1.1\r\nhost: localhost\r\ncontent-length: 100\r\n\r\n{\"user").await.unwrap();
+    let answer = read_until(&mut client, "body_timeout").await;
+    assert!(answer.starts_with("HTTP/1.1 408"), "{answer}");
+    assert_eq!(started.elapsed().as_secs(), 10);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_large_body_is_refused_after_it_was_sent() {
+    let mut server = TestServer::start().await;
+    let body = format!("{{\"user_id\":\"a\",\"message\":\"{}\"}}", "x".repeat(10 << 20));
+    let answer = server.send(&post("/chat", "", &body)).await;
+    assert_eq!(answer.status, 413);
+    assert_eq!(answer.json()["detail"]["error_type"], "body_too_large");
+}
+
+#[tokio::test(start_paused = true)]
+async fn heads_are_bounded_in_time_and_size() {
+    let mut server = TestServer::start().await;
+    let started = tokio::time::Instant::now();
+    let mut silent = server.connect();
+    let mut slow = server.connect();
+    slow.write_all(b"GET / HTTP/1.1\r\nho").await.unwrap();
+    for client in [&mut silent, &mut slow] {
+        assert_eq!(client.read(&mut [0; 64]).await.unwrap(), 0);
+    }
+    assert!((10..=15).contains(&started.elapsed().as_secs()), "{:?}", started.elapsed());
+    let head = "GET / HTTP/1.1\r\nhost: localhost\r\n";
+    let many: String = (0..200).map(|at| format!("x-{at}: y\r\n")).collect();
+    assert_eq!(server.send(&format!("{head}{many}\r\n")).await.status, 431);
+    let large = format!("x: {}\r\n", "y".repeat(40 << 10));
+    assert_eq!(server.send(&format!("{head}{large}\r\n")).await.status, 431);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_idle_connection_is_kept_for_a_while() {
+    let mut server = TestServer::start().await;
+    let mut client = server.connect();
+    let request = b"GET /health HTTP/1.1\r\nhost: localhost\r\n\r\n";
+    client.write_all(request).await.unwrap();
+    read_until(&mut client, "1.2.3").await;
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    client.write_all(request).await.unwrap();
+    read_until(&mut client, "1.2.3").await;
+    let idle = tokio::time::Instant::now();
+    assert_eq!(client.read(&mut [0; 64]).await.unwrap(), 0);
+    assert!((75..=80).contains(&idle.elapsed().as_secs()), "{:?}", idle.elapsed());
+}
+
+#[tokio::test(start_paused = true)]
+async fn idle_connections_close_when_the_server_stops() {
+    let mut server = TestServer::start().await;
+    let mut client = server.connect();
+    client.write_all(b"GET /health HTTP/1.1\r\nhost: localhost\r\n\r\n").await.unwrap();
+    read_until(&mut client, "1.2.3").await;
+    server.stop(crate::stop::Stage::Soft);
+    server.closed().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn operators_see_what_there_is() {
+    let mut server = TestServer::start().await;
+    let live = server.get("/health/live").await;
+    assert_eq!((live.status, live.json()["status"].as_str().unwrap()), (200, "ok"));
+    let ready = server.get("/health/ready").await;
+    assert_eq!(ready.status, 200, "{ready:?}");
+    for name in ["pools", "queue", "providers", "store", "threads", "open_files", "memory_bytes", "scheduler_lag_ms"] {
+        assert!(!ready.json()[name].is_null(), "{name}");
+    }
+    assert_eq!(server.get("/pools").await.json()["pools"].as_array().unwrap().len(), 2);
+    assert_eq!(server.get("/providers").await.json(), json!({"providers": []}));
+    let metrics = server.get("/metrics").await;
+    assert!(metrics.body.contains("clearway_runs_accepted") && metrics.body.ends_with("# EOF\n"));
+    assert!(server.get("/").await.body.contains("/openapi.json"));
+    assert_eq!(server.get("/openapi.json").await.json()["openapi"], "3.1.0");
+    let odd = server.get("/pools?verbose=1").await;
+    assert_eq!((odd.status, odd.json()["hint"].as_str().unwrap()), (400, "This address takes none."));
+}
+
+#[tokio::test(start_paused = true)]
+async fn runs_are_listed_watched_and_cancelled() {
+    let mut server = TestServer::start().await;
+    let ended = server.post("/chat", &json!({"user_id": "ann", "message": "hello"})).await.run();
+    let task = server.post("/chat/async", &json!({"message": "hang"})).await.run();
+    server.until(task, |view| view.record.status == clearway_core::Status::Running).await;
+    let list = server.get("/runs?status=running,ready").await.json();
+    assert_eq!(list["runs"].as_array().unwrap().len(), 1);
+    assert_eq!(list["runs"][0]["run_id"], task.to_string());
+    assert!(list["runs"][0]["waiting_on"]["sentence"].is_string());
+    let page = server.get("/runs?limit=1").await.json();
+    let next = page["next"].as_str().unwrap();
+    let rest = server.get(&format!("/runs?limit=1&after={next}")).await.json();
+    assert_eq!(rest["runs"][0]["run_id"], ended.to_string());
+    for bad in ["?status=odd", "?limit=0", "?limit=1001", "?after=x", "?thread_id=x", "?color=red"] {
+        assert_eq!(server.get(&format!("/runs{bad}")).await.status, 400, "{bad}");
+    }
+
+    let head = "HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\naccept: application/json\r\n\r\n";
+    let events = server.send(&format!("GET /runs/{ended}/events {head}")).await.json();
+    let events = events["events"].as_array().unwrap();
+    assert_eq!(events[0]["kind"], "run.created");
+    assert_eq!(events.last().unwrap()["kind"], "run.ended");
+    let stream = server.get(&format!("/runs/{ended}/events?after=0")).await;
+    assert_eq!(stream.data(), events[1..]);
+
+    let accepted = server.send(&post(&format!("/runs/{task}/cancel?wait=1"), "", "")).await;
+    assert_eq!(accepted.status, 200);
+    let body = accepted.json();
+    assert_eq!((&body["status"], &body["receipt"]["by"]), (&json!("cancelled"), &json!("client")));
+    let again = server.send(&post(&format!("/runs/{task}/cancel"), "", "")).await;
+    assert_eq!(again.status, 200, "cancelling twice is no mistake");
+    let late = server.send(&post(&format!("/runs/{ended}/cancel"), "", "")).await;
+    assert_eq!((late.status, late.json()["code"].as_str().unwrap()), (409, "run_ended"));
+    assert_eq!(server.get("/runs/nonsense").await.status, 404);
+}
+
+#[tokio::test]
+async fn a_taken_port_and_an_open_door_are_refused() {
+    let server = TestServer::start().await;
+    let engine = server.app.engine.clone();
+    let mut first = options();
+    let bound = Server::bind(engine.clone(), first.clone()).await.unwrap();
+    first.listen = bound.local_addr().unwrap();
+    let error = Server::bind(engine.clone(), first).await.unwrap_err();
+    assert!(matches!(error, BindError::AddressInUse(_)), "{error}");
+    let mut open = options();
+    open.listen = "0.0.0.0:0".parse().unwrap();
+    let error = Server::bind(engine.clone(), open.clone()).await.unwrap_err();
+    assert!(matches!(error, BindError::Unguarded(_)), "{error}");
+    open.insecure = true;
+    assert!(Server::bind(engine, open).await.is_ok());
+}
+
+#[tokio::test]
+async fn one_connection_too_many_is_told_so() {
+    let server = TestServer::start().await;
+    let mut options = options();
+    options.limits.connections = 1;
+    let bound = Server::bind(server.app.engine.clone(), options).await.unwrap();
+    let address = bound.local_addr().unwrap();
+    let (soft, hard) = (CancellationToken::new(), CancellationToken::new());
+    let mut serving = tokio::task::JoinSet::new();
+    serving.spawn(bound.serve(soft.clone(), hard.clone()));
+    let mut first = TcpStream::connect(address).await.unwrap();
+    first.write_all(b"GET /health HTTP/1.1\r\nhost: localhost\r\n\r\n").await.unwrap();
+    let mut answer = vec![0; 64];
+    assert!(first.read(&mut answer).await.unwrap() > 0);
+    let mut second = TcpStream::connect(address).await.unwrap();
+    let mut refusal = String::new();
+    second.read_to_string(&mut refusal).await.unwrap();
+    assert!(refusal.starts_with("HTTP/1.1 503") && refusal.contains("retry-after: 1"), "{refusal}");
+    drop(second);
+    soft.cancel();
+    // The idle connection closes by itself, so nothing has to be cut.
+    serving.join_next().await.unwrap().unwrap();
+    assert!(!hard.is_cancelled());
+}

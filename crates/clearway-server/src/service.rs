@@ -1,0 +1,140 @@
+//! What happens to every exchange, whatever its address: its id, who may ask from where, a panic
+//! caught, a problem rendered, one log event at the end of the handler.
+
+use std::any::Any;
+use std::convert::Infallible;
+use std::future::Future;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use axum::Router;
+use axum::body::Body;
+use axum::response::{IntoResponse, Response};
+use bytes::Bytes;
+use clearway_core::Code;
+use http::{HeaderMap, HeaderValue, Request};
+use http_body::{Frame, SizeHint};
+use hyper::body::Incoming;
+use hyper::service::Service;
+use hyper_util::service::TowerToHyperService;
+use tokio::time::Instant;
+
+use crate::app::App;
+use crate::conn::{Exchange, Notes};
+use crate::{Problem, guard, problem};
+
+/// One connection's service.
+#[derive(Clone, Debug)]
+pub(crate) struct HttpService {
+    pub app: App,
+    pub router: Router,
+    pub notes: Arc<Notes>,
+}
+
+impl Service<Request<Incoming>> for HttpService {
+    type Response = http::Response<AnswerBody>;
+    type Error = Infallible;
+    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Infallible>> + Send>>;
+
+    fn call(&self, request: Request<Incoming>) -> Self::Future {
+        let exchange = self.notes.begin();
+        let answer = answer(self.app.clone(), self.router.clone(), request.map(Body::new));
+        Box::pin(async move {
+            let response = answer.await;
+            exchange.answered();
+            Ok(response.map(|inner| AnswerBody { inner, _exchange: exchange }))
+        })
+    }
+}
+
+/// One exchange, from head to head.
+pub(crate) async fn answer(app: App, router: Router, mut request: Request<Body>) -> Response {
+    let started = Instant::now();
+    let id = request_id(request.headers(), &app);
+    request.headers_mut().insert("x-request-id", id.clone());
+    let method = request.method().clone();
+    let path = request.uri().path().to_owned();
+    let response = match guard::check(&app.options, request.headers()) {
+        Err(problem) => problem.into_response(),
+        Ok(()) => {
+            let handled = TowerToHyperService::new(router).call(request);
+            match CatchUnwind(Box::pin(handled)).await {
+                Ok(Ok(response)) => response,
+                Ok(Err(never)) => match never {},
+                Err(panic) => panicked(&*panic, &id),
+            }
+        }
+    };
+    tracing::debug!(
+        request.id = id.to_str().unwrap_or_default(),
+        %method,
+        path,
+        status = response.status().as_u16(),
+        ms = started.elapsed().as_millis() as u64,
+        "request"
+    );
+    problem::finish(response, &id)
+}
+
+/// The client's `X-Request-Id` when it is usable, else a new one.
+fn request_id(headers: &HeaderMap, app: &App) -> HeaderValue {
+    let usable = |value: &&HeaderValue| {
+        (1..=128).contains(&value.len()) && value.as_bytes().iter().all(u8::is_ascii_graphic)
+    };
+    headers.get("x-request-id").filter(usable).cloned().unwrap_or_else(|| {
+        let id = app.engine.new_id().to_string();
+        HeaderValue::try_from(id).unwrap_or_else(|_| HeaderValue::from_static("unknown"))
+    })
+}
+
+fn panicked(panic: &(dyn Any + Send), id: &HeaderValue) -> Response {
+    let text = panic.downcast_ref::<String>().map(String::as_str);
+    let text = text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("no message");
+    // A person must look: a handler never panics by design.
+    tracing::error!(request.id = id.to_str().unwrap_or_default(), panic = text, "a handler panicked");
+    Problem::new(Code::Internal, "the server made a mistake with this request").into_response()
+}
+
+/// A future whose panic is a value.
+struct CatchUnwind<F>(Pin<Box<F>>);
+
+impl<F: Future> Future for CatchUnwind<F> {
+    type Output = Result<F::Output, Box<dyn Any + Send>>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        // After a panic the future is dropped and never looked at again.
+        match catch_unwind(AssertUnwindSafe(|| self.0.as_mut().poll(cx))) {
+            Ok(poll) => poll.map(Ok),
+            Err(panic) => Poll::Ready(Err(panic)),
+        }
+    }
+}
+
+/// An answer's body, which keeps its exchange open.
+#[derive(Debug)]
+pub(crate) struct AnswerBody {
+    inner: Body,
+    _exchange: Exchange,
+}
+
+impl http_body::Body for AnswerBody {
+    type Data = Bytes;
+    type Error = axum::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
+        Pin::new(&mut self.inner).poll_frame(cx)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.inner.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.inner.size_hint()
+    }
+}

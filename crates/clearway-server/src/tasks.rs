@@ -1,0 +1,312 @@
+//! Chats in the background: ask, get a task's id at once, look later.
+//!
+//! `/chat/async`, `/chat/task/{id}` and `/tasks` at the root, on the default agent. A task is a run
+//! and its id is the run's, so everything else about it is under `/runs/{id}`.
+
+use axum::Json;
+use axum::extract::{Request, State};
+use axum::response::{IntoResponse, Response};
+use clearway_core::message::Role;
+use clearway_core::run::RunRecord;
+use clearway_core::thread::ThreadKey;
+use clearway_core::{Code, Failure, Message, Priority, RunId, Status, ThreadId};
+use clearway_engine::{CancelOutcome, Kind, RunQuery, RunView, Submit};
+use http::{HeaderValue, StatusCode};
+use serde_json::{Map, Value, json};
+use tokio::time::{Duration, timeout};
+
+use crate::app::App;
+use crate::caller::caller;
+use crate::extract::{self, Fields, Invalid, PathText, Query, read_body, shown};
+use crate::problem::Shape;
+use crate::{Problem, cofounder, idempotency, runs, view};
+
+/// The dialect's name in run records and thread keys.
+const DIALECT: &str = "tasks";
+
+/// `POST /chat/async`.
+#[derive(Debug)]
+struct Ask {
+    message: String,
+    history: Vec<(Role, String)>,
+    user: Option<String>,
+    conversation: Option<String>,
+    metadata: Map<String, Value>,
+    deadline: Option<Value>,
+}
+
+impl Ask {
+    fn parse(body: &[u8]) -> Result<Self, Vec<Invalid>> {
+        let mut fields = Fields::parse(body)?;
+        let message = fields.text("message");
+        fields.not_blank("message", &message);
+        let user = fields.nullable_text("user_id");
+        let conversation = fields.nullable_text("conversation_id");
+        for (name, text) in [("user_id", &user), ("conversation_id", &conversation)] {
+            if let Some(text) = text {
+                fields.check_name(name, text);
+            }
+        }
+        let metadata = fields.object("metadata");
+        let deadline = fields.value("deadline_ms");
+        let mut history = Vec::new();
+        for (at, item) in fields.list("conversation_history").into_iter().enumerate() {
+            match said(item, at) {
+                Ok(said) => history.push(said),
+                Err(invalid) => fields.absorb(invalid),
+            }
+        }
+        fields.finish()?;
+        Ok(Self { message, history, user, conversation, metadata, deadline })
+    }
+}
+
+/// One turn of a history that the client brings along.
+fn said(item: Value, at: usize) -> Result<(Role, String), Vec<Invalid>> {
+
+    let at = at.to_string();
+    let place = ["body", "conversation_history", &at];
+    let mut fields = Fields::of(item, &place).map_err(|invalid| vec![invalid])?;
+    let role = fields.text("role");
+    let content = fields.text("content");
+    let role = match role.as_str() {
+        "user" | "human" => Role::Human,
+        "assistant" | "ai" => Role::Ai,
+        "system" => Role::System,
+        "" => Role::Human, // refused below as missing or of a wrong type
+        other => {
+            let text = format!("a role is `user`, `assistant` or `system`, this is `{}`", shown(other));
+            fields.wrong("enum", "role", text);
+            Role::Human
+        }
+    };
+    fields.finish()?;
+    Ok((role, content))
+}
+
+/// Every body of these addresses, for whatever bytes.
+pub(crate) fn fuzz(data: &[u8]) {
+    if let Ok(ask) = Ask::parse(data) {
+        let _ = extract::deadline(&http::HeaderMap::new(), ask.deadline);
+    }
+}
+
+/// `POST /chat/async`
+pub(crate) async fn create(State(app): State<App>, request: Request) -> Result<Response, Problem> {
+    let (parts, body) = request.into_parts();
+    let body = read_body(&parts.headers, body, &app.options.limits).await?;
+    let ask = Ask::parse(&body).map_err(|invalid| {
+        Problem::from(invalid.clone())
+            .status(StatusCode::UNPROCESSABLE_ENTITY)
+            .shape(Shape::Invalid(invalid))
+    })?;
+    let idempotency = idempotency::read(&parts.headers, "/chat/async", &body)?;
+    let asked = extract::deadline(&parts.headers, ask.deadline.clone())?;
+    let name = &app.options.default_agent;
+    let agent = app.engine.agents().get(name).ok_or_else(|| {
+        Problem::new(Code::AgentNotFound, format!("the default agent `{name}` does not exist"))
+    })?;
+    let caller = caller(&parts.headers, ask.user.as_deref());
+    // Without a conversation of its own name, a task shares its thread with nobody.
+    let key = ask.conversation.as_ref().map(|conversation| {
+        ThreadKey::new(DIALECT, &[ask.user.as_deref().unwrap_or_default(), conversation])
+    });
+    let thread = match &key {
+        Some(key) => key.thread_id(&caller.tenant),
+        None => ThreadId(app.engine.new_id()),
+    };
+    let submitted = app
+        .engine
+        .submit(Submit {
+            tenant: caller.tenant,
+            owner: caller.owner,
+            thread,
+            thread_key: key,
+            thread_metadata: Map::new(),
+            thread_must_exist: false,
+            agent: name.clone(),
+            door: DIALECT,
+            input: json!({"messages": messages(&app, &ask)}),
+            metadata: ask.metadata,
+            multitask: None,
+            priority: Priority::default(),
+            kind: Kind::Background {
+                working_limit: asked.map(|asked| asked.min(agent.working_limit)),
+            },
+            idempotency,
+        })
+        .await?;
+    let run = submitted.run;
+    let task = submitted.existing.then_some(submitted.status).map_or("pending", word);
+    let position = submitted.position.and_then(|position| match submitted.status {
+        Status::Blocked => Some(position.thread_ahead + u32::from(position.thread_active.is_some())),
+        Status::Ready => Some(position.pool_ahead),
+        Status::Running
+        | Status::Waiting
+        | Status::Success
+        | Status::Error
+        | Status::Timeout
+        | Status::Cancelled => None,
+    });
+    let body = json!({
+        "task_id": run.to_string(),
+        "status": task,
+        "message": "accepted; poll the task for its result",
+        "poll": poll(run),
+        "cancel": format!("/tasks/{run}"),
+        "queue_position": position.unwrap_or(0),
+    });
+    let mut response = (StatusCode::ACCEPTED, Json(body)).into_response();
+    runs::put_run_headers(response.headers_mut(), run);
+    if let Ok(value) = HeaderValue::try_from(poll(run)) {
+        response.headers_mut().insert(http::header::LOCATION, value);
+    }
+    Ok(response)
+}
+
+fn poll(run: RunId) -> String {
+    format!("/chat/task/{run}")
+}
+
+fn messages(app: &App, ask: &Ask) -> Vec<Value> {
+    let of = |(role, text): &(Role, String)| {
+        Message::new(*role, text.as_str(), app.engine.new_id().to_string()).to_value()
+    };
+    let mut messages: Vec<Value> = ask.history.iter().map(of).collect();
+    messages.push(cofounder::human(app, &ask.message));
+    messages
+}
+
+/// The dialect's word for a status.
+const fn word(status: Status) -> &'static str {
+    match status {
+        Status::Blocked | Status::Ready => "pending",
+        Status::Running | Status::Waiting => "running",
+        Status::Success => "completed",
+        Status::Error | Status::Timeout => "failed",
+        Status::Cancelled => "cancelled",
+    }
+}
+
+fn no_task(id: &str) -> Problem {
+    Problem::new(Code::RunNotFound, format!("no task `{}`", shown(id)))
+        .hint("POST /chat/async answers with the id of its task; GET /tasks lists tasks.")
+}
+
+async fn find(app: &App, id: &str) -> Result<RunView, Problem> {
+    let run = id.parse::<RunId>().map_err(|_| no_task(id))?;
+    app.engine.run(run).await.map_err(|error| match error.code() {
+        Code::RunNotFound => no_task(id),
+        _ => error.into(),
+    })
+}
+
+/// `GET /chat/task/{task_id}`
+pub(crate) async fn show(
+    State(app): State<App>,
+    PathText(id): PathText,
+    request: Request,
+) -> Result<Json<Value>, Problem> {
+    Query::own(request.uri(), &[])?;
+    let view = find(&app, &id).await?;
+    let mut task = task(&view);
+    if view.record.status == Status::Success {
+        let reply = app.engine.reply(&view.record).await?;
+        task["result"] = result(&reply.map(|message| message.content.text()).unwrap_or_default());
+    }
+    if view.record.status == Status::Running {
+        task["partial"] = app.engine.partial_text(view.record.id).into();
+    }
+    Ok(Json(task))
+}
+
+/// The result of a chat in the knowledge agent's shape.
+fn result(text: &str) -> Value {
+    json!({"response": text, "categories": [], "knowledge_updates": [], "suggested_actions": []})
+}
+
+fn task(view: &RunView) -> Value {
+    let RunRecord { id, status, created_at, ended_at, .. } = &view.record;
+    let failure = view.record.failure.as_ref();
+    json!({
+        "task_id": id.to_string(),
+        "status": word(*status),
+        "result": null,
+        "error": failure.map(Failure::to_string),
+        "error_type": failure.map(|failure| failure.code.as_str()),
+        "created_at": created_at.to_string(),
+        "completed_at": ended_at.map(|at| at.to_string()),
+        "queue_position": view::queue_position(&view.record, view.position),
+    })
+}
+
+/// `GET /tasks`
+pub(crate) async fn list(State(app): State<App>, request: Request) -> Result<Json<Value>, Problem> {
+    let query = Query::own(request.uri(), &["status", "limit", "after"])?;
+    let caller = caller(request.headers(), None);
+    let statuses = query.all("status").map(statuses).collect::<Result<Vec<_>, _>>()?.concat();
+    let (views, next) = app
+        .engine
+        .runs(RunQuery {
+            tenant: Some(caller.tenant),
+            owner: caller.owner,
+            statuses,
+            door: Some(DIALECT.to_owned()),
+            after: query.read::<RunId>("after", "the id of a task")?,
+            limit: runs::limit(&query, 100)?,
+            ..RunQuery::default()
+        })
+        .await?;
+    let tasks: Vec<Value> = views.iter().map(task).collect();
+    Ok(Json(json!({"tasks": tasks, "next": next.map(|run| run.to_string())})))
+}
+
+/// The statuses behind the dialect's word.
+fn statuses(text: &str) -> Result<Vec<Status>, Problem> {
+    let found: Vec<Status> =
+        Status::ALL.iter().copied().filter(|status| word(*status) == text).collect();
+    if found.is_empty() {
+        let text = format!("no task has the status `{}`", shown(text));
+        let hint = "Statuses: pending, running, completed, failed, cancelled.";
+        return Err(Problem::new(Code::InvalidRequest, text).hint(hint));
+    }
+    Ok(found)
+}
+
+/// `DELETE /tasks/{id}`: answers when the work has really stopped.
+pub(crate) async fn cancel(
+    State(app): State<App>,
+    PathText(id): PathText,
+    request: Request,
+) -> Result<Json<Value>, Problem> {
+    Query::own(request.uri(), &[])?;
+    let run = find(&app, &id).await?.record.id;
+    let record = match app.engine.cancel(run, "client").await? {
+        CancelOutcome::Requested => match timeout(CANCEL_LIMIT, app.engine.wait(run)).await {
+            Ok(record) => record?,
+            Err(_) => {
+                return Ok(Json(json!({
+                    "task_id": run.to_string(),
+                    "status": "running",
+                    "message": "the cancel is accepted and will be carried out",
+                })));
+            }
+        },
+        CancelOutcome::Ended(record) | CancelOutcome::AlreadyEnded(record) => *record,
+    };
+    let message = match record.status {
+        Status::Cancelled => "cancelled",
+        _ => "had already ended",
+    };
+    Ok(Json(json!({
+        "task_id": run.to_string(),
+        "status": word(record.status),
+        "message": message,
+    })))
+}
+
+/// How long a cancel's answer waits for the end; dropping calls takes milliseconds.
+const CANCEL_LIMIT: Duration = Duration::from_secs(5);
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,394 @@
+//! `clearway.toml` as a typed [`Config`], checked as a whole before anything starts.
+//!
+//! ```
+//! use clearway::config::{Config, Env};
+//!
+//! let config = Config::parse(
+//!     "clearway.toml",
+//!     r#"
+//!     [agents.helper]
+//!     prompt = "You are {{ agent.title }}."
+//!     deadline = "60s"
+//!     "#,
+//!     &Env::default(),
+//! )?;
+//! assert_eq!(config.agents["helper"].deadline.as_secs(), 60);
+//! # Ok::<(), clearway::config::Report>(())
+//! ```
+//!
+//! What must stay true: every error knows its place, all errors are told at once, an unknown key is
+//! an error, nothing waits without an end, and a secret is never printed.
+//!
+//! Not here: making engine agents and upstream clients of it ([`crate::Clearway`]).
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+use std::time::Duration;
+
+use clearway_core::run::Multitask;
+use serde_json::{Map, Value};
+
+pub use self::duration::show as show_duration;
+pub use self::env::Env;
+pub use self::prompt::Prompt;
+pub use self::report::{Colour, Place, Problem, Report, Source};
+pub use self::secret::Secret;
+
+mod duration;
+mod env;
+pub(crate) mod prompt;
+mod read;
+mod report;
+mod resolve;
+mod secret;
+mod walk;
+
+#[cfg(test)]
+mod tests;
+
+/// The name of the configuration file.
+pub const FILE: &str = "clearway.toml";
+
+/// The name under which one agent can always be reached.
+pub const DEFAULT_AGENT: &str = "agent";
+
+/// The model of agents that name none.
+pub const DEFAULT_MODEL: &str = "default";
+
+/// The provider made of `OPENAI_API_KEY` and `OPENAI_BASE_URL`.
+pub const OPENAI: &str = "openai";
+
+/// The simulator that is built in.
+pub const SIM: &str = "sim";
+
+/// A whole configuration: every name in it resolves.
+#[derive(Clone, Debug)]
+pub struct Config {
+    pub origin: Origin,
+    pub server: Server,
+    pub providers: BTreeMap<String, Provider>,
+    pub models: BTreeMap<String, Model>,
+    pub pools: BTreeMap<String, Pool>,
+    pub agents: BTreeMap<String, Agent>,
+    pub doors: BTreeMap<String, Door>,
+    /// The agent behind the name [`DEFAULT_AGENT`] and behind doors that name none.
+    pub default_agent: String,
+    /// Every file that was read, to look for changes in.
+    pub files: Vec<PathBuf>,
+    /// What is no error and should be known, one sentence each.
+    pub warnings: Vec<String>,
+    /// Variables that are set and have no effect any more.
+    pub ignored_variables: Vec<&'static str>,
+}
+
+/// Where a configuration comes from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Origin {
+    /// This file.
+    File(PathBuf),
+    /// The examples in the binary.
+    BuiltIn,
+    /// Text that was handed in.
+    Text,
+}
+
+/// `[server]`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Server {
+    /// `None` when nobody said: the command decides.
+    pub listen: Option<Listen>,
+    pub data: Option<PathBuf>,
+    pub log: Option<LogFormat>,
+    /// How long runs may go on after a request to stop.
+    pub drain: Duration,
+    /// Listening beyond this machine without keys is allowed.
+    pub insecure: bool,
+    /// Runtime threads; `None` is one per core, at most four.
+    pub worker_threads: Option<u32>,
+    /// Hosts besides this machine whose web pages may ask a server that listens on loopback.
+    pub allowed_hosts: Vec<String>,
+    pub limits: ServerLimits,
+}
+
+/// `[server.limits]`; `None` is the server's own default.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ServerLimits {
+    pub max_connections: Option<usize>,
+    pub max_body_bytes: Option<usize>,
+    /// A run that says more than this fails.
+    pub max_output_bytes: Option<usize>,
+    pub body_timeout: Option<Duration>,
+    pub header_timeout: Option<Duration>,
+    pub keep_alive: Option<Duration>,
+    pub stalled_reader: Option<Duration>,
+    pub heartbeat: Option<Duration>,
+}
+
+/// A host and a port.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Listen {
+    pub host: String,
+    pub port: u16,
+}
+
+impl Listen {
+    /// Whether only this machine can connect.
+    pub fn is_loopback(&self) -> bool {
+        match self.host.parse::<IpAddr>() {
+            Ok(address) => address.is_loopback(),
+            Err(_) => self.host.eq_ignore_ascii_case("localhost"),
+        }
+    }
+}
+
+impl Default for Listen {
+    fn default() -> Self {
+        Self { host: "127.0.0.1".to_owned(), port: 8123 }
+    }
+}
+
+impl fmt::Display for Listen {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.host.contains(':') {
+            write!(f, "[{}]:{}", self.host, self.port)
+        } else {
+            write!(f, "{}:{}", self.host, self.port)
+        }
+    }
+}
+
+impl FromStr for Listen {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let shape = || format!("`{text}` is not HOST:PORT, such as 127.0.0.1:8123");
+        let (host, port) = text.trim().rsplit_once(':').ok_or_else(shape)?;
+        let port = port.parse().map_err(|_| shape())?;
+        let bracketed = host.strip_prefix('[').and_then(|host| host.strip_suffix(']'));
+        if bracketed.is_none() && host.contains(':') {
+            return Err(format!("`{text}`: write an IPv6 address in brackets, such as [::1]:8123"));
+        }
+        match bracketed.unwrap_or(host) {
+            "" => Err(shape()),
+            host => Ok(Self { host: host.to_owned(), port }),
+        }
+    }
+}
+
+/// How log lines look.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogFormat {
+    /// For people.
+    Pretty,
+    /// One JSON object per line.
+    Json,
+}
+
+/// `[providers.NAME]`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Provider {
+    pub kind: ProviderKind,
+    /// Calls at once; `None` is as many as the pools have slots.
+    pub concurrent: Option<u32>,
+    /// Calls that may wait for one of those.
+    pub queue: Option<u32>,
+    /// Connections that may be open at once; `None` is as many as `concurrent`.
+    pub connections: Option<u32>,
+    /// Idle connections that are kept.
+    pub keep_alive: Option<u32>,
+    pub deadline: Deadlines,
+}
+
+/// What kind of provider.
+#[derive(Clone, Debug, PartialEq)]
+pub enum ProviderKind {
+    /// Speaks OpenAI's chat completions.
+    OpenAi {
+        base_url: String,
+        api_key: Option<Secret>,
+        /// PEM certificates to trust besides the usual ones.
+        ca_file: Option<PathBuf>,
+    },
+    /// The simulator in this process.
+    Sim(Sim),
+}
+
+/// Limits of a call's stages; `None` is the client's default.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Deadlines {
+    pub connect: Option<Duration>,
+    pub first_byte: Option<Duration>,
+    pub first_token: Option<Duration>,
+    pub between_bytes: Option<Duration>,
+    pub between_tokens: Option<Duration>,
+    /// `None` is the caller's deadline.
+    pub total: Option<Duration>,
+}
+
+/// How the simulator answers.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Sim {
+    /// The first rule that fits.
+    pub script: Vec<ScriptRule>,
+    /// Time to the first token.
+    pub ttft: Duration,
+    /// Time between tokens.
+    pub token_interval: Duration,
+    /// Replies of exactly this many tokens instead of the script's.
+    pub tokens: Option<u32>,
+    pub jitter: f64,
+    /// Above this many calls at once it answers 429.
+    pub max_concurrent: Option<u32>,
+}
+
+/// A scripted reply.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ScriptRule {
+    /// Part of the user's text, in any case; empty fits always.
+    pub matches: String,
+    /// A template over `message`, `messages`, `model` and `turn`.
+    pub reply: String,
+}
+
+/// An entry of `[models]`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Model {
+    pub provider: String,
+    /// What the provider calls it.
+    pub model: String,
+    /// Sent with every request.
+    pub params: Map<String, Value>,
+    pub context_tokens: Option<u32>,
+    /// It may think for a while before it says something.
+    pub reasoning: bool,
+    /// The limit of one call.
+    pub deadline: Option<Duration>,
+}
+
+/// `[pools.NAME]`: so many runs at once, so many waiting.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Pool {
+    pub slots: u32,
+    pub queue: u32,
+}
+
+/// `[agents.NAME]`.
+#[derive(Clone, Debug)]
+pub struct Agent {
+    pub title: String,
+    pub model: String,
+    pub prompt: Prompt,
+    pub pool: String,
+    /// Limit of a turn that somebody waits for.
+    pub deadline: Duration,
+    /// Limit of working time in the background.
+    pub working_limit: Duration,
+    pub when_busy: Multitask,
+    /// How much of the conversation the model sees.
+    pub history_tokens: u32,
+    /// Added to the model's.
+    pub params: Map<String, Value>,
+}
+
+/// `[doors.NAME]`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Door {
+    pub dialect: Dialect,
+    /// In front of all its addresses: `/`, or a path without a slash at its end.
+    pub mount: String,
+    /// `None` is the default agent.
+    pub agent: Option<String>,
+    /// Whether it shows a thread's state to anybody who knows its key.
+    pub expose_state: bool,
+}
+
+/// What a door speaks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Dialect {
+    CoFounder,
+}
+
+impl Config {
+    /// Reads and checks a configuration file. Paths in it are relative to its folder.
+    ///
+    /// # Errors
+    /// Everything that is wrong with it.
+    pub fn load(file: &Path, env: &Env) -> Result<Self, Report> {
+        let unreadable = |why: String, help: &str| {
+            Report::new(vec![Problem::new(format!("cannot read {}: {why}", file.display())).help(help)])
+        };
+        let text = std::fs::read(file).map_err(|error| match error.kind() {
+            std::io::ErrorKind::NotFound => unreadable(
+                "there is no such file".to_owned(),
+                "give the file with --config, or run in a folder that has a clearway.toml",
+            ),
+            _ => unreadable(error.to_string(), "look at its permissions"),
+        })?;
+        let text = String::from_utf8(text).map_err(|error| {
+            let at = error.utf8_error().valid_up_to();
+            unreadable(format!("it is not UTF-8 (byte {at})"), "save it as UTF-8")
+        })?;
+        let name = file.file_name().unwrap_or(file.as_os_str()).to_string_lossy();
+        let folder = file.parent().filter(|folder| !folder.as_os_str().is_empty());
+        let files = read::Files::Folder(folder.unwrap_or(Path::new(".")).to_owned());
+        let mut config = read::config(Source::new(name, text), &files, env)?;
+        config.origin = Origin::File(file.to_owned());
+        config.files.insert(0, file.to_owned());
+        Ok(config)
+    }
+
+    /// The file in `folder`, or the built-in examples when it has none.
+    ///
+    /// # Errors
+    /// Everything that is wrong with the file, or that `folder` is none.
+    pub fn load_folder(folder: &Path, env: &Env) -> Result<Self, Report> {
+        let file = folder.join(FILE);
+        if file.exists() {
+            return Self::load(&file, env);
+        }
+        if !folder.is_dir() {
+            let problem = Problem::new(format!("there is no folder {}", folder.display()));
+            return Err(Report::new(vec![problem.help("create it, or leave the argument out")]));
+        }
+        Self::built_in(env)
+    }
+
+    /// The examples that are in the binary.
+    ///
+    /// # Errors
+    /// What is wrong with settings in the environment.
+    pub fn built_in(env: &Env) -> Result<Self, Report> {
+        let source = Source::new("built-in clearway.toml", crate::builtin::CONFIG);
+        let mut config = read::config(source, &read::Files::BuiltIn, env)?;
+        config.origin = Origin::BuiltIn;
+        Ok(config)
+    }
+
+    /// Checks a text as if it were a file called `name` in the current folder.
+    ///
+    /// # Errors
+    /// Everything that is wrong with it.
+    pub fn parse(name: &str, text: &str, env: &Env) -> Result<Self, Report> {
+        read::config(Source::new(name, text), &read::Files::Folder(PathBuf::from(".")), env)
+    }
+
+    /// The folder that relative paths start from.
+    pub fn folder(&self) -> &Path {
+        match &self.origin {
+            Origin::File(file) => {
+                file.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."))
+            }
+            Origin::BuiltIn | Origin::Text => Path::new("."),
+        }
+    }
+
+    /// What people want to know about the default model: `gpt-5-mini at openai`, or that it is the
+    /// simulator.
+    pub fn default_model(&self) -> (&Model, &Provider) {
+        let model = &self.models[&self.agents[&self.default_agent].model];
+        (model, &self.providers[&model.provider])
+    }
+}

@@ -1,0 +1,548 @@
+//! The tables of the file, one function each.
+//!
+//! Everything is read with the places of its names kept ([`At`]), because whether a name resolves is
+//! only known at the end ([`super::resolve`]).
+
+use std::collections::BTreeMap;
+use std::ops::Range;
+use std::path::{Component, Path, PathBuf};
+use std::time::Duration;
+
+use clearway_core::run::Multitask;
+use clearway_engine::upstream::Endpoint;
+use serde_json::{Map, Value as Json};
+use toml::de::DeTable;
+
+use super::duration::DEADLINE;
+use super::env::Env;
+use super::prompt::Prompt;
+use super::report::{Problem, Report, Source};
+use super::resolve;
+use super::walk::{At, Table, Value, Walk, nearest};
+use super::{
+    Config, Deadlines, Dialect, Door, Listen, LogFormat, Origin, Pool, Provider, ProviderKind,
+    ScriptRule, Server, ServerLimits, Sim,
+};
+
+/// Where prompts and certificates are.
+#[derive(Debug)]
+pub(super) enum Files {
+    Folder(PathBuf),
+    BuiltIn,
+}
+
+/// A file as read, its names not yet looked up.
+#[derive(Debug)]
+pub(super) struct Draft {
+    pub(super) providers: BTreeMap<String, Provider>,
+    pub(super) models: BTreeMap<String, ModelDraft>,
+    pub(super) pools: BTreeMap<String, Pool>,
+    pub(super) agents: BTreeMap<String, AgentDraft>,
+    pub(super) doors: BTreeMap<String, DoorDraft>,
+}
+
+#[derive(Debug)]
+pub(super) struct ModelDraft {
+    pub(super) provider: Option<At<String>>,
+    pub(super) model: String,
+    pub(super) params: Map<String, Json>,
+    pub(super) context_tokens: Option<u32>,
+    pub(super) reasoning: Option<bool>,
+    pub(super) deadline: Option<Duration>,
+}
+
+#[derive(Debug)]
+pub(super) struct AgentDraft {
+    pub(super) title: Option<String>,
+    pub(super) model: Option<At<String>>,
+    /// `None` when it is broken; that is reported already.
+    pub(super) prompt: Option<Prompt>,
+    pub(super) pool: Option<At<String>>,
+    pub(super) deadline: Option<Duration>,
+    pub(super) working_limit: Option<Duration>,
+    pub(super) when_busy: Option<Multitask>,
+    pub(super) history_tokens: Option<u32>,
+    pub(super) params: Map<String, Json>,
+    pub(super) span: Range<usize>,
+}
+
+#[derive(Debug)]
+pub(super) struct DoorDraft {
+    pub(super) door: Door,
+    pub(super) agent: Option<At<String>>,
+}
+
+/// Reads a whole file.
+pub(super) fn config(source: Source, files: &Files, env: &Env) -> Result<Config, Report> {
+    let text = source.text().to_owned();
+    let (document, errors) = DeTable::parse_recoverable(&text);
+    if !errors.is_empty() {
+        return Err(syntax(&source, &errors));
+    }
+    let walk = Walk::new(source, env);
+    let root = Table::root(&walk, document.get_ref());
+    let mut read_files = Vec::new();
+    let server = server(root.sub("server"), files, env);
+    let draft = Draft {
+        providers: read_named(&root, "providers", |_, table| provider(table, files)),
+        models: models(&root),
+        pools: read_named(&root, "pools", |_, table| pool(table)),
+        agents: read_named(&root, "agents", |_, table| Some(agent(table, files, &mut read_files))),
+        doors: read_named(&root, "doors", door),
+    };
+    root.unsupported(&[
+        "auth", "keys", "knowledge", "workflows", "graphs", "mcp", "workers", "webhooks", "alerts", "include", "telemetry",
+    ]);
+    root.finish();
+    let mut config = resolve::config(&walk, draft, server);
+    let problems = walk.take_problems();
+    if !problems.is_empty() {
+        return Err(Report::new(problems));
+    }
+    for variable in env.unknown().map(ToOwned::to_owned).chain(walk.unused_overlay()) {
+        config.warnings.push(format!("the environment variable {variable} is not known and has no effect"));
+    }
+    config.origin = Origin::Text;
+    config.files = read_files;
+    config.ignored_variables = env.ignored();
+    Ok(config)
+}
+
+/// What the TOML parser found. With broken syntax nothing else is worth saying.
+fn syntax(source: &Source, errors: &[toml::de::Error]) -> Report {
+    let problem = |error: &toml::de::Error| {
+        let mut lines = error.message().lines();
+        let message = lines.next().unwrap_or("broken TOML").to_owned();
+        let end = source.text().len();
+        let span = error.span().unwrap_or(end..end);
+        let problem = Problem::new(message).at(source, span, "here");
+        match lines.next() {
+            Some(more) => problem.help(more),
+            None => problem,
+        }
+    };
+    Report::new(errors.iter().map(problem).collect())
+}
+
+fn read_named<'a, T>(
+    root: &Table<'a>,
+    key: &'static str,
+    mut read: impl FnMut(&str, Table<'a>) -> Option<T>,
+) -> BTreeMap<String, T> {
+    let tables = root.named(key);
+    let one = |(name, table): (String, Table<'a>)| read(&name, table).map(|read| (name, read));
+    tables.into_iter().filter_map(one).collect()
+}
+
+fn server(table: Table<'_>, files: &Files, env: &Env) -> Server {
+    let listen = table.get("listen").and_then(|value| value.parsed(str::parse::<Listen>));
+    let port = table.get("port");
+    if let Some(value) = &port
+        && value.span().is_some()
+    {
+        value.problem("`server` has no key `port`", "unknown key", "write it behind the host: listen = \"127.0.0.1:8123\"");
+    }
+    let port = port.filter(|value| value.span().is_none()).and_then(|value| value.integer(0..=65_535));
+    let data = table.get("data").and_then(|value| value.name()).map(|data| match files {
+        Files::Folder(folder) if data.span.is_some() => folder.join(data.value),
+        Files::Folder(_) | Files::BuiltIn => PathBuf::from(data.value),
+    });
+    let log = table.get("log").and_then(|value| {
+        value.one_of(&[("pretty", LogFormat::Pretty), ("json", LogFormat::Json)])
+    });
+    let drain = table.get("drain").and_then(|value| value.duration(DEADLINE));
+    let insecure = table.get("insecure").and_then(|value| value.boolean());
+    let worker_threads = table.get("worker_threads").and_then(|value| value.count(1..=256));
+    let allowed_hosts = table.get("allowed_hosts").map(|value| value.texts()).unwrap_or_default();
+    let limits = server_limits(table.sub("limits"));
+    table.unsupported(&["database", "tls", "cors", "name", "public_url", "otel"]);
+    let listen = listen_with_port(table.walk, listen, port, env);
+    table.finish();
+    Server {
+        listen,
+        data,
+        log: log.or_else(|| log_of_environment(env)),
+        drain: drain.unwrap_or(Duration::from_secs(10)),
+        insecure: insecure.unwrap_or(false),
+        worker_threads,
+        allowed_hosts,
+        limits,
+    }
+}
+
+fn server_limits(table: Table<'_>) -> ServerLimits {
+    let size = |key, least: u64, most: u64| {
+        table.get(key).and_then(|value| value.integer(least..=most)).and_then(|size| usize::try_from(size).ok())
+    };
+    let duration = |key| table.get(key).and_then(|value| value.duration(DEADLINE));
+    let limits = ServerLimits {
+        max_connections: size("max_connections", 1, 1_000_000),
+        max_body_bytes: size("max_body_bytes", 1024, 1 << 30),
+        max_output_bytes: size("max_output_bytes", 1024, 1 << 30),
+        body_timeout: duration("body_timeout"),
+        header_timeout: duration("header_timeout"),
+        keep_alive: duration("keep_alive"),
+        stalled_reader: duration("stalled_reader"),
+        heartbeat: duration("heartbeat"),
+    };
+    table.finish();
+    limits
+}
+
+/// `CLEARWAY_SERVER__PORT` and `PORT` change the port alone; the first goes before the second.
+fn listen_with_port(walk: &Walk<'_>, listen: Option<Listen>, port: Option<u64>, env: &Env) -> Option<Listen> {
+    let port = port.and_then(|port| u16::try_from(port).ok());
+    let usual = env.get("PORT").filter(|_| env.get("CLEARWAY_SERVER__LISTEN").is_none());
+    let usual = usual.and_then(|text| {
+        let parsed = text.trim().parse().ok();
+        if parsed.is_none() {
+            walk.note(Problem::new(format!("PORT: `{text}` is no port")).help("set it to a number from 0 to 65535"));
+        }
+        parsed
+    });
+    match port.or(usual) {
+        Some(port) => Some(Listen { port, ..listen.unwrap_or_default() }),
+        None => listen,
+    }
+}
+
+/// In production logs are for machines, whatever the command.
+fn log_of_environment(env: &Env) -> Option<LogFormat> {
+    match env.get("ENVIRONMENT")?.trim().to_ascii_lowercase().as_str() {
+        "production" | "prod" | "staging" => Some(LogFormat::Json),
+        "development" | "dev" | "local" => Some(LogFormat::Pretty),
+        _ => None,
+    }
+}
+
+fn provider(table: Table<'_>, files: &Files) -> Option<Provider> {
+    #[derive(Clone, Copy)]
+    enum Kind {
+        OpenAi,
+        Sim,
+    }
+    let kind = table
+        .require("kind", "write kind = \"openai\" or kind = \"sim\"")
+        .and_then(|value| value.one_of(&[("openai", Kind::OpenAi), ("sim", Kind::Sim)]));
+    let limits = table.sub("limits");
+    let concurrent = limits.get("concurrent").and_then(|value| value.count(1..=100_000));
+    let queue = limits.get("queue").and_then(|value| value.count(0..=1_000_000));
+    limits.unsupported(&["per_minute", "per_second", "tokens_per_minute", "per_day"]);
+    limits.finish();
+    let pool = table.sub("pool");
+    let connections = pool.get("connections").and_then(|value| {
+        let connections = value.count(1..=100_000)?;
+        if concurrent.is_some_and(|concurrent| connections < concurrent) {
+            value.problem(
+                format!("`{}` is less than `limits.concurrent`", value.path),
+                "too few",
+                "each call has a connection of its own: a call that may start must find one",
+            );
+        }
+        Some(connections)
+    });
+    let keep_alive = pool.get("keep_alive").and_then(|value| value.count(0..=100_000));
+    pool.unsupported(&["idle_expiry"]);
+    pool.finish();
+    let deadline = deadlines(table.sub("deadline"));
+    let kind = match kind {
+        Some(Kind::OpenAi) => openai(&table, files),
+        Some(Kind::Sim) => Some(ProviderKind::Sim(sim(&table))),
+        None => {
+            table.tolerate(&[
+                "base_url", "api_key", "ca_file", "script", "ttft", "token_interval", "tokens", "jitter", "max_concurrent",
+            ]);
+            None
+        }
+    };
+    table.unsupported(&["retry", "breaker", "keys", "headers", "budget", "price", "hedge", "fallback"]);
+    table.finish();
+    Some(Provider { kind: kind?, concurrent, queue, connections, keep_alive, deadline })
+}
+
+fn openai(table: &Table<'_>, files: &Files) -> Option<ProviderKind> {
+    let base_url = match table.get("base_url") {
+        None => Some(resolve::OPENAI_URL.to_owned()),
+        Some(value) => value.address(Endpoint::parse, resolve::OPENAI_URL),
+    };
+    let api_key = table.get("api_key").and_then(|value| value.secret());
+    let ca_file = table.get("ca_file").and_then(|value| {
+        let name = value.name()?;
+        let Files::Folder(folder) = files else { return None };
+        let path = folder.join(&name.value);
+        if !path.is_file() {
+            value.problem(format!("there is no file {}", path.display()), "here", "");
+        }
+        Some(path)
+    });
+    Some(ProviderKind::OpenAi { base_url: base_url?, api_key, ca_file })
+}
+
+fn sim(table: &Table<'_>) -> Sim {
+    let duration = |key| table.get(key).and_then(|value: Value<'_>| value.pause());
+    let script = table.get("script").map(|value| value.list()).unwrap_or_default();
+    Sim {
+        script: script.iter().filter_map(script_rule).collect(),
+        ttft: duration("ttft").unwrap_or_default(),
+        token_interval: duration("token_interval").unwrap_or_default(),
+        tokens: table.get("tokens").and_then(|value| value.count(0..=1_000_000)),
+        jitter: table.get("jitter").and_then(|value| value.fraction(0.0..=1.0)).unwrap_or(0.0),
+        max_concurrent: table.get("max_concurrent").and_then(|value| value.count(1..=1_000_000)),
+    }
+}
+
+fn script_rule(value: &Value<'_>) -> Option<ScriptRule> {
+    let table = value.table()?;
+    let matches = table.get("match").and_then(|value| value.text()).unwrap_or_default().to_owned();
+    let reply = table.require("reply", "say what to answer: { match = \"price\", reply = \"It is free.\" }");
+    table.finish();
+    let value = reply?;
+    let reply = value.text()?;
+    if let Err(error) = minijinja::Environment::new().template_from_str(reply) {
+        let why = error.detail().map_or_else(|| error.kind().to_string(), ToOwned::to_owned);
+        value.problem(format!("template error in a reply: {why}"), "here", "");
+        return None;
+    }
+    Some(ScriptRule { matches, reply: reply.to_owned() })
+}
+
+fn deadlines(table: Table<'_>) -> Deadlines {
+    let read = |key| {
+        let value = table.get(key)?;
+        Some((value.duration(DEADLINE)?, value))
+    };
+    let connect = read("connect");
+    let first_byte = read("first_byte");
+    let first_token = read("first_token");
+    let between_bytes = read("between_bytes");
+    let between_tokens = read("between_tokens");
+    let total = read("total");
+    // A stage that outlasts the one around it could never be what ends a call.
+    let stages = [&connect, &first_byte, &first_token, &total];
+    let stages: Vec<_> = stages.into_iter().flatten().collect();
+    for pair in stages.windows(2) {
+        if let [(inner, value), (outer, around)] = pair
+            && inner > outer
+        {
+            let around = around.path.rsplit('.').next().unwrap_or_default();
+            value.problem(
+                format!("`{}` is longer than `{around}`, which contains it", value.path),
+                "never reached",
+                "the order is connect <= first_byte <= first_token <= total",
+            );
+        }
+    }
+    table.unsupported(&["queue", "send", "cancel"]);
+    table.finish();
+    let duration = |read: Option<(Duration, Value<'_>)>| read.map(|(duration, _)| duration);
+    Deadlines {
+        connect: duration(connect),
+        first_byte: duration(first_byte),
+        first_token: duration(first_token),
+        between_bytes: duration(between_bytes),
+        between_tokens: duration(between_tokens),
+        total: duration(total),
+    }
+}
+
+fn models(root: &Table<'_>) -> BTreeMap<String, ModelDraft> {
+    read_named(root, "models", |_, table| {
+        let provider = table.require("provider", "name one of [providers]").and_then(|value| value.name());
+        let model = table.require("model", "say what the provider calls it").and_then(|value| value.name());
+        let draft = ModelDraft {
+            provider,
+            model: model.map(|model| model.value).unwrap_or_default(),
+            params: params(&table),
+            context_tokens: table.get("context_tokens").and_then(|value| value.count(256..=100_000_000)),
+            reasoning: table.get("reasoning").and_then(|value| value.boolean()),
+            deadline: table.get("deadline").and_then(|value| value.duration(DEADLINE)),
+        };
+        table.unsupported(&["fallback", "script", "price", "retry", "dimensions", "cache"]);
+        table.finish();
+        Some(draft)
+    })
+}
+
+/// Request parameters that are passed on as they are.
+fn params(table: &Table<'_>) -> Map<String, Json> {
+    const OURS: &[&str] = &["model", "messages", "stream", "stream_options"];
+    let Some(value) = table.get("params") else { return Map::new() };
+    let mut params = Map::new();
+    for (key, value) in value.entries() {
+        let json = value.json();
+        if OURS.contains(&key.as_str()) {
+            value.problem(format!("the parameter `{key}` is set by the server itself"), "here", "leave it out");
+        } else if key == "n" && json != Some(1.into()) {
+            value.problem("the parameter `n` must be 1: a run has one answer", "here", "leave it out");
+        } else if let Some(json) = json {
+            params.insert(key, json);
+        }
+    }
+    params
+}
+
+fn pool(table: Table<'_>) -> Option<Pool> {
+    let slots = table.require("slots", "say how many runs may run at once").and_then(|value| value.count(1..=1_000_000));
+    let queue = table.get("queue").map(|value| value.count(0..=10_000_000));
+    table.unsupported(&["per_user", "weight", "priority"]);
+    table.finish();
+    let slots = slots?;
+    Some(Pool { slots, queue: queue.unwrap_or(Some(slots.saturating_mul(4)))? })
+}
+
+fn agent(table: Table<'_>, files: &Files, read_files: &mut Vec<PathBuf>) -> AgentDraft {
+    let choices = [
+        ("queue", Multitask::Enqueue),
+        ("enqueue", Multitask::Enqueue),
+        ("reject", Multitask::Reject),
+        ("interrupt", Multitask::Interrupt),
+    ];
+    let when_busy = table.get("when_busy").and_then(|value| match value.text() {
+        Some("rollback") => {
+            value.problem("`rollback` is not supported by this version", "not supported yet", "one of: queue, reject, interrupt");
+            None
+        }
+        _ => value.one_of(&choices),
+    });
+    let prompt = match table.get("prompt") {
+        Some(value) => prompt(&value, files, read_files),
+        None => Prompt::compile("", &table.walk.source, &(0..0), None).ok(),
+    };
+    let draft = AgentDraft {
+        title: table.get("title").and_then(|value| value.name()).map(|title| title.value),
+        model: table.get("model").and_then(|value| value.name()),
+        prompt,
+        pool: table.get("pool").and_then(|value| value.name()),
+        deadline: table.get("deadline").and_then(|value| value.duration(DEADLINE)),
+        working_limit: table.get("working_limit").and_then(|value| value.duration(DEADLINE)),
+        when_busy,
+        history_tokens: table.get("history_tokens").and_then(|value| value.count(0..=100_000_000)),
+        params: params(&table),
+        span: table.span.clone(),
+    };
+    for key in ["temperature", "max_tokens"] {
+        if let Some(value) = table.get(key) {
+            let help = format!("write params = {{ {key} = … }}");
+            value.problem(format!("`{}` is a parameter of the model", value.path), "not here", help);
+        }
+    }
+    table.unsupported(&[
+        "tools", "confirm", "cite", "knowledge", "graph", "worker", "output", "memory", "retry", "budget", "on_outage", "priority",
+        "fallback", "max_steps",
+    ]);
+    table.finish();
+    draft
+}
+
+/// A text, or `{ file = "…" }`.
+fn prompt(value: &Value<'_>, files: &Files, read_files: &mut Vec<PathBuf>) -> Option<Prompt> {
+    let note = |problems: Vec<Problem>| problems.into_iter().for_each(|problem| value.walk().note(problem));
+    if !value.is_table() {
+        let text = value.text()?;
+        let place = value.span().unwrap_or_default();
+        return Prompt::compile(text, &value.walk().source, &place, None).map_err(note).ok();
+    }
+    let table = value.table()?;
+    let file = table.require("file", "write prompt = { file = \"prompts/name.md\" } or the text itself");
+    table.finish();
+    let file = file?;
+    let name = file.name()?.value;
+    let (text, path) = read_file(&file, &name, files)?;
+    read_files.extend(path.clone());
+    let source = Source::new(&name, text.clone());
+    Prompt::compile(&text, &source, &(0..text.len()), path).map_err(note).ok()
+}
+
+fn read_file(value: &Value<'_>, name: &str, files: &Files) -> Option<(String, Option<PathBuf>)> {
+    let folder = match files {
+        Files::Folder(folder) => folder,
+        Files::BuiltIn => {
+            let found = crate::builtin::PROMPTS.iter().find(|(file, _)| *file == name);
+            if found.is_none() {
+                value.problem(format!("there is no file {name}"), "here", "");
+            }
+            return found.map(|(_, text)| ((*text).to_owned(), None));
+        }
+    };
+    let path = folder.join(name);
+    match std::fs::read_to_string(&path) {
+        Ok(text) => Some((text, Some(path))),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+            let help = match similar_file(&path) {
+                Some(near) => format!("did you mean `{}`?", Path::new(name).with_file_name(near).display()),
+                None => "paths are relative to the configuration file".to_owned(),
+            };
+            value.problem(format!("there is no file {name}"), "not found", help);
+            None
+        }
+        Err(error) => {
+            value.problem(format!("cannot read {name}: {error}"), "here", "");
+            None
+        }
+    }
+}
+
+/// A file in the same folder whose name is nearly the same.
+fn similar_file(path: &Path) -> Option<String> {
+    if path.components().any(|part| part == Component::ParentDir) {
+        return None;
+    }
+    let wanted = path.file_name()?.to_str()?;
+    let names: Vec<String> = std::fs::read_dir(path.parent()?)
+        .ok()?
+        .filter_map(|entry| entry.ok()?.file_name().into_string().ok())
+        .collect();
+    nearest(wanted, names.iter().map(String::as_str)).map(ToOwned::to_owned)
+}
+
+const DIALECTS: &[(&str, Dialect)] = &[("cofounder", Dialect::CoFounder)];
+
+/// Dialects that are documented and not built yet.
+const FUTURE_DIALECTS: &[&str] = &["campaigns", "knowledge", "langgraph", "openai", "mcp", "runs"];
+
+/// A door is called like its dialect, or says which one it speaks.
+fn known_dialect(table: &Table<'_>, name: &str) -> Option<Dialect> {
+    if let Some((_, dialect)) = DIALECTS.iter().find(|(known, _)| *known == name) {
+        return Some(*dialect);
+    }
+    let names = || DIALECTS.iter().map(|(name, _)| *name);
+    let (message, help) = if FUTURE_DIALECTS.contains(&name) {
+        (format!("the door `{name}` is not supported by this version"), "leave it out".to_owned())
+    } else {
+        let help = match nearest(name, names()) {
+            Some(near) => format!("did you mean `{near}`?"),
+            None => format!("say which dialect it speaks: dialect = \"{}\"", names().collect::<Vec<_>>().join("\" or \"")),
+        };
+        (format!("there is no dialect `{name}`"), help)
+    };
+    table.walk.note(Problem::new(message).at(&table.walk.source, table.span.clone(), "").help(help));
+    None
+}
+
+fn door(name: &str, table: Table<'_>) -> Option<DoorDraft> {
+    let mount = table.get("mount").and_then(|value| {
+        value.parsed(|text| {
+            let sound = text == "/" || (text.starts_with('/') && !text.ends_with('/'));
+            if sound && !text.contains(['{', '}', '?', '#', ' ']) {
+                Ok(text.to_owned())
+            } else {
+                Err(format!("`{text}` is no path, such as /cofounder"))
+            }
+        })
+    });
+    let agent = table.get("agent").and_then(|value| value.name());
+    let expose_state = table.get("expose_state").and_then(|value| value.boolean());
+    let dialect = match table.get("dialect") {
+        Some(value) => value.one_of(DIALECTS),
+        None => known_dialect(&table, name),
+    };
+    table.unsupported(&["on_disconnect", "keys", "auth", "cors", "deadline", "limits"]);
+    table.finish();
+    let door = Door {
+        dialect: dialect?,
+        mount: mount.unwrap_or_else(|| "/".to_owned()),
+        agent: agent.as_ref().map(|agent| agent.value.clone()),
+        expose_state: expose_state.unwrap_or(false),
+    };
+    Some(DoorDraft { door, agent })
+}

@@ -1,0 +1,846 @@
+//! What is said about files that are wrong.
+
+use super::*;
+
+#[test]
+fn unknown_keys() {
+    check(
+        "[server]\nlisten = \"127.0.0.1:8123\"\nlog_format = \"json\"\nlistn = 1\n\n[agent.x]\n",
+        expect![[r#"
+            error: `server` has no key `log_format`
+             ╭─[clearway.toml:3:1]
+            3 │ log_format = "json"
+             · ─────┬────
+             ·      ╰── unknown key
+             ╰────
+            help: known here: allowed_hosts, data, drain, insecure, limits, listen, log, port, worker_threads
+
+            error: `server` has no key `listn`
+             ╭─[clearway.toml:4:1]
+            4 │ listn = 1
+             · ──┬──
+             ·   ╰── unknown key
+             ╰────
+            help: did you mean `listen`?
+
+            error: there is no table `agent`
+             ╭─[clearway.toml:6:2]
+            6 │ [agent.x]
+             ·  ──┬──
+             ·    ╰── unknown table
+             ╰────
+            help: did you mean `agents`?"#]],
+    );
+}
+
+#[test]
+fn the_table_of_the_mistake_is_named() {
+    check(
+        "[providers.openai]\nkind = \"openai\"\nlimits = { concurent = 10 }\n[providers.openai.deadline]\nfirst_tokn = \"1s\"\n",
+        expect![[r#"
+            error: `providers.openai.limits` has no key `concurent`
+             ╭─[clearway.toml:3:12]
+            3 │ limits = { concurent = 10 }
+             ·            ────┬────
+             ·                ╰── unknown key
+             ╰────
+            help: did you mean `concurrent`?
+
+            error: `providers.openai.deadline` has no key `first_tokn`
+             ╭─[clearway.toml:5:1]
+            5 │ first_tokn = "1s"
+             · ─────┬────
+             ·      ╰── unknown key
+             ╰────
+            help: did you mean `first_token`?"#]],
+    );
+}
+
+#[test]
+fn wrong_types() {
+    check(
+        "[server]\nlisten = 8123\ninsecure = \"yes\"\nlimits = 5\n\n[models]\nwriter = \"gpt\"\n\n[pools.chat]\nslots = 1.5\nqueue = \"many\"\n",
+        expect![[r#"
+            error: `server.listen` must be a text in quotes
+             ╭─[clearway.toml:2:10]
+            2 │ listen = 8123
+             ·          ──┬─
+             ·            ╰── this is the number 8123
+             ╰────
+
+            error: `server.insecure` must be true or false, without quotes
+             ╭─[clearway.toml:3:12]
+            3 │ insecure = "yes"
+             ·            ──┬──
+             ·              ╰── this is a text
+             ╰────
+
+            error: `server.limits` must be a table
+             ╭─[clearway.toml:4:10]
+            4 │ limits = 5
+             ·          ┬
+             ·          ╰── this is the number 5
+             ╰────
+
+            error: `models.writer` must be a table
+             ╭─[clearway.toml:7:10]
+            7 │ writer = "gpt"
+             ·          ──┬──
+             ·            ╰── this is a text
+             ╰────
+
+            error: `pools.chat.slots` must be a whole number
+              ╭─[clearway.toml:10:9]
+            10 │ slots = 1.5
+              ·         ─┬─
+              ·          ╰── this is the number 1.5
+              ╰────
+
+            error: `pools.chat.queue` must be a whole number
+              ╭─[clearway.toml:11:9]
+            11 │ queue = "many"
+              ·         ───┬──
+              ·            ╰── this is a text
+              ╰────"#]],
+    );
+}
+
+#[test]
+fn every_wait_needs_an_end() {
+    check(
+        r#"
+[agents.a]
+deadline = 0
+[agents.b]
+deadline = "none"
+[agents.c]
+deadline = "0s"
+[agents.d]
+deadline = 120
+[agents.e]
+deadline = "120"
+[agents.f]
+deadline = "two minutes"
+[agents.g]
+deadline = "400d"
+"#,
+        expect![[r#"
+            error: `agents.a.deadline` has no end, and every wait needs an end
+             ╭─[clearway.toml:3:12]
+            3 │ deadline = 0
+             ·            ┬
+             ·            ╰── this would wait for ever
+             ╰────
+            help: the longest is "30d"
+
+            error: `agents.b.deadline` has no end, and every wait needs an end
+             ╭─[clearway.toml:5:12]
+            5 │ deadline = "none"
+             ·            ───┬──
+             ·               ╰── this would wait for ever
+             ╰────
+            help: the longest is "30d"
+
+            error: `agents.c.deadline` has no end, and every wait needs an end
+             ╭─[clearway.toml:7:12]
+            7 │ deadline = "0s"
+             ·            ──┬─
+             ·              ╰── this would wait for ever
+             ╰────
+            help: the longest is "30d"
+
+            error: `agents.d.deadline` must be a duration in quotes with a unit
+             ╭─[clearway.toml:9:12]
+            9 │ deadline = 120
+             ·            ─┬─
+             ·             ╰── a number alone could mean anything
+             ╰────
+            help: write `"120s"` if you mean seconds
+
+            error: `agents.e.deadline` is a duration and has no unit
+              ╭─[clearway.toml:11:12]
+            11 │ deadline = "120"
+              ·            ──┬──
+              ·              ╰── seconds? minutes?
+              ╰────
+            help: write `"120s"` if you mean seconds
+
+            error: `agents.f.deadline` is no duration
+              ╭─[clearway.toml:13:12]
+            13 │ deadline = "two minutes"
+              ·            ──────┬──────
+              ·                  ╰── not understood
+              ╰────
+            help: write a number and a unit, such as "30s", "500ms" or "5m"
+
+            error: `agents.g.deadline` must be from 1ms to 30d
+              ╭─[clearway.toml:15:12]
+            15 │ deadline = "400d"
+              ·            ───┬──
+              ·               ╰── out of range
+              ╰────"#]],
+    );
+}
+
+#[test]
+fn names_that_lead_nowhere() {
+    check(
+        r#"
+[providers.openai]
+kind = "openai"
+
+[models]
+writer = { provider = "opnai", model = "gpt-5-mini" }
+
+[agents.cofounder]
+model = "writter"
+pool = "chatt"
+
+[agents.other]
+model = "something"
+
+[doors.cofounder]
+agent = "cofouder"
+"#,
+        expect![[r#"
+            error: there is no provider `opnai`
+             ╭─[clearway.toml:6:23]
+            6 │ writer = { provider = "opnai", model = "gpt-5-mini" }
+             ·                       ───┬───
+             ·                          ╰── not defined
+             ╰────
+            help: did you mean `openai`?
+
+            error: there is no model `writter`
+             ╭─[clearway.toml:9:9]
+            9 │ model = "writter"
+             ·         ────┬────
+             ·             ╰── not defined
+             ╰────
+            help: did you mean `writer`?
+
+            error: there is no pool `chatt`
+              ╭─[clearway.toml:10:8]
+            10 │ pool = "chatt"
+              ·        ───┬───
+              ·           ╰── not defined
+              ╰────
+            help: did you mean `chat`?
+
+            error: there is no model `something`
+              ╭─[clearway.toml:13:9]
+            13 │ model = "something"
+              ·         ─────┬─────
+              ·              ╰── not defined
+              ╰────
+            help: there are: default, writer
+
+            error: there is no agent `cofouder`
+              ╭─[clearway.toml:16:9]
+            16 │ agent = "cofouder"
+              ·         ─────┬────
+              ·              ╰── not defined
+              ╰────
+            help: did you mean `cofounder`?"#]],
+    );
+}
+
+#[test]
+fn a_key_twice() {
+    check("[server]\nlog = \"json\"\nlog = \"pretty\"\n[server]\n", expect![[r#"
+        error: duplicate key
+         ╭─[clearway.toml:3:1]
+        3 │ log = "pretty"
+         · ─┬─
+         ·  ╰── here
+         ╰────
+
+        error: duplicate key
+         ╭─[clearway.toml:4:2]
+        4 │ [server]
+         ·  ───┬──
+         ·     ╰── here
+         ╰────"#]]);
+}
+
+#[test]
+fn broken_toml() {
+    check("[server\nlisten = \"x\n[agents.a]\n", expect![[r#"
+        error: unclosed table, expected `]`
+         ╭─[clearway.toml:1:7]
+        1 │ [server
+         ·       ┬
+         ·       ╰── here
+         ╰────"#]]);
+}
+
+#[test]
+fn secrets_come_from_the_environment() {
+    check(
+        r#"
+[providers.one]
+kind = "openai"
+api_key = "sk-123456"
+[providers.two]
+kind = "openai"
+api_key = "${HOUSE_KEY}"
+[providers.three]
+kind = "openai"
+api_key = "${HOUSE KEY}"
+base_url = "api.example.com/v1"
+[providers.four]
+kind = "openai"
+base_url = "https://user:very-secret@example.com/v1"
+"#,
+        expect![[r#"
+            error: `providers.one.api_key` is a secret and must come from the environment
+             ╭─[clearway.toml:4:11]
+            4 │ api_key = ***********
+             ·           ─────┬─────
+             ·                ╰── a secret does not belong in a file
+             ╰────
+            help: put it into an environment variable and write `"${API_KEY}"`
+
+            error: the environment variable HOUSE_KEY is not set
+             ╭─[clearway.toml:7:11]
+            7 │ api_key = "${HOUSE_KEY}"
+             ·           ───────┬──────
+             ·                  ╰── needed here
+             ╰────
+            help: run with HOUSE_KEY=… in the environment
+
+            error: `providers.three.api_key` has a broken `${…}`
+              ╭─[clearway.toml:10:11]
+            10 │ api_key = "${HOUSE KEY}"
+              ·           ───────┬──────
+              ·                  ╰── here
+              ╰────
+            help: write `${NAME}`
+
+            error: `providers.three.base_url`: it is not a URL: invalid format
+              ╭─[clearway.toml:11:12]
+            11 │ base_url = ********************
+              ·            ──────────┬─────────
+              ·                      ╰── here
+              ╰────
+            help: such as https://api.openai.com/v1
+
+            error: `providers.four.base_url`: credentials do not belong into a URL: use api_key or headers
+              ╭─[clearway.toml:14:12]
+            14 │ base_url = *****************************************
+              ·            ────────────────────┬────────────────────
+              ·                                ╰── here
+              ╰────
+            help: such as https://api.openai.com/v1"#]],
+    );
+}
+
+#[test]
+fn what_this_version_has_not() {
+    check(
+        r#"
+[providers.openai]
+kind = "openai"
+limits = { concurrent = 10, per_minute = 60 }
+retry = { attempts = 3 }
+breaker = { failures = 5 }
+
+[agents.cofounder]
+tools = ["search:company"]
+when_busy = "rollback"
+temperature = 0.5
+
+[mcp.crm]
+command = ["crm"]
+
+[workflows.campaign.steps.facts]
+do = "search"
+"#,
+        expect![[r#"
+            error: `providers.openai.limits.per_minute` is not supported by this version
+             ╭─[clearway.toml:4:29]
+            4 │ limits = { concurrent = 10, per_minute = 60 }
+             ·                             ─────┬────
+             ·                                  ╰── not supported yet
+             ╰────
+            help: leave it out: it would have no effect, and silence would hide that
+
+            error: `providers.openai.retry` is not supported by this version
+             ╭─[clearway.toml:5:1]
+            5 │ retry = { attempts = 3 }
+             · ──┬──
+             ·   ╰── not supported yet
+             ╰────
+            help: leave it out: it would have no effect, and silence would hide that
+
+            error: `providers.openai.breaker` is not supported by this version
+             ╭─[clearway.toml:6:1]
+            6 │ breaker = { failures = 5 }
+             · ───┬───
+             ·    ╰── not supported yet
+             ╰────
+            help: leave it out: it would have no effect, and silence would hide that
+
+            error: `agents.cofounder.tools` is not supported by this version
+             ╭─[clearway.toml:9:1]
+            9 │ tools = ["search:company"]
+             · ──┬──
+             ·   ╰── not supported yet
+             ╰────
+            help: leave it out: it would have no effect, and silence would hide that
+
+            error: `rollback` is not supported by this version
+              ╭─[clearway.toml:10:13]
+            10 │ when_busy = "rollback"
+              ·             ─────┬────
+              ·                  ╰── not supported yet
+              ╰────
+            help: one of: queue, reject, interrupt
+
+            error: `agents.cofounder.temperature` is a parameter of the model
+              ╭─[clearway.toml:11:15]
+            11 │ temperature = 0.5
+              ·               ─┬─
+              ·                ╰── not here
+              ╰────
+            help: write params = { temperature = … }
+
+            error: `mcp` is not supported by this version
+              ╭─[clearway.toml:13:2]
+            13 │ [mcp.crm]
+              ·  ─┬─
+              ·   ╰── not supported yet
+              ╰────
+            help: leave it out: it would have no effect, and silence would hide that
+
+            error: `workflows` is not supported by this version
+              ╭─[clearway.toml:16:2]
+            16 │ [workflows.campaign.steps.facts]
+              ·  ────┬────
+              ·      ╰── not supported yet
+              ╰────
+            help: leave it out: it would have no effect, and silence would hide that"#]],
+    );
+}
+
+#[test]
+fn choices() {
+    check(
+        "[providers.x]\nkind = \"opnai\"\n[providers.y]\nbase_url = \"http://x\"\n[server]\nlog = \"xml\"\n[agents.a]\nwhen_busy = \"rejct\"\n",
+        expect![[r#"
+            error: `providers.x.kind` cannot be `opnai`
+             ╭─[clearway.toml:2:8]
+            2 │ kind = "opnai"
+             ·        ───┬───
+             ·           ╰── not one of the choices
+             ╰────
+            help: did you mean `openai`?
+
+            error: `providers.y` has no `kind`
+             ╭─[clearway.toml:3:1]
+            3 │ [providers.y]
+             · ─────────────
+             ╰────
+            help: write kind = "openai" or kind = "sim"
+
+            error: `server.log` cannot be `xml`
+             ╭─[clearway.toml:6:7]
+            6 │ log = "xml"
+             ·       ──┬──
+             ·         ╰── not one of the choices
+             ╰────
+            help: one of: pretty, json
+
+            error: `agents.a.when_busy` cannot be `rejct`
+             ╭─[clearway.toml:8:13]
+            8 │ when_busy = "rejct"
+             ·             ───┬───
+             ·                ╰── not one of the choices
+             ╰────
+            help: did you mean `reject`?"#]],
+    );
+}
+
+#[test]
+fn ranges() {
+    check(
+        "[pools.chat]\nslots = 0\nqueue = -1\n[server]\nworker_threads = 1000\n[server.limits]\nmax_body_bytes = 1\n",
+        expect![[r#"
+            error: `pools.chat.slots` must be from 1 to 1000000
+             ╭─[clearway.toml:2:9]
+            2 │ slots = 0
+             ·         ┬
+             ·         ╰── out of range
+             ╰────
+
+            error: `pools.chat.queue` must be from 0 to 10000000
+             ╭─[clearway.toml:3:9]
+            3 │ queue = -1
+             ·         ─┬
+             ·          ╰── out of range
+             ╰────
+
+            error: `server.worker_threads` must be from 1 to 256
+             ╭─[clearway.toml:5:18]
+            5 │ worker_threads = 1000
+             ·                  ──┬─
+             ·                    ╰── out of range
+             ╰────
+
+            error: `server.limits.max_body_bytes` must be from 1024 to 1073741824
+             ╭─[clearway.toml:7:18]
+            7 │ max_body_bytes = 1
+             ·                  ┬
+             ·                  ╰── out of range
+             ╰────"#]],
+    );
+}
+
+#[test]
+fn deadlines_in_the_wrong_order() {
+    check(
+        "[providers.x]\nkind = \"sim\"\ndeadline = { connect = \"5s\", first_byte = \"3s\", total = \"2s\" }\n",
+        expect![[r#"
+            error: `providers.x.deadline.connect` is longer than `first_byte`, which contains it
+             ╭─[clearway.toml:3:24]
+            3 │ deadline = { connect = "5s", first_byte = "3s", total = "2s" }
+             ·                        ──┬─
+             ·                          ╰── never reached
+             ╰────
+            help: the order is connect <= first_byte <= first_token <= total
+
+            error: `providers.x.deadline.first_byte` is longer than `total`, which contains it
+             ╭─[clearway.toml:3:43]
+            3 │ deadline = { connect = "5s", first_byte = "3s", total = "2s" }
+             ·                                           ──┬─
+             ·                                             ╰── never reached
+             ╰────
+            help: the order is connect <= first_byte <= first_token <= total"#]],
+    );
+}
+
+#[test]
+fn prompts_inline() {
+    check(
+        r#"
+[agents.a]
+prompt = "You are {{ agent.titel }}, today is {{ tody }}."
+[agents.b]
+prompt = """
+Hello.
+You are {{ agent.name "}}.
+"""
+[agents.c]
+prompt = "{{ agent.titel }}"
+[agents.d]
+prompt = "{{ now | nosuchfilter }}"
+[agents.e]
+prompt = 7
+[agents.f]
+prompt = { fil = "x.md" }
+"#,
+        expect![[r#"
+            error: there is no variable `tody`
+             ╭─[clearway.toml:3:50]
+            3 │ prompt = "You are {{ agent.titel }}, today is {{ tody }}."
+             ·                                                  ──┬─
+             ·                                                    ╰── not defined
+             ╰────
+            help: did you mean `today`?
+
+            error: template error: unexpected end of string
+             ╭─[clearway.toml:7:26]
+            7 │ You are {{ agent.name "}}.
+             ·                          ┬
+             ·                          ╰── here
+             ╰────
+
+            error: there is no variable `agent.titel`
+              ╭─[clearway.toml:10:14]
+            10 │ prompt = "{{ agent.titel }}"
+              ·              ─────┬─────
+              ·                   ╰── not defined
+              ╰────
+            help: a prompt can use: agent (agent.name, agent.title), model (the model's name), now (date and time in UTC),
+                  run_id (this run), thread_id (this conversation), today (date in UTC), turn (the user's messages so far)
+
+            error: template error: filter nosuchfilter is unknown
+              ╭─[clearway.toml:12:20]
+            12 │ prompt = "{{ now | nosuchfilter }}"
+              ·                    ──────┬─────
+              ·                          ╰── here
+              ╰────
+
+            error: `agents.e.prompt` must be a text in quotes
+              ╭─[clearway.toml:14:10]
+            14 │ prompt = 7
+              ·          ┬
+              ·          ╰── this is the number 7
+              ╰────
+
+            error: `agents.f.prompt` has no `file`
+              ╭─[clearway.toml:16:10]
+            16 │ prompt = { fil = "x.md" }
+              ·          ────────────────
+              ╰────
+            help: write prompt = { file = "prompts/name.md" } or the text itself
+
+            error: `agents.f.prompt` has no key `fil`
+              ╭─[clearway.toml:16:12]
+            16 │ prompt = { fil = "x.md" }
+              ·            ─┬─
+              ·             ╰── unknown key
+              ╰────
+            help: did you mean `file`?"#]],
+    );
+}
+
+#[test]
+fn prompts_in_files() {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::create_dir(folder.path().join("prompts")).unwrap();
+    std::fs::write(folder.path().join("prompts/cofounder.md"), "# Who\n\nYou are {{ agnt.name }}.\n").unwrap();
+    let file = folder.path().join(FILE);
+    let text = "[agents.a]\nprompt = { file = \"prompts/cofounder.md\" }\n[agents.b]\nprompt = { file = \"prompts/cofunder.md\" }\n";
+    std::fs::write(&file, text).unwrap();
+    let report = Config::load(&file, &env()).unwrap_err().to_string();
+    expect![[r#"
+        error: there is no file prompts/cofunder.md
+         ╭─[clearway.toml:4:19]
+        4 │ prompt = { file = "prompts/cofunder.md" }
+         ·                   ──────────┬──────────
+         ·                             ╰── not found
+         ╰────
+        help: did you mean `prompts/cofounder.md`?
+
+        error: there is no variable `agnt`
+         ╭─[prompts/cofounder.md:3:12]
+        3 │ You are {{ agnt.name }}.
+         ·            ──┬─
+         ·              ╰── not defined
+         ╰────
+        help: did you mean `agent`?"#]].assert_eq(&report);
+}
+
+#[test]
+fn several_models_and_none_chosen() {
+    check(
+        r#"
+[models]
+fast = { provider = "openai", model = "gpt-5-mini" }
+deep = { provider = "openai", model = "gpt-5" }
+[agents.a]
+"#,
+        expect![[r#"
+            error: `agents.a` has no `model`, and there are several
+             ╭─[clearway.toml:5:1]
+            5 │ [agents.a]
+             · ─────┬────
+             ·      ╰── which model?
+             ╰────
+            help: one of: deep, fast; or name one of them `default`"#]],
+    );
+}
+
+#[test]
+fn parameters_that_are_ours() {
+    check(
+        "[models]\nx = { provider = \"sim\", model = \"m\", params = { stream = false, n = 2, seed = 1979-05-27 } }\n",
+        expect![[r#"
+            error: the parameter `stream` is set by the server itself
+             ╭─[clearway.toml:2:58]
+            2 │ x = { provider = "sim", model = "m", params = { stream = false, n = 2, seed = 1979-05-27 } }
+             ·                                                          ──┬──
+             ·                                                            ╰── here
+             ╰────
+            help: leave it out
+
+            error: the parameter `n` must be 1: a run has one answer
+             ╭─[clearway.toml:2:69]
+            2 │ x = { provider = "sim", model = "m", params = { stream = false, n = 2, seed = 1979-05-27 } }
+             ·                                                                     ┬
+             ·                                                                     ╰── here
+             ╰────
+            help: leave it out
+
+            error: `models.x.params.seed` must be a text, number, true or false, list or table
+             ╭─[clearway.toml:2:79]
+            2 │ x = { provider = "sim", model = "m", params = { stream = false, n = 2, seed = 1979-05-27 } }
+             ·                                                                               ─────┬────
+             ·                                                                                    ╰── this is a date or time
+             ╰────"#]],
+    );
+}
+
+#[test]
+fn scripts_of_the_simulator() {
+    check(
+        "[providers.sim]\nkind = \"sim\"\nttft = \"none\"\nscript = [{ match = \"x\" }, { reply = \"{{ message \" }, { reply = \"fine\", mach = \"x\" }]\n",
+        expect![[r#"
+            error: `providers.sim.ttft` has no end, and every wait needs an end
+             ╭─[clearway.toml:3:8]
+            3 │ ttft = "none"
+             ·        ───┬──
+             ·           ╰── this would wait for ever
+             ╰────
+            help: the longest is "1h"
+
+            error: `providers.sim.script[0]` has no `reply`
+             ╭─[clearway.toml:4:11]
+            4 │ script = [{ match = "x" }, { reply = "{{ message " }, { reply = "fine", mach = "x" }]
+             ·           ───────────────
+             ╰────
+            help: say what to answer: { match = "price", reply = "It is free." }
+
+            error: template error in a reply: unexpected end of input, expected end of variable block
+             ╭─[clearway.toml:4:38]
+            4 │ script = [{ match = "x" }, { reply = "{{ message " }, { reply = "fine", mach = "x" }]
+             ·                                      ──────┬──────
+             ·                                            ╰── here
+             ╰────
+
+            error: `providers.sim.script[2]` has no key `mach`
+             ╭─[clearway.toml:4:73]
+            4 │ script = [{ match = "x" }, { reply = "{{ message " }, { reply = "fine", mach = "x" }]
+             ·                                                                         ──┬─
+             ·                                                                           ╰── unknown key
+             ╰────
+            help: did you mean `match`?"#]],
+    );
+}
+
+#[test]
+fn names_and_mounts() {
+    check(
+        "[agents.\"my agent\"]\n[doors.cofounder]\nmount = \"cofounder/\"\n[agents.\"\"]\n",
+        expect![[r#"
+            error: `my agent` cannot be a name
+             ╭─[clearway.toml:1:9]
+            1 │ [agents."my agent"]
+             ·         ─────┬────
+             ·              ╰── here
+             ╰────
+            help: names have 1 to 64 letters, digits, `_`, `-` and `.`, and start with a letter or digit
+
+            error: `doors.cofounder.mount`: `cofounder/` is no path, such as /cofounder
+             ╭─[clearway.toml:3:9]
+            3 │ mount = "cofounder/"
+             ·         ──────┬─────
+             ·               ╰── here
+             ╰────
+
+            error: `` cannot be a name
+             ╭─[clearway.toml:4:9]
+            4 │ [agents.""]
+             ·         ─┬
+             ·          ╰── here
+             ╰────
+            help: names have 1 to 64 letters, digits, `_`, `-` and `.`, and start with a letter or digit"#]],
+    );
+}
+
+#[test]
+fn doors() {
+    check(
+        "[agents.a]\n[doors.cofuonder]\n[doors.openai]\n[doors.support]\nmount = \"/support\"\n[doors.x]\ndialect = \"slack\"\non_disconnect = \"cancel\"\n",
+        expect![[r#"
+            error: there is no dialect `cofuonder`
+             ╭─[clearway.toml:2:1]
+            2 │ [doors.cofuonder]
+             · ─────────────────
+             ╰────
+            help: did you mean `cofounder`?
+
+            error: the door `openai` is not supported by this version
+             ╭─[clearway.toml:3:1]
+            3 │ [doors.openai]
+             · ──────────────
+             ╰────
+            help: leave it out
+
+            error: there is no dialect `support`
+             ╭─[clearway.toml:4:1]
+            4 │ [doors.support]
+             · ───────────────
+             ╰────
+            help: say which dialect it speaks: dialect = "cofounder"
+
+            error: `doors.x.dialect` cannot be `slack`
+             ╭─[clearway.toml:7:11]
+            7 │ dialect = "slack"
+             ·           ───┬───
+             ·              ╰── not one of the choices
+             ╰────
+            help: one of: cofounder
+
+            error: `doors.x.on_disconnect` is not supported by this version
+             ╭─[clearway.toml:8:1]
+            8 │ on_disconnect = "cancel"
+             · ──────┬──────
+             ·       ╰── not supported yet
+             ╰────
+            help: leave it out: it would have no effect, and silence would hide that"#]],
+    );
+}
+
+#[test]
+fn connections_must_do_for_the_calls() {
+    check(
+        "[providers.x]\nkind = \"sim\"\nlimits = { concurrent = 20 }\npool = { connections = 10, idle_expiry = \"30s\" }\n",
+        expect![[r#"
+            error: `providers.x.pool.connections` is less than `limits.concurrent`
+             ╭─[clearway.toml:4:24]
+            4 │ pool = { connections = 10, idle_expiry = "30s" }
+             ·                        ─┬
+             ·                         ╰── too few
+             ╰────
+            help: each call has a connection of its own: a call that may start must find one
+
+            error: `providers.x.pool.idle_expiry` is not supported by this version
+             ╭─[clearway.toml:4:28]
+            4 │ pool = { connections = 10, idle_expiry = "30s" }
+             ·                            ─────┬─────
+             ·                                 ╰── not supported yet
+             ╰────
+            help: leave it out: it would have no effect, and silence would hide that"#]],
+    );
+}
+
+#[test]
+fn the_environment_is_checked_too() {
+    let env = Env::new([
+        ("CLEARWAY_SERVER__DRAIN", "0"),
+        ("CLEARWAY_SERVER__LISTEN", "everywhere"),
+        ("CLEARWAY_SERVER__LIMITS__MAX_BODY_BYTES", "big"),
+        ("PORT", "http"),
+    ]);
+    check_with("", &env, expect![[r#"
+        error: CLEARWAY_SERVER__LISTEN: `server.listen`: `everywhere` is not HOST:PORT, such as 127.0.0.1:8123
+
+        error: CLEARWAY_SERVER__DRAIN: `server.drain` has no end, and every wait needs an end
+        help: the longest is "30d"
+
+        error: CLEARWAY_SERVER__LIMITS__MAX_BODY_BYTES: `server.limits.max_body_bytes` must be from 1024 to 1073741824"#]]);
+    check_with("", &Env::new([("PORT", "http")]), expect![[r#"
+        error: PORT: `http` is no port
+        help: set it to a number from 0 to 65535"#]]);
+}
+
+#[test]
+fn missing_files_and_folders() {
+    let folder = tempfile::tempdir().unwrap();
+    let scrub = |report: Report| report.to_string().replace(&folder.path().display().to_string(), "DIR");
+    let missing = Config::load(&folder.path().join("none.toml"), &env()).unwrap_err();
+    expect![[r#"
+        error: cannot read DIR/none.toml: there is no such file
+        help: give the file with --config, or run in a folder that has a clearway.toml"#]].assert_eq(&scrub(missing));
+    let missing = Config::load_folder(&folder.path().join("none"), &env()).unwrap_err();
+    expect![[r#"
+        error: there is no folder DIR/none
+        help: create it, or leave the argument out"#]].assert_eq(&scrub(missing));
+    let binary = folder.path().join("binary.toml");
+    std::fs::write(&binary, b"a = \"\xff\"").unwrap();
+    expect![[r#"
+        error: cannot read DIR/binary.toml: it is not UTF-8 (byte 5)
+        help: save it as UTF-8"#]].assert_eq(&scrub(Config::load(&binary, &env()).unwrap_err()));
+}

@@ -1,0 +1,185 @@
+//! What files that are right mean, and what goes before what.
+
+use super::*;
+
+#[test]
+fn the_built_in_configuration_is_sound() {
+    let config = Config::built_in(&Env::default()).unwrap();
+    assert_eq!(config.default_agent, "cofounder");
+    assert_eq!(config.agents["cofounder"].pool, "chat");
+    assert_eq!(config.agents["cofounder"].when_busy, Multitask::Enqueue);
+    let (model, provider) = config.default_model();
+    assert_eq!(model.model, "sim");
+    assert!(matches!(&provider.kind, ProviderKind::Sim(sim) if sim.script.len() == 4), "{provider:?}");
+    assert_eq!(config.warnings, [""; 0]);
+}
+
+#[test]
+fn a_key_in_the_environment_makes_the_model_real() {
+    let config = Config::built_in(&env()).unwrap();
+    let (model, provider) = config.default_model();
+    assert_eq!((model.model.as_str(), model.reasoning), ("gpt-5-mini", true));
+    let ProviderKind::OpenAi { base_url, api_key, .. } = &provider.kind else { panic!("{provider:?}") };
+    assert_eq!(base_url, "https://api.openai.com/v1");
+    assert_eq!(api_key.as_ref().map(Secret::expose), Some("sk-very-secret"));
+    assert!(!format!("{config:?}").contains("very-secret"));
+
+    let env = Env::new([("OPENAI_BASE_URL", "http://127.0.0.1:9000/v1"), ("OPENAI_MODEL", "llama")]);
+    let config = Config::built_in(&env).unwrap();
+    let (model, provider) = config.default_model();
+    assert_eq!(model.model, "llama");
+    let ProviderKind::OpenAi { base_url, api_key, .. } = &provider.kind else { panic!("{provider:?}") };
+    assert_eq!((base_url.as_str(), api_key), ("http://127.0.0.1:9000/v1", &None));
+}
+
+#[test]
+fn an_empty_variable_is_an_unset_one() {
+    let config = Config::built_in(&Env::new([("OPENAI_API_KEY", ""), ("PORT", " ")])).unwrap();
+    assert_eq!(config.default_model().0.provider, SIM);
+    assert_eq!(config.server.listen, None);
+}
+
+#[test]
+fn a_file_without_agents_has_the_built_in_one() {
+    let config = parse_with("[server]\nlog = \"json\"\n", &Env::default());
+    assert_eq!(config.agents.keys().collect::<Vec<_>>(), ["cofounder"]);
+    assert_eq!(config.default_model().0.provider, SIM);
+    let house = "[providers.house]\nkind = \"openai\"\nbase_url = \"http://house/v1\"\n";
+    assert_eq!(parse(house).default_model().0.provider, "house", "the provider of the file goes first");
+}
+
+#[test]
+fn the_only_model_is_the_default() {
+    let config = parse("[models]\nwriter = { provider = \"openai\", model = \"gpt-4o\", reasoning = false }\n[agents.a]\n");
+    assert_eq!(config.agents["a"].model, DEFAULT_MODEL);
+    assert_eq!(config.default_model().0.model, "gpt-4o");
+}
+
+#[test]
+fn the_default_agent() {
+    assert_eq!(parse("[agents.zoe]\n[agents.adam]\n").default_agent, "zoe", "the first of the file");
+    assert_eq!(parse("[agents.zoe]\n[agents.cofounder]\n").default_agent, "cofounder");
+    assert_eq!(parse("[agents.zoe]\n[agents.agent]\n[agents.cofounder]\n").default_agent, "agent");
+}
+
+#[test]
+fn a_whole_file() {
+    let config = parse(
+        r#"
+[server]
+listen   = "[::1]:9000"
+data     = "./data"
+log      = "pretty"
+drain    = "5s"
+limits   = { max_body_bytes = 1_000_000 }
+
+[providers.openai]
+kind     = "openai"
+base_url = "https://api.openai.com/v1"
+api_key  = "${OPENAI_API_KEY}"
+limits   = { concurrent = 10 }
+pool     = { connections = 20, keep_alive = 10 }
+deadline = { connect = "5s", first_byte = "20s", between_bytes = "15s", total = "30s" }
+
+[models]
+writer   = { provider = "openai", model = "gpt-5-mini", params = { temperature = 0.5, stop = ["x"] }, context_tokens = 8000 }
+embed    = { provider = "openai", model = "text-embedding-3-small", deadline = "25s" }
+
+[pools]
+campaigns = { slots = 4, queue = 200 }
+chat      = { slots = 256, queue = 2000 }
+
+[agents.cofounder]
+title    = "Business co-founder"
+model    = "writer"
+prompt   = "You are {{ agent.title }}."
+pool     = "campaigns"
+deadline = "60s"
+when_busy = "interrupt"
+
+[doors.cofounder]
+mount = "/cofounder"
+agent = "cofounder"
+expose_state = true
+"#,
+    );
+    assert_eq!(config.server.listen.as_ref().unwrap().to_string(), "[::1]:9000");
+    assert_eq!(config.server.data.as_deref(), Some(Path::new("./data")));
+    assert_eq!(config.server.drain, Duration::from_secs(5));
+    assert_eq!(config.server.limits.max_body_bytes, Some(1_000_000));
+    assert_eq!(config.pools["chat"], Pool { slots: 256, queue: 2000 });
+    assert_eq!(config.pools["background"], Pool { slots: 64, queue: 10_000 });
+    let agent = &config.agents["cofounder"];
+    assert_eq!((agent.when_busy, agent.history_tokens), (Multitask::Interrupt, 6000));
+    assert_eq!(config.models["writer"].params["stop"], serde_json::json!(["x"]));
+    let provider = &config.providers["openai"];
+    assert_eq!((provider.concurrent, provider.connections, provider.keep_alive), (Some(10), Some(20), Some(10)));
+    assert_eq!(provider.deadline.total, Some(Duration::from_secs(30)));
+    let door = &config.doors["cofounder"];
+    assert_eq!((door.dialect, door.mount.as_str(), door.expose_state), (Dialect::CoFounder, "/cofounder", true));
+}
+
+#[test]
+fn the_environment_goes_before_the_file() {
+    let file = "[server]\nlisten = \"127.0.0.1:1\"\ndrain = \"1s\"\ninsecure = false\n";
+    let server = |vars: &[(&str, &str)]| parse_with(file, &Env::new(vars.iter().copied())).server;
+    let listen = |vars: &[(&str, &str)]| server(vars).listen.unwrap().to_string();
+    assert_eq!(listen(&[]), "127.0.0.1:1");
+    assert_eq!(listen(&[("PORT", "2")]), "127.0.0.1:2");
+    assert_eq!(listen(&[("PORT", "2"), ("CLEARWAY_SERVER__PORT", "3")]), "127.0.0.1:3");
+    assert_eq!(listen(&[("PORT", "2"), ("CLEARWAY_SERVER__LISTEN", "localhost:4")]), "localhost:4");
+    assert_eq!(server(&[("CLEARWAY_SERVER__DRAIN", "3s")]).drain, Duration::from_secs(3));
+    assert!(server(&[("CLEARWAY_SERVER__INSECURE", "true")]).insecure);
+    let limits = server(&[("CLEARWAY_SERVER__LIMITS__MAX_BODY_BYTES", "2048")]).limits;
+    assert_eq!(limits.max_body_bytes, Some(2048));
+    assert_eq!(server(&[("ENVIRONMENT", "production")]).log, Some(LogFormat::Json));
+    assert_eq!(server(&[("ENVIRONMENT", "production"), ("CLEARWAY_SERVER__LOG", "pretty")]).log, Some(LogFormat::Pretty));
+}
+
+#[test]
+fn variables_that_nobody_reads_are_named() {
+    let env = Env::new([
+        ("CLEARWAY_SERVER__LISTN", "x"),
+        ("CLEARWAY_LOG", "debug"),
+        ("CLEARWAY_SERVER", "http://127.0.0.1:8123"),
+        ("BC_API_OPENAI_NO_THREAD", "1"),
+    ]);
+    let config = Config::built_in(&env).unwrap();
+    expect![[r#"
+        the environment variable CLEARWAY_LOG is not known and has no effect
+        the environment variable CLEARWAY_SERVER__LISTN is not known and has no effect"#]].assert_eq(&config.warnings.join("\n"));
+    assert_eq!(config.ignored_variables, ["BC_API_OPENAI_NO_THREAD"]);
+}
+
+#[test]
+fn prompts_are_rendered_per_call() {
+    let config = parse("[agents.a]\ntitle = \"Ada <x>\"\nprompt = \"\"\"\n{{ agent.title }} on {{ today }}, turn {{ turn }}{% if turn > 1 %}!{% endif %}\n\n\"\"\"\n");
+    let values = prompt::Values {
+        agent_name: "a",
+        agent_title: &config.agents["a"].title,
+        model: "m",
+        run_id: String::new(),
+        thread_id: String::new(),
+        now: "2026-11-20T20:46:29.363+00:00".to_owned(),
+        turn: 2,
+    };
+    assert_eq!(config.agents["a"].prompt.render(&values).unwrap(), "Ada <x> on 2026-11-20, turn 2!");
+}
+
+#[test]
+fn a_loop_in_a_prompt_ends() {
+    let report = Config::parse(FILE, "[agents.a]\nprompt = \"{% for a in range(9999) %}{% for b in range(9999) %}{% endfor %}{% endfor %}\"\n", &env());
+    assert!(report.unwrap_err().to_string().contains("fuel"));
+}
+
+#[test]
+fn where_to_listen() {
+    let parse = |text: &str| text.parse::<Listen>().map(|listen| (listen.to_string(), listen.is_loopback()));
+    assert_eq!(parse("127.0.0.1:80"), Ok(("127.0.0.1:80".to_owned(), true)));
+    assert_eq!(parse("[::1]:80"), Ok(("[::1]:80".to_owned(), true)));
+    assert_eq!(parse("localhost:0"), Ok(("localhost:0".to_owned(), true)));
+    assert_eq!(parse("0.0.0.0:80"), Ok(("0.0.0.0:80".to_owned(), false)));
+    for bad in ["80", ":80", "host", "host:http", "::1:80", "host:99999"] {
+        assert!(parse(bad).is_err(), "{bad}");
+    }
+}

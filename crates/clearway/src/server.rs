@@ -1,0 +1,283 @@
+//! A running server: store, provider client, engine and listener, put together and taken apart.
+
+use std::future::Future;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use clearway_core::Clock;
+use clearway_engine::{Agents, Engine, Limits, PoolOptions, Store, Tasks};
+use clearway_server::{BindError, Bound, Door, DoorKind, HttpLimits, Server, ServerOptions};
+use clearway_store::{SqliteOptions, SqliteStore, SystemClock};
+use clearway_upstream::ConfigError;
+use tokio::time::timeout;
+
+use crate::config::{Config, Dialect, Listen, ServerLimits};
+use crate::simulator::Simulator;
+use crate::{agents, upstream};
+
+/// What whoever starts a server decides, beside the configuration.
+#[derive(Clone, Debug, Default)]
+pub struct Options {
+    /// For providers of `kind = "sim"`; without one they are an error.
+    pub simulator: Option<Simulator>,
+    pub ports: Ports,
+}
+
+/// What to do when the port is taken.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Ports {
+    /// Fail.
+    #[default]
+    Exact,
+    /// Take one of the next.
+    NextFree,
+}
+
+/// How many ports behind the wanted one are tried.
+const NEXT_PORTS: u16 = 20;
+
+/// Why a server cannot start: what, where, and what to do about it.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum StartError {
+    /// Its text names the directory.
+    #[error(transparent)]
+    Store(#[from] clearway_store::Error),
+    #[error("provider `{provider}` is a simulated one, and there is no simulator here")]
+    NoSimulator { provider: String },
+    #[error("provider `{provider}`: {problem}")]
+    Provider { provider: String, problem: String },
+    #[error("the providers of the configuration cannot be used")]
+    Upstream(#[from] ConfigError),
+    #[error(transparent)]
+    Engine(#[from] clearway_engine::Error),
+    #[error("cannot listen on {listen}: {problem}")]
+    Address { listen: Listen, problem: String },
+    #[error(transparent)]
+    Bind(#[from] BindError),
+}
+
+/// A running server.
+///
+/// Dropping it without [`Clearway::shutdown`] leaves its tasks to the runtime's end; what runs then
+/// continues at the next start, as after a crash.
+#[derive(Debug)]
+pub struct Clearway {
+    engine: Engine,
+    /// Own the listener and what is simulated.
+    http: Tasks,
+    simulated: Tasks,
+    address: SocketAddr,
+    wanted: Listen,
+    data: PathBuf,
+    clock: Arc<dyn Clock>,
+    config: Config,
+}
+
+impl Clearway {
+    /// Starts a server and returns when it accepts connections.
+    ///
+    /// # Errors
+    /// Says what is in the way; nothing is left running then.
+    pub async fn start(config: Config, options: Options) -> Result<Self, StartError> {
+        let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+        let simulated = Tasks::new();
+        let upstream = upstream::build(&config, options.simulator.as_ref(), &clock, &simulated)?;
+        let wanted = config.server.listen.clone().unwrap_or_default();
+        let listen = resolve(&wanted).await?;
+        let data = config.server.data.clone().unwrap_or_else(|| PathBuf::from("data"));
+        let store = open_store(&data, clock.clone()).await?;
+        let agents = Agents::new(agents::compile(&config, &clock));
+        let engine = Engine::start(engine_options(&config), store, upstream, agents, clock.clone()).await?;
+        let bound = match bind(&engine, server_options(&config, listen, &data), options.ports).await {
+            Ok(bound) => bound,
+            Err(error) => {
+                engine.shutdown(Duration::ZERO).await;
+                return Err(error.into());
+            }
+        };
+        let address = bound.local_addr().unwrap_or(listen);
+        let http = Tasks::new();
+        http.spawn(bound.serve(http.soft.clone(), http.hard.clone()));
+        Ok(Self { engine, http, simulated, address, wanted, data, clock, config })
+    }
+
+    /// Where it listens.
+    pub const fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// The port that was asked for, when another one was taken instead.
+    pub fn port_taken(&self) -> Option<u16> {
+        let wanted = self.wanted.port;
+        (wanted != 0 && wanted != self.address.port()).then_some(wanted)
+    }
+
+    /// Where data is kept.
+    pub fn data(&self) -> &Path {
+        &self.data
+    }
+
+    /// The configuration that is in force.
+    pub const fn config(&self) -> &Config {
+        &self.config
+    }
+
+    /// Puts the agents of a changed configuration in force; runs under way keep theirs. Answers
+    /// which other tables differ: they need a restart.
+    pub fn reload(&mut self, new: Config) -> Vec<&'static str> {
+        let old = &self.config;
+        let differ = [
+            ("server", old.server != new.server),
+            ("providers", old.providers != new.providers),
+            ("models", old.models != new.models),
+            ("pools", old.pools != new.pools),
+            ("doors", old.doors != new.doors || old.default_agent != new.default_agent),
+        ];
+        let names = differ.iter().filter(|(_, differs)| *differs).map(|(name, _)| *name).collect();
+        // Agents that need what is not there yet wait for the restart.
+        let usable = |agent: &crate::config::Agent| {
+            old.models.contains_key(&agent.model) && old.pools.contains_key(&agent.pool)
+        };
+        let agents = new.agents.iter().filter(|(_, agent)| usable(agent));
+        let in_force = Config {
+            agents: agents.map(|(name, agent)| (name.clone(), agent.clone())).collect(),
+            default_agent: new.default_agent.clone(),
+            files: new.files.clone(),
+            ..old.clone()
+        };
+        self.engine.agents().replace(agents::compile(&in_force, &self.clock));
+        self.config.agents = in_force.agents;
+        self.config.files = in_force.files;
+        names
+    }
+
+    /// Stops: nothing new is taken, runs may finish until `grace` is over or `hurry` is ready, the
+    /// rest is handed back and goes on after the next start. Bounded by `grace` and a few seconds.
+    pub async fn shutdown(self, grace: Duration, hurry: impl Future<Output = ()>) {
+        let Self { engine, http, simulated, .. } = self;
+        http.soft.cancel();
+        let hurry = async {
+            let _ = timeout(grace, hurry).await;
+            // Streams say why they end while the engine still hands back.
+            engine.tasks().hard.cancel();
+            http.hard.cancel();
+            std::future::pending::<()>().await;
+        };
+        tokio::select! {
+            () = engine.shutdown(grace) => {}
+            () = hurry => {}
+        }
+        // The last answers are on their way; what is left after that waits for nothing.
+        if timeout(LAST_ANSWERS, http.close()).await.is_err() {
+            http.hard.cancel();
+            if timeout(CLOSING, http.close()).await.is_err() {
+                tracing::warn!("some connections did not close in time");
+            }
+        }
+        simulated.hard.cancel();
+        let _ = timeout(CLOSING, simulated.close()).await;
+    }
+}
+
+/// For answers that are complete and not sent yet.
+const LAST_ANSWERS: Duration = Duration::from_millis(500);
+/// For connections to close.
+const CLOSING: Duration = Duration::from_secs(2);
+/// For a name to be looked up.
+const LOOKUP: Duration = Duration::from_secs(5);
+
+/// The address to listen on. Names need a look-up, except the one that everybody writes.
+async fn resolve(listen: &Listen) -> Result<SocketAddr, StartError> {
+    if let Ok(address) = listen.host.parse::<IpAddr>() {
+        return Ok(SocketAddr::new(address, listen.port));
+    }
+    if listen.host.eq_ignore_ascii_case("localhost") {
+        return Ok(SocketAddr::new(Ipv4Addr::LOCALHOST.into(), listen.port));
+    }
+    let failed = |problem: String| StartError::Address { listen: listen.clone(), problem };
+    let lookup = tokio::net::lookup_host((listen.host.as_str(), listen.port));
+    match timeout(LOOKUP, lookup).await {
+        Ok(Ok(mut found)) => found.next().ok_or_else(|| failed("the name has no address".to_owned())),
+        Ok(Err(error)) => Err(failed(format!("the name cannot be looked up: {error}"))),
+        Err(_) => Err(failed("looking up the name took too long".to_owned())),
+    }
+}
+
+async fn open_store(directory: &Path, clock: Arc<dyn Clock>) -> Result<Arc<dyn Store>, StartError> {
+    Ok(Arc::new(SqliteStore::open(directory, SqliteOptions::default(), clock).await?))
+}
+
+fn engine_options(config: &Config) -> clearway_engine::Options {
+    let pool = |(name, pool): (&String, &crate::config::Pool)| PoolOptions::new(name, pool.slots, pool.queue);
+    let mut limits = Limits::default();
+    if let Some(bytes) = config.server.limits.max_output_bytes {
+        limits.output_bytes = bytes;
+    }
+    clearway_engine::Options {
+        pools: config.pools.iter().map(pool).collect(),
+        limits,
+        ..clearway_engine::Options::default()
+    }
+}
+
+fn server_options(config: &Config, listen: SocketAddr, data: &Path) -> ServerOptions {
+    let mut doors: Vec<Door> = config
+        .doors
+        .values()
+        .map(|door| Door {
+            kind: match door.dialect {
+                Dialect::CoFounder => DoorKind::CoFounder,
+            },
+            mount: door.mount.clone(),
+            agent: door.agent.clone().unwrap_or_else(|| config.default_agent.clone()),
+            expose_state: door.expose_state,
+        })
+        .collect();
+    if doors.is_empty() {
+        doors.push(Door::cofounder("/", &config.default_agent));
+    }
+    ServerOptions {
+        doors,
+        default_agent: config.default_agent.clone(),
+        limits: http_limits(&config.server.limits),
+        insecure: config.server.insecure,
+        keys_configured: false,
+        allowed_hosts: config.server.allowed_hosts.clone(),
+        data_path: data.display().to_string(),
+        ..ServerOptions::new(listen)
+    }
+}
+
+fn http_limits(configured: &ServerLimits) -> HttpLimits {
+    let default = HttpLimits::default();
+    HttpLimits {
+        connections: configured.max_connections.unwrap_or(default.connections),
+        body_bytes: configured.max_body_bytes.unwrap_or(default.body_bytes),
+        body_timeout: configured.body_timeout.unwrap_or(default.body_timeout),
+        header_timeout: configured.header_timeout.unwrap_or(default.header_timeout),
+        keep_alive: configured.keep_alive.unwrap_or(default.keep_alive),
+        stalled_reader: configured.stalled_reader.unwrap_or(default.stalled_reader),
+        heartbeat: configured.heartbeat.unwrap_or(default.heartbeat),
+        ..default
+    }
+}
+
+async fn bind(engine: &Engine, mut options: ServerOptions, ports: Ports) -> Result<Bound, BindError> {
+    let wanted = options.listen.port();
+    let last = match ports {
+        Ports::Exact => wanted,
+        Ports::NextFree => wanted.saturating_add(NEXT_PORTS),
+    };
+    loop {
+        match Server::bind(engine.clone(), options.clone()).await {
+            Err(BindError::AddressInUse(_)) if options.listen.port() < last => {
+                let next = options.listen.port() + 1;
+                options.listen.set_port(next);
+            }
+            bound => return bound,
+        }
+    }
+}
