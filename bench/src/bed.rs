@@ -83,18 +83,19 @@ impl Process {
     pub(crate) async fn ready(&mut self, path: &str) -> Result<Duration> {
         let begin = Instant::now();
         let request = Request::get(path);
+        let mut last = String::new();
         while begin.elapsed() < START {
-            if let Ok(answer) = http::call(self.address, &request, Duration::from_secs(2)).await
-                && answer.status == 200
-            {
-                return Ok(begin.elapsed());
+            match http::call(self.address, &request, Duration::from_secs(2)).await {
+                Ok(answer) if answer.status == 200 => return Ok(begin.elapsed()),
+                Ok(answer) => last = format!("status {}: {}", answer.status, answer.text()),
+                Err(error) => last = format!("{error:#}"),
             }
             if let Some(status) = self.child.try_wait()? {
                 bail!("{} ended with {status}\n{}", self.name, self.log_end());
             }
             tokio::time::sleep(Duration::from_millis(2)).await;
         }
-        bail!("{} does not answer {path} after {START:?}\n{}", self.name, self.log_end());
+        bail!("{} does not answer {path} after {START:?}: {last}\n{}", self.name, self.log_end());
     }
 
     pub(crate) fn signal(&self, signal: Signal) -> Result<()> {

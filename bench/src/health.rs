@@ -49,7 +49,7 @@ impl Probe {
 
 fn probe(address: SocketAddr, path: &str, stop: &AtomicBool) -> Probed {
     let mut probed = Probed::default();
-    let request = format!("GET {path} HTTP/1.1\r\nhost: bench\r\n\r\n");
+    let request = format!("GET {path} HTTP/1.1\r\nhost: localhost\r\n\r\n");
     let mut connection = None;
     while !stop.load(Ordering::Relaxed) {
         let begin = Instant::now();

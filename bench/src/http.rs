@@ -34,11 +34,11 @@ pub(crate) struct Request {
 
 impl Request {
     pub(crate) fn get(path: &str) -> Self {
-        Self { bytes: format!("GET {path} HTTP/1.1\r\nhost: bench\r\n\r\n").into_bytes() }
+        Self { bytes: format!("GET {path} HTTP/1.1\r\nhost: localhost\r\n\r\n").into_bytes() }
     }
 
     pub(crate) fn get_with(path: &str, headers: &[(&str, &str)]) -> Self {
-        let mut head = format!("GET {path} HTTP/1.1\r\nhost: bench\r\n");
+        let mut head = format!("GET {path} HTTP/1.1\r\nhost: localhost\r\n");
         push_headers(&mut head, headers);
         Self { bytes: head.into_bytes() }
     }
@@ -50,7 +50,7 @@ impl Request {
     pub(crate) fn post_with(path: &str, headers: &[(&str, &str)], body: &Value) -> Self {
         let body = body.to_string();
         let mut head = format!(
-            "POST {path} HTTP/1.1\r\nhost: bench\r\ncontent-type: application/json\r\ncontent-length: {}\r\n",
+            "POST {path} HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\ncontent-length: {}\r\n",
             body.len()
         );
         push_headers(&mut head, headers);
@@ -204,15 +204,19 @@ pub(crate) struct Answer {
 }
 
 impl Answer {
+    /// The body, for messages.
+    pub(crate) fn text(&self) -> std::borrow::Cow<'_, str> {
+        String::from_utf8_lossy(&self.body)
+    }
+
     pub(crate) fn json(&self) -> Result<Value> {
-        serde_json::from_slice(&self.body)
-            .with_context(|| format!("not JSON: {}", String::from_utf8_lossy(&self.body)))
+        serde_json::from_slice(&self.body).with_context(|| format!("not JSON: {}", self.text()))
     }
 
     /// The JSON of a 2xx answer.
     pub(crate) fn ok(&self) -> Result<Value> {
         if !(200..300).contains(&self.status) {
-            bail!("status {}: {}", self.status, String::from_utf8_lossy(&self.body));
+            bail!("status {}: {}", self.status, self.text());
         }
         self.json()
     }

@@ -7,6 +7,7 @@
 //! general HTTP client); figures of contenders that are compared come from the same run, taken in turns; a failed check
 //! is never averaged away.
 
+use std::io::Write as _;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -80,12 +81,22 @@ enum Command {
     TryThread,
 }
 
-fn main() -> Result<ExitCode> {
-    let cli = Cli::parse();
+fn main() -> ExitCode {
+    match start(Cli::parse()) {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            let _ = writeln!(std::io::stderr(), "error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Whether every bar that counts was met.
+fn start(cli: Cli) -> Result<bool> {
     if matches!(cli.command, Command::TryThread) {
         // Before there is a runtime, which would need the thread that is tried for.
-        limits::try_thread()?;
-        return Ok(ExitCode::SUCCESS);
+        return limits::try_thread().map(|()| true);
     }
     raise_open_files()?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -93,8 +104,7 @@ fn main() -> Result<ExitCode> {
         .enable_all()
         .build()
         .context("starting the runtime")?;
-    let passed = runtime.block_on(run(cli))?;
-    Ok(if passed { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    runtime.block_on(run(cli))
 }
 
 /// Thousands of streams need thousands of sockets, here and in the processes that are started.
@@ -104,7 +114,6 @@ fn raise_open_files() -> Result<()> {
         .context("raising the limit of open files")
 }
 
-/// Whether every bar that counts was met.
 async fn run(cli: Cli) -> Result<bool> {
     let tools = Tools::find(cli.clearway, cli.nginx).await?;
     let mut report = Report::default();

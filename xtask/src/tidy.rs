@@ -187,7 +187,7 @@ mod tests {
         assert_eq!(rules.problems("b.rs", "1\n2\n3\n"), [""; 0]);
         assert_eq!(rules.problems("a.rs", "x\nbad"), ["a.rs:2: `bad`: no"]);
         assert_eq!(rules.problems("a.md", "bad"), [""; 0]);
-        let path = ["see ", "tmp", "x/y"].join("/").replace("see /", "see /");
+        let path = ["see ", "tmp", "x/y"].join("/");
         assert_eq!(machine_path(&path), Some(&path[4..]));
         for fine in ["a/tmp/x", "/usr/lib/x", "https://x.y/home/z", "{}/work/x", "/tmp", "/tmp/"] {
             assert_eq!(machine_path(fine), None, "{fine}");

@@ -52,6 +52,6 @@ fn a_request_says_how_long_it_is() {
     let request = Request::post_with("/chat", &[("x-a", "b")], &serde_json::json!({"n": 1}));
     assert_eq!(
         String::from_utf8(request.bytes).unwrap(),
-        "POST /chat HTTP/1.1\r\nhost: bench\r\ncontent-type: application/json\r\ncontent-length: 7\r\nx-a: b\r\n\r\n{\"n\":1}"
+        "POST /chat HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\ncontent-length: 7\r\nx-a: b\r\n\r\n{\"n\":1}"
     );
 }

@@ -176,7 +176,7 @@ impl Client {
             let error = match self.attempt(request).await {
                 Ok(answer) if !matches!(answer.status, 429 | 503) => return Ok(answer),
                 Ok(answer) => {
-                    anyhow!("status {}: {}", answer.status, String::from_utf8_lossy(&answer.body))
+                    anyhow!("status {}: {}", answer.status, answer.text())
                 }
                 Err(error) => error,
             };

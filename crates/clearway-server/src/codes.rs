@@ -424,18 +424,12 @@ const fn upstream(code: Code) -> About {
             "The key may not use the model or the address.",
             "Check the key's rights at the provider.",
         ),
-        Code::UpstreamTimeout => (
-            SLOW,
-            "The provider timed out",
-            "The provider answered 408.",
-            "Try again.",
-        ),
-        Code::UpstreamConflict => (
-            BAD,
-            "A conflict at the provider",
-            "The provider answered 409 or 425.",
-            "Try again.",
-        ),
+        Code::UpstreamTimeout => {
+            (SLOW, "The provider timed out", "The provider answered 408.", "Try again.")
+        }
+        Code::UpstreamConflict => {
+            (BAD, "A conflict at the provider", "The provider answered 409 or 425.", "Try again.")
+        }
         _ => (
             BAD,
             "The provider refuses the request",

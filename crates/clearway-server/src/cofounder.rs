@@ -135,7 +135,13 @@ impl Accepted {
 }
 
 /// Reads a turn and hands it to the engine.
-async fn accept(app: &App, door: &Door, parts: &Parts, body: &[u8], address: &str) -> Result<Accepted, Problem> {
+async fn accept(
+    app: &App,
+    door: &Door,
+    parts: &Parts,
+    body: &[u8],
+    address: &str,
+) -> Result<Accepted, Problem> {
     let turn = Turn::parse(body).map_err(unprocessable)?;
     let refuse = |problem: Problem| in_dialect(problem, Some(&turn.conversation));
     let query = Query::parse(&parts.uri).map_err(|invalid| refuse(invalid.into()))?;
@@ -202,7 +208,8 @@ fn thread_metadata(conversation: &Conversation) -> Map<String, Value> {
 
 /// What a person said, as an item of the `messages` channel.
 pub(crate) fn human(app: &App, text: &str) -> Value {
-    Message::new(clearway_core::message::Role::Human, text, app.engine.new_id().to_string()).to_value()
+    Message::new(clearway_core::message::Role::Human, text, app.engine.new_id().to_string())
+        .to_value()
 }
 
 /// `POST /chat`
@@ -271,7 +278,8 @@ pub(crate) async fn rejoin(app: App, request: Request) -> Result<Response, Probl
         .await
         .map_err(|error| in_dialect(error.into(), None))?
         .ok_or_else(|| {
-            let text = format!("run {run} is not a chat of this door; GET /runs/{run}/events shows it");
+            let text =
+                format!("run {run} is not a chat of this door; GET /runs/{run}/events shows it");
             in_dialect(Problem::new(Code::RunNotFound, text), None)
         })?;
     let guard = on_disconnect(&query)
@@ -369,7 +377,11 @@ pub(crate) async fn health(app: App) -> Json<Value> {
     }))
 }
 
-async fn read_body(app: &App, headers: &HeaderMap, body: axum::body::Body) -> Result<Bytes, Problem> {
+async fn read_body(
+    app: &App,
+    headers: &HeaderMap,
+    body: axum::body::Body,
+) -> Result<Bytes, Problem> {
     let read = extract::read_body(headers, body, &app.options.limits).await;
     read.map_err(|problem| in_dialect(problem, None))
 }

@@ -23,7 +23,12 @@ use crate::service::HttpService;
 use crate::stop::{Stage, Stop};
 
 /// Serves one connection to its end.
-pub(crate) fn serve<T>(io: T, service: HttpService, limits: &HttpLimits, stop: Arc<Stop>) -> Connection<T>
+pub(crate) fn serve<T>(
+    io: T,
+    service: HttpService,
+    limits: &HttpLimits,
+    stop: Arc<Stop>,
+) -> Connection<T>
 where
     T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
@@ -84,7 +89,9 @@ struct Waits {
 
 impl Waits {
     fn register(&mut self, cx: &mut Context<'_>) {
-        if !self.check.is_elapsed() && self.waker.as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {
+        if !self.check.is_elapsed()
+            && self.waker.as_ref().is_some_and(|waker| waker.will_wake(cx.waker()))
+        {
             return;
         }
         self.waker = Some(cx.waker().clone());
@@ -115,7 +122,8 @@ where
             return Poll::Ready(());
         }
         if stage == Stage::Hard {
-            let closing = this.closing.get_or_insert_with(|| Box::pin(tokio::time::sleep(LAST_BYTES)));
+            let closing =
+                this.closing.get_or_insert_with(|| Box::pin(tokio::time::sleep(LAST_BYTES)));
             ready!(closing.as_mut().poll(cx));
             return Poll::Ready(());
         }
@@ -193,16 +201,20 @@ impl Notes {
     /// Why the connection should be closed now, if it should.
     fn overdue(&self, now: Instant, limits: Limits) -> Option<&'static str> {
         let now = self.ms(now);
-        let since = |note: &AtomicU64| Duration::from_millis(now.saturating_sub(note.load(Ordering::Relaxed)));
+        let since = |note: &AtomicU64| {
+            Duration::from_millis(now.saturating_sub(note.load(Ordering::Relaxed)))
+        };
         if self.working.load(Ordering::Relaxed) > 0 {
             return None; // bounded by the limits of bodies and the deadlines of runs
         }
         if self.open.load(Ordering::Relaxed) > 0 {
             // A stream writes at least a heartbeat, so silence means that nobody reads.
-            return (since(&self.last_write) >= limits.stalled).then_some("the client does not read");
+            return (since(&self.last_write) >= limits.stalled)
+                .then_some("the client does not read");
         }
         if self.head_since.load(Ordering::Relaxed) > 0 {
-            return (since(&self.head_since) >= limits.header).then_some("no complete head in time");
+            return (since(&self.head_since) >= limits.header)
+                .then_some("no complete head in time");
         }
         (since(&self.idle_since) >= limits.idle).then_some("idle")
     }
@@ -241,7 +253,11 @@ pub(crate) struct Noted<T> {
 }
 
 impl<T: AsyncRead + Unpin> AsyncRead for Noted<T> {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
         let before = buf.filled().len();
         let result = ready!(Pin::new(&mut self.io).poll_read(cx, buf));
         if buf.filled().len() > before {
@@ -252,7 +268,11 @@ impl<T: AsyncRead + Unpin> AsyncRead for Noted<T> {
 }
 
 impl<T: AsyncWrite + Unpin> AsyncWrite for Noted<T> {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
         let result = ready!(Pin::new(&mut self.io).poll_write(cx, buf));
         self.notes.wrote();
         Poll::Ready(result)

@@ -38,7 +38,8 @@ impl Invalid {
 
     pub(crate) fn to_json(&self) -> Value {
         // Positions in lists are numbers, as clients of the old services expect them.
-        let part = |part: &String| part.parse::<u64>().map_or_else(|_| part.clone().into(), Value::from);
+        let part =
+            |part: &String| part.parse::<u64>().map_or_else(|_| part.clone().into(), Value::from);
         let at: Vec<Value> = self.at.iter().map(part).collect();
         serde_json::json!({"type": self.kind, "loc": at, "msg": self.message})
     }
@@ -132,7 +133,11 @@ pub(crate) fn parse_json(bytes: &[u8]) -> Result<Value, Invalid> {
     let text = std::str::from_utf8(bytes)
         .map_err(|error| invalid(format!("not valid UTF-8 at byte {}", error.valid_up_to())))?;
     if text.trim().is_empty() {
-        return Err(Invalid::new("missing", &["body"], "the body is empty; a JSON object is expected"));
+        return Err(Invalid::new(
+            "missing",
+            &["body"],
+            "the body is empty; a JSON object is expected",
+        ));
     }
     check_nesting(text).map_err(invalid)?;
     serde_json::from_str(text).map_err(|error| invalid(format!("not valid JSON: {error}")))
@@ -155,7 +160,9 @@ fn check_nesting(text: &str) -> Result<(), String> {
                 if depth > NESTING {
                     let before = &text.as_bytes()[..at];
                     let line = before.iter().filter(|&&byte| byte == b'\n').count() + 1;
-                    let column = at - before.iter().rposition(|&byte| byte == b'\n').map_or(0, |at| at + 1) + 1;
+                    let column = at
+                        - before.iter().rposition(|&byte| byte == b'\n').map_or(0, |at| at + 1)
+                        + 1;
                     return Err(format!(
                         "nested deeper than {NESTING} levels at line {line} column {column}"
                     ));
@@ -220,7 +227,10 @@ impl Fields {
 
     /// Text that may be absent or null.
     pub(crate) fn nullable_text(&mut self, name: &str) -> Option<String> {
-        self.map.remove(name).filter(|value| !value.is_null()).and_then(|value| self.as_text(name, value))
+        self.map
+            .remove(name)
+            .filter(|value| !value.is_null())
+            .and_then(|value| self.as_text(name, value))
     }
 
     fn as_text(&mut self, name: &str, value: Value) -> Option<String> {
@@ -312,7 +322,10 @@ const NAME_CHARS: usize = 256;
 pub(crate) fn check_name(text: &str) -> Result<(), (&'static str, String)> {
     let length = text.chars().count();
     if length > NAME_CHARS {
-        return Err(("string_too_long", format!("at most {NAME_CHARS} characters, this has {length}")));
+        return Err((
+            "string_too_long",
+            format!("at most {NAME_CHARS} characters, this has {length}"),
+        ));
     }
     if let Some(bad) = text.chars().find(|char| char.is_control()) {
         let text = format!("control characters are not allowed, this has U+{:04X}", u32::from(bad));
@@ -374,7 +387,10 @@ impl Query {
     /// All values of a name that may be repeated or carry a list with commas.
     pub(crate) fn all<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a str> {
         let of_name = self.0.iter().filter(move |(known, _)| known == name);
-        of_name.flat_map(|(_, value)| value.split(',')).map(str::trim).filter(|value| !value.is_empty())
+        of_name
+            .flat_map(|(_, value)| value.split(','))
+            .map(str::trim)
+            .filter(|value| !value.is_empty())
     }
 
     /// A value of another type; `None` when the name is absent.
@@ -459,10 +475,15 @@ impl<S: Send + Sync> FromRequestParts<S> for PathText {
 ///
 /// # Errors
 /// `invalid_request` when one of them is not a positive whole number of milliseconds.
-pub(crate) fn deadline(headers: &HeaderMap, field: Option<Value>) -> Result<Option<Duration>, Problem> {
+pub(crate) fn deadline(
+    headers: &HeaderMap,
+    field: Option<Value>,
+) -> Result<Option<Duration>, Problem> {
     let wrong = |name: &str, text: &str| {
-        let text =
-            format!("{name} must be a whole number of milliseconds above 0, this is `{}`", shown(text));
+        let text = format!(
+            "{name} must be a whole number of milliseconds above 0, this is `{}`",
+            shown(text)
+        );
         Problem::new(Code::InvalidRequest, text)
     };
     let header = match headers.get("x-deadline-ms") {

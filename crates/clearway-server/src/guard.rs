@@ -49,7 +49,11 @@ fn is_trusted(options: &ServerOptions, host: &str) -> bool {
 /// A host without its port.
 fn host_of(host: &str) -> &str {
     match host.rsplit_once(':') {
-        Some((name, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) && !name.ends_with(':') => name,
+        Some((name, port))
+            if port.bytes().all(|byte| byte.is_ascii_digit()) && !name.ends_with(':') =>
+        {
+            name
+        }
         _ => host,
     }
 }
@@ -78,7 +82,14 @@ mod tests {
             }
             check(options, &headers).is_ok()
         };
-        for host in ["127.0.0.1:8123", "localhost:8123", "localhost", "[::1]:8123", "[::1]", "dev.example:80"] {
+        for host in [
+            "127.0.0.1:8123",
+            "localhost:8123",
+            "localhost",
+            "[::1]:8123",
+            "[::1]",
+            "dev.example:80",
+        ] {
             assert!(asks(&options, host, None), "{host}");
         }
         for host in ["evil.example", "127.0.0.1.evil.example:8123", "", "::1:x", "10.0.0.1"] {

@@ -64,7 +64,8 @@ mod tests {
         assert_eq!(read(&headers, "r", b"{}").unwrap().unwrap(), first);
         assert_ne!(read(&headers, "r", b"{ }").unwrap().unwrap().body, first.body);
         for bad in ["", "\u{e9}", &"x".repeat(256)] {
-            headers.insert("idempotency-key", http::HeaderValue::from_bytes(bad.as_bytes()).unwrap());
+            headers
+                .insert("idempotency-key", http::HeaderValue::from_bytes(bad.as_bytes()).unwrap());
             assert_eq!(read(&headers, "r", b"").unwrap_err().code(), Code::InvalidRequest);
         }
     }

@@ -45,9 +45,8 @@ struct Operation<'a> {
 fn put(paths: &mut Map<String, Value>, operation: Operation<'_>) {
     let mut answers = Map::new();
     for &(status, meaning, media, schema) in operation.answers {
-        let entry = answers
-            .entry(status)
-            .or_insert_with(|| json!({"description": meaning, "content": {}}));
+        let entry =
+            answers.entry(status).or_insert_with(|| json!({"description": meaning, "content": {}}));
         let schema = match schema {
             "" => json!({"type": "string"}),
             name => json!({"$ref": format!("#/components/schemas/{name}")}),
@@ -120,7 +119,13 @@ fn operations(paths: &mut Map<String, Value>) {
         ("/", "home", "What lives here", TEXT, ""),
         ("/openapi.json", "openapi", "This document", JSON, "Object"),
         ("/health/live", "live", "Whether the runtime moves", JSON, "Object"),
-        ("/health/ready", "ready", "Whether new work would be done, and if not, why", JSON, "Object"),
+        (
+            "/health/ready",
+            "ready",
+            "Whether new work would be done, and if not, why",
+            JSON,
+            "Object",
+        ),
         ("/metrics", "metrics", "Measurements for Prometheus", "application/openmetrics-text", ""),
         ("/providers", "providers", "Model providers and how busy they are", JSON, "Object"),
         ("/pools", "pools", "Pools of runs and how busy they are", JSON, "Object"),
@@ -133,127 +138,186 @@ fn operations(paths: &mut Map<String, Value>) {
             &[("200", "as asked", media, schema)]
         };
         let parameters = Vec::new();
-        put(paths, Operation { method: "get", path, id, summary, parameters, body: None, answers, problems: &[] });
+        put(
+            paths,
+            Operation {
+                method: "get",
+                path,
+                id,
+                summary,
+                parameters,
+                body: None,
+                answers,
+                problems: &[],
+            },
+        );
     }
-    put(paths, Operation {
-        method: "get",
-        path: "/errors/{code}",
-        id: "error_page",
-        summary: "What an error code means and what to do about it",
-        parameters: vec![path("code")],
-        body: None,
-        answers: &[("200", "the page", TEXT, "")],
-        problems: &["NotFound"],
-    });
+    put(
+        paths,
+        Operation {
+            method: "get",
+            path: "/errors/{code}",
+            id: "error_page",
+            summary: "What an error code means and what to do about it",
+            parameters: vec![path("code")],
+            body: None,
+            answers: &[("200", "the page", TEXT, "")],
+            problems: &["NotFound"],
+        },
+    );
 }
 
 fn all_runs(paths: &mut Map<String, Value>) {
     let text = || json!({"type": "string"});
-    put(paths, Operation {
-        method: "get",
-        path: "/runs",
-        id: "runs",
-        summary: "Runs of all doors, newest first",
-        parameters: vec![
-            query("status", text(), "one or more statuses, separated by commas"),
-            query("agent", text(), "runs of one agent"),
-            query("door", text(), "runs that came through one door"),
-            query("thread_id", json!({"type": "string", "format": "uuid"}), "runs of one thread"),
-            limit(),
-            query("after", json!({"type": "string", "format": "uuid"}), "the `next` of the page before"),
-        ],
-        body: None,
-        answers: &[("200", "a page", JSON, "Runs")],
-        problems: &["Invalid"],
-    });
-    put(paths, Operation {
-        method: "get",
-        path: "/runs/{run_id}",
-        id: "run",
-        summary: "One run: what it does, and what it waits for",
-        parameters: vec![path("run_id")],
-        body: None,
-        answers: &[("200", "the run", JSON, "Run")],
-        problems: &["NotFound"],
-    });
-    put(paths, Operation {
-        method: "get",
-        path: "/runs/{run_id}/events",
-        id: "run_events",
-        summary: "A run's events, as a stream or, with Accept: application/json, as a page",
-        parameters: vec![
-            path("run_id"),
-            query("after", text(), "an event's id or number; reading goes on behind it"),
-            limit(),
-            last_event_id(),
-        ],
-        body: None,
-        answers: &[("200", "the events", SSE, ""), ("200", "the events", JSON, "Events")],
-        problems: &["Invalid", "NotFound"],
-    });
-    put(paths, Operation {
-        method: "post",
-        path: "/runs/{run_id}/cancel",
-        id: "run_cancel",
-        summary: "End a run",
-        parameters: vec![
-            path("run_id"),
-            query("wait", json!({"type": "integer", "enum": [0, 1]}), "answer after the end, with a receipt"),
-        ],
-        body: None,
-        answers: &[
-            ("200", "it has ended", JSON, "Run"),
-            ("202", "its calls are being dropped", JSON, "Run"),
-        ],
-        problems: &["NotFound", "Conflict"],
-    });
+    put(
+        paths,
+        Operation {
+            method: "get",
+            path: "/runs",
+            id: "runs",
+            summary: "Runs of all doors, newest first",
+            parameters: vec![
+                query("status", text(), "one or more statuses, separated by commas"),
+                query("agent", text(), "runs of one agent"),
+                query("door", text(), "runs that came through one door"),
+                query(
+                    "thread_id",
+                    json!({"type": "string", "format": "uuid"}),
+                    "runs of one thread",
+                ),
+                limit(),
+                query(
+                    "after",
+                    json!({"type": "string", "format": "uuid"}),
+                    "the `next` of the page before",
+                ),
+            ],
+            body: None,
+            answers: &[("200", "a page", JSON, "Runs")],
+            problems: &["Invalid"],
+        },
+    );
+    put(
+        paths,
+        Operation {
+            method: "get",
+            path: "/runs/{run_id}",
+            id: "run",
+            summary: "One run: what it does, and what it waits for",
+            parameters: vec![path("run_id")],
+            body: None,
+            answers: &[("200", "the run", JSON, "Run")],
+            problems: &["NotFound"],
+        },
+    );
+    put(
+        paths,
+        Operation {
+            method: "get",
+            path: "/runs/{run_id}/events",
+            id: "run_events",
+            summary: "A run's events, as a stream or, with Accept: application/json, as a page",
+            parameters: vec![
+                path("run_id"),
+                query("after", text(), "an event's id or number; reading goes on behind it"),
+                limit(),
+                last_event_id(),
+            ],
+            body: None,
+            answers: &[("200", "the events", SSE, ""), ("200", "the events", JSON, "Events")],
+            problems: &["Invalid", "NotFound"],
+        },
+    );
+    put(
+        paths,
+        Operation {
+            method: "post",
+            path: "/runs/{run_id}/cancel",
+            id: "run_cancel",
+            summary: "End a run",
+            parameters: vec![
+                path("run_id"),
+                query(
+                    "wait",
+                    json!({"type": "integer", "enum": [0, 1]}),
+                    "answer after the end, with a receipt",
+                ),
+            ],
+            body: None,
+            answers: &[
+                ("200", "it has ended", JSON, "Run"),
+                ("202", "its calls are being dropped", JSON, "Run"),
+            ],
+            problems: &["NotFound", "Conflict"],
+        },
+    );
 }
 
 fn background(paths: &mut Map<String, Value>) {
-    put(paths, Operation {
-        method: "post",
-        path: "/chat/async",
-        id: "task_create",
-        summary: "A chat in the background: answers at once with a task",
-        parameters: vec![idempotency_key(), deadline()],
-        body: Some("Ask"),
-        answers: &[("202", "accepted", JSON, "Object")],
-        problems: &["Unprocessable", "Conflict", "Unavailable"],
-    });
-    put(paths, Operation {
-        method: "get",
-        path: "/chat/task/{task_id}",
-        id: "task",
-        summary: "A task: its status, what there is of its text, its result",
-        parameters: vec![path("task_id")],
-        body: None,
-        answers: &[("200", "the task", JSON, "Task")],
-        problems: &["NotFound"],
-    });
-    put(paths, Operation {
-        method: "get",
-        path: "/tasks",
-        id: "tasks",
-        summary: "Tasks, newest first",
-        parameters: vec![
-            query("status", json!({"type": "string"}), "pending, running, completed, failed, cancelled"),
-            limit(),
-            query("after", json!({"type": "string", "format": "uuid"}), "the `next` of the page before"),
-        ],
-        body: None,
-        answers: &[("200", "a page", JSON, "Object")],
-        problems: &["Invalid"],
-    });
-    put(paths, Operation {
-        method: "delete",
-        path: "/tasks/{task_id}",
-        id: "task_cancel",
-        summary: "End a task; answers when its work has stopped",
-        parameters: vec![path("task_id")],
-        body: None,
-        answers: &[("200", "how it ended", JSON, "Object")],
-        problems: &["NotFound"],
-    });
+    put(
+        paths,
+        Operation {
+            method: "post",
+            path: "/chat/async",
+            id: "task_create",
+            summary: "A chat in the background: answers at once with a task",
+            parameters: vec![idempotency_key(), deadline()],
+            body: Some("Ask"),
+            answers: &[("202", "accepted", JSON, "Object")],
+            problems: &["Unprocessable", "Conflict", "Unavailable"],
+        },
+    );
+    put(
+        paths,
+        Operation {
+            method: "get",
+            path: "/chat/task/{task_id}",
+            id: "task",
+            summary: "A task: its status, what there is of its text, its result",
+            parameters: vec![path("task_id")],
+            body: None,
+            answers: &[("200", "the task", JSON, "Task")],
+            problems: &["NotFound"],
+        },
+    );
+    put(
+        paths,
+        Operation {
+            method: "get",
+            path: "/tasks",
+            id: "tasks",
+            summary: "Tasks, newest first",
+            parameters: vec![
+                query(
+                    "status",
+                    json!({"type": "string"}),
+                    "pending, running, completed, failed, cancelled",
+                ),
+                limit(),
+                query(
+                    "after",
+                    json!({"type": "string", "format": "uuid"}),
+                    "the `next` of the page before",
+                ),
+            ],
+            body: None,
+            answers: &[("200", "a page", JSON, "Object")],
+            problems: &["Invalid"],
+        },
+    );
+    put(
+        paths,
+        Operation {
+            method: "delete",
+            path: "/tasks/{task_id}",
+            id: "task_cancel",
+            summary: "End a task; answers when its work has stopped",
+            parameters: vec![path("task_id")],
+            body: None,
+            answers: &[("200", "how it ended", JSON, "Object")],
+            problems: &["NotFound"],
+        },
+    );
 }
 
 fn cofounder(paths: &mut Map<String, Value>, door: &Door) {
@@ -276,23 +340,59 @@ fn cofounder(paths: &mut Map<String, Value>, door: &Door) {
     let turn = || vec![on_disconnect(), idempotency_key(), deadline()];
     let refusals = &["Unprocessable", "Conflict", "Unavailable"];
     let chat = &[("200", "the reply", JSON, "Reply"), ("502", "the run failed", JSON, "ChatError")];
-    add("post", "/chat", "chat", of("One turn, answered as a whole", turn(), Some("Turn"), chat, refusals));
+    add(
+        "post",
+        "/chat",
+        "chat",
+        of("One turn, answered as a whole", turn(), Some("Turn"), chat, refusals),
+    );
     let stream = &[("200", "delta, progress, final or error", SSE, "")];
     let parameters = [turn(), vec![last_event_id()]].concat();
-    add("post", "/chat/stream", "chat_stream", of("One turn, answered as a stream", parameters, Some("Turn"), stream, refusals));
+    add(
+        "post",
+        "/chat/stream",
+        "chat_stream",
+        of("One turn, answered as a stream", parameters, Some("Turn"), stream, refusals),
+    );
     let run = json!({
         "name": "run_id", "in": "query", "required": true,
         "schema": {"type": "string", "format": "uuid"},
         "description": "the X-Run-Id of the answer that began the stream",
     });
     let parameters = vec![run, last_event_id(), on_disconnect()];
-    add("get", "/chat/stream", "chat_rejoin", of("Go on with a stream that broke off", parameters, None, stream, &["NotFound"]));
+    add(
+        "get",
+        "/chat/stream",
+        "chat_rejoin",
+        of("Go on with a stream that broke off", parameters, None, stream, &["NotFound"]),
+    );
     let reset = &[("200", "the conversation is empty", JSON, "Object")];
-    add("post", "/reset", "reset", of("End the running turn and start over", vec![], Some("Reset"), reset, &["Unprocessable"]));
-    let user = json!({"name": "user_id", "in": "query", "required": true, "schema": {"type": "string"}});
-    let conversation = query("conversation_id", json!({"type": "string", "default": "default"}), "which conversation");
+    add(
+        "post",
+        "/reset",
+        "reset",
+        of("End the running turn and start over", vec![], Some("Reset"), reset, &["Unprocessable"]),
+    );
+    let user =
+        json!({"name": "user_id", "in": "query", "required": true, "schema": {"type": "string"}});
+    let conversation = query(
+        "conversation_id",
+        json!({"type": "string", "default": "default"}),
+        "which conversation",
+    );
     let state = &[("200", "the state", JSON, "Object")];
-    add("get", "/state", "state", of("What the conversation has come to, where the door shows it", vec![user, conversation], None, state, &["NotFound"]));
+    add(
+        "get",
+        "/state",
+        "state",
+        of(
+            "What the conversation has come to, where the door shows it",
+            vec![user, conversation],
+            None,
+            state,
+            &["NotFound"],
+        ),
+    );
     let health = &[("200", "it is there", JSON, "Object")];
     add("get", "/health", "health", of("Whether the door is there", vec![], None, health, &[]));
 }
@@ -300,11 +400,10 @@ fn cofounder(paths: &mut Map<String, Value>, door: &Door) {
 fn schemas() -> Value {
     let text = || json!({"type": "string"});
     let nullable = |kind: &str| json!({"type": [kind, "null"]});
-    let object = |required: &[&str], properties: Value| {
-        json!({"type": "object", "required": required, "properties": properties})
-    };
+    let object = |required: &[&str], properties: Value| json!({"type": "object", "required": required, "properties": properties});
     let name = || json!({"type": "string", "minLength": 1, "maxLength": 256});
-    let default_name = || json!({"type": "string", "minLength": 1, "maxLength": 256, "default": "default"});
+    let default_name =
+        || json!({"type": "string", "minLength": 1, "maxLength": 256, "default": "default"});
     json!({
         "Object": {"type": "object"},
         "Turn": object(&["user_id", "message"], json!({

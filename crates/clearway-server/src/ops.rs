@@ -126,7 +126,10 @@ fn provider(provider: &ProviderView) -> Value {
 }
 
 /// `GET /pools`
-pub(crate) async fn pools(State(app): State<App>, request: Request) -> Result<Json<Value>, Problem> {
+pub(crate) async fn pools(
+    State(app): State<App>,
+    request: Request,
+) -> Result<Json<Value>, Problem> {
     Query::own(request.uri(), &[])?;
     let pools: Vec<Value> = app.engine.pools().iter().map(pool).collect();
     Ok(Json(json!({"pools": pools})))
@@ -147,8 +150,9 @@ pub(crate) async fn metrics(State(app): State<App>, request: Request) -> Result<
     Query::own(request.uri(), &[])?;
     let mut text = String::new();
     let registry = app.engine.metrics().registry();
-    encode(&mut text, &registry)
-        .map_err(|error| Problem::new(Code::Internal, format!("the metrics do not print: {error}")))?;
+    encode(&mut text, &registry).map_err(|error| {
+        Problem::new(Code::Internal, format!("the metrics do not print: {error}"))
+    })?;
     drop(registry);
     let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
     Ok(([(CONTENT_TYPE, kind)], text).into_response())

@@ -14,7 +14,7 @@ use axum::body::Body;
 use axum::response::{IntoResponse, Response};
 use clearway_core::{Code, Failure};
 use clearway_engine::Error;
-use http::header::{CONTENT_TYPE, RETRY_AFTER};
+use http::header::{CONTENT_LENGTH, CONTENT_TYPE, RETRY_AFTER};
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use serde_json::{Map, Value, json};
 
@@ -23,7 +23,11 @@ use crate::extract::Invalid;
 
 /// See the module.
 #[derive(Clone, Debug)]
-pub struct Problem {
+pub struct Problem(Box<Parts>);
+
+/// Boxed, so that results that carry a problem stay small.
+#[derive(Clone, Debug)]
+struct Parts {
     code: Code,
     status: StatusCode,
     detail: String,
@@ -45,11 +49,10 @@ pub(crate) enum Shape {
 }
 
 impl Problem {
-    /// # Panics
-    /// Never: every code has an error status.
+    /// A problem with the status, hint and time to retry that its code has.
     pub fn new(code: Code, detail: impl Into<String>) -> Self {
         let about = codes::about(code);
-        Self {
+        Self(Box::new(Parts {
             code,
             status: about.status,
             detail: detail.into(),
@@ -57,18 +60,18 @@ impl Problem {
             retry_after: about.retry_after,
             shape: Shape::Own,
             headers: HeaderMap::new(),
-        }
+        }))
     }
 
     #[must_use]
     pub fn hint(mut self, hint: impl Into<String>) -> Self {
-        self.hint = Some(hint.into());
+        self.0.hint = Some(hint.into());
         self
     }
 
     #[must_use]
-    pub const fn retry_after(mut self, after: Duration) -> Self {
-        self.retry_after = Some(after);
+    pub fn retry_after(mut self, after: Duration) -> Self {
+        self.0.retry_after = Some(after);
         self
     }
 
@@ -77,40 +80,40 @@ impl Problem {
     #[must_use]
     pub(crate) fn status(mut self, status: StatusCode) -> Self {
         if status.is_client_error() || status.is_server_error() {
-            self.status = status;
+            self.0.status = status;
         }
         self
     }
 
     #[must_use]
     pub(crate) fn shape(mut self, shape: Shape) -> Self {
-        self.shape = shape;
+        self.0.shape = shape;
         self
     }
 
     #[must_use]
     pub(crate) fn header(mut self, name: HeaderName, value: HeaderValue) -> Self {
-        self.headers.insert(name, value);
+        self.0.headers.insert(name, value);
         self
     }
 
-    pub const fn code(&self) -> Code {
-        self.code
+    pub fn code(&self) -> Code {
+        self.0.code
     }
 
     fn retry_after_ms(&self) -> Option<u64> {
-        self.retry_after.map(|after| after.as_millis() as u64)
+        self.0.retry_after.map(|after| after.as_millis() as u64)
     }
 
     fn body(&self, request_id: &str) -> Value {
-        let mut object = match &self.shape {
+        let mut object = match &self.0.shape {
             Shape::Own => {
                 return self.own_body(request_id);
             }
             Shape::Chat { thread_id } => {
                 let mut detail = Map::new();
-                detail.insert("error_type".into(), self.code.as_str().into());
-                detail.insert("error_message".into(), self.detail.clone().into());
+                detail.insert("error_type".into(), self.0.code.as_str().into());
+                detail.insert("error_message".into(), self.0.detail.clone().into());
                 detail.insert("thread_id".into(), thread_id.clone().into());
                 Map::from_iter([("detail".to_owned(), Value::Object(detail))])
             }
@@ -119,7 +122,7 @@ impl Problem {
                 Map::from_iter([("detail".to_owned(), Value::Array(detail))])
             }
         };
-        object.insert("code".into(), self.code.as_str().into());
+        object.insert("code".into(), self.0.code.as_str().into());
         object.insert("request_id".into(), request_id.into());
         if let Some(after) = self.retry_after_ms() {
             object.insert("retry_after_ms".into(), after.into());
@@ -129,14 +132,14 @@ impl Problem {
 
     fn own_body(&self, request_id: &str) -> Value {
         let mut body = json!({
-            "type": format!("/errors/{}", self.code),
-            "title": codes::about(self.code).title,
-            "status": self.status.as_u16(),
-            "detail": self.detail,
-            "code": self.code.as_str(),
+            "type": format!("/errors/{}", self.0.code),
+            "title": codes::about(self.0.code).title,
+            "status": self.0.status.as_u16(),
+            "detail": self.0.detail,
+            "code": self.0.code.as_str(),
             "request_id": request_id,
         });
-        if let Some(hint) = &self.hint {
+        if let Some(hint) = &self.0.hint {
             body["hint"] = hint.clone().into();
         }
         if let Some(after) = self.retry_after_ms() {
@@ -149,7 +152,7 @@ impl Problem {
 impl From<Failure> for Problem {
     fn from(failure: Failure) -> Self {
         let mut problem = Self::new(failure.code, failure.message);
-        problem.retry_after = failure.retry_after.or(problem.retry_after);
+        problem.0.retry_after = failure.retry_after.or(problem.0.retry_after);
         problem
     }
 }
@@ -178,25 +181,28 @@ impl From<Invalid> for Problem {
 impl IntoResponse for Problem {
     fn into_response(self) -> Response {
         let mut response = Response::new(Body::empty());
-        *response.status_mut() = self.status;
-        response.extensions_mut().insert(Box::new(self));
+        *response.status_mut() = self.0.status;
+        response.extensions_mut().insert(self);
         response
     }
 }
 
 /// Gives a response its request id and, when it carries a problem, its body.
 pub(crate) fn finish(mut response: Response, request_id: &HeaderValue) -> Response {
-    if let Some(problem) = response.extensions_mut().remove::<Box<Problem>>() {
+    if let Some(problem) = response.extensions_mut().remove::<Problem>() {
         let id = request_id.to_str().unwrap_or_default();
         let body = problem.body(id).to_string();
-        let kind = match problem.shape {
+        let Parts { shape, headers: own, retry_after, .. } = *problem.0;
+        let kind = match shape {
             Shape::Own => "application/problem+json",
             Shape::Chat { .. } | Shape::Invalid(_) => "application/json",
         };
         let headers = response.headers_mut();
-        headers.extend(problem.headers);
+        headers.extend(own);
+        // The router has measured the empty body.
+        headers.remove(CONTENT_LENGTH);
         headers.insert(CONTENT_TYPE, HeaderValue::from_static(kind));
-        if let Some(after) = problem.retry_after {
+        if let Some(after) = retry_after {
             // Whole seconds, rounded up: a client must not come back too early.
             let seconds = after.as_millis().div_ceil(1000).max(1) as u64;
             headers.insert(RETRY_AFTER, HeaderValue::from(seconds));

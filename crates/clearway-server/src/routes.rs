@@ -113,5 +113,8 @@ async fn nothing_here(request: Request) -> Problem {
 
 async fn wrong_method(request: Request) -> Problem {
     let (method, path) = (request.method(), shown(request.uri().path()));
-    Problem::new(Code::MethodNotAllowed, format!("{path} does not answer {}", shown(method.as_str())))
+    Problem::new(
+        Code::MethodNotAllowed,
+        format!("{path} does not answer {}", shown(method.as_str())),
+    )
 }

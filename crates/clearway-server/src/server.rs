@@ -17,9 +17,9 @@ use tokio_util::task::TaskTracker;
 
 use crate::app::{Address, App};
 use crate::conn::{self, Notes};
+use crate::routes;
 use crate::service::HttpService;
 use crate::stop::Stage;
-use crate::routes;
 
 /// How the server is set up.
 #[derive(Clone, Debug)]
@@ -125,7 +125,9 @@ impl Default for HttpLimits {
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum BindError {
-    #[error("{0} is in use by another process; choose another port with --port, or stop that process")]
+    #[error(
+        "{0} is in use by another process; choose another port with --port, or stop that process"
+    )]
     AddressInUse(SocketAddr),
     #[error(
         "refusing to listen on {0}: it is reachable from other machines and no keys are configured; \
@@ -267,7 +269,10 @@ impl Bound {
         connections.wait().await;
         app.tasks.close();
         if timeout(LAST_TASKS, app.tasks.wait()).await.is_err() {
-            tracing::warn!(tasks = app.tasks.len(), "some cancels of clients that left are still under way");
+            tracing::warn!(
+                tasks = app.tasks.len(),
+                "some cancels of clients that left are still under way"
+            );
         }
     }
 }

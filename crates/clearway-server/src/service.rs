@@ -93,7 +93,11 @@ fn panicked(panic: &(dyn Any + Send), id: &HeaderValue) -> Response {
     let text = panic.downcast_ref::<String>().map(String::as_str);
     let text = text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("no message");
     // A person must look: a handler never panics by design.
-    tracing::error!(request.id = id.to_str().unwrap_or_default(), panic = text, "a handler panicked");
+    tracing::error!(
+        request.id = id.to_str().unwrap_or_default(),
+        panic = text,
+        "a handler panicked"
+    );
     Problem::new(Code::Internal, "the server made a mistake with this request").into_response()
 }
 

@@ -69,7 +69,10 @@ enum Source {
 
 impl<R: fmt::Debug> fmt::Debug for Stream<R> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Stream").field("run", &self.run).field("render", &self.render).finish_non_exhaustive()
+        f.debug_struct("Stream")
+            .field("run", &self.run)
+            .field("render", &self.render)
+            .finish_non_exhaustive()
     }
 }
 
@@ -83,7 +86,7 @@ impl<R: Render> Stream<R> {
             render,
             due: Vec::new(),
             rendered: 0,
-            out: BytesMut::new(),
+            out: BytesMut::with_capacity(512),
             heartbeat,
             guard,
         }
@@ -96,7 +99,8 @@ impl<R: Render> Stream<R> {
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));
         headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-cache"));
         // Proxies that buffer would turn a stream of tokens into one late block.
-        headers.insert(HeaderName::from_static("x-accel-buffering"), HeaderValue::from_static("no"));
+        headers
+            .insert(HeaderName::from_static("x-accel-buffering"), HeaderValue::from_static("no"));
         response
     }
 
@@ -185,7 +189,8 @@ impl<R: Render> http_body::Body for Stream<R> {
                 continue;
             }
             if this.app.stop.stage() == Stage::Hard {
-                let text = "the server stops; the run goes on when it is back, and so can this stream";
+                let text =
+                    "the server stops; the run goes on when it is back, and so can this stream";
                 this.end_early(&Failure::new(Code::ShuttingDown, text).retryable());
                 continue;
             }
@@ -262,7 +267,10 @@ impl CancelGuard {
 
 impl Drop for CancelGuard {
     fn drop(&mut self) {
-        if let Some(run) = self.run.take() {
+        // At the hard stop it is the server that leaves; the run goes on when it is back.
+        if let Some(run) = self.run.take()
+            && self.app.stop.stage() < Stage::Hard
+        {
             self.app.cancel_detached(run);
         }
     }
@@ -296,4 +304,3 @@ pub(crate) fn put_shared(
         render(event, out);
     }
 }
-

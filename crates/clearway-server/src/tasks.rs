@@ -63,7 +63,6 @@ impl Ask {
 
 /// One turn of a history that the client brings along.
 fn said(item: Value, at: usize) -> Result<(Role, String), Vec<Invalid>> {
-
     let at = at.to_string();
     let place = ["body", "conversation_history", &at];
     let mut fields = Fields::of(item, &place).map_err(|invalid| vec![invalid])?;
@@ -75,7 +74,8 @@ fn said(item: Value, at: usize) -> Result<(Role, String), Vec<Invalid>> {
         "system" => Role::System,
         "" => Role::Human, // refused below as missing or of a wrong type
         other => {
-            let text = format!("a role is `user`, `assistant` or `system`, this is `{}`", shown(other));
+            let text =
+                format!("a role is `user`, `assistant` or `system`, this is `{}`", shown(other));
             fields.wrong("enum", "role", text);
             Role::Human
         }
@@ -139,7 +139,9 @@ pub(crate) async fn create(State(app): State<App>, request: Request) -> Result<R
     let run = submitted.run;
     let task = submitted.existing.then_some(submitted.status).map_or("pending", word);
     let position = submitted.position.and_then(|position| match submitted.status {
-        Status::Blocked => Some(position.thread_ahead + u32::from(position.thread_active.is_some())),
+        Status::Blocked => {
+            Some(position.thread_ahead + u32::from(position.thread_active.is_some()))
+        }
         Status::Ready => Some(position.pool_ahead),
         Status::Running
         | Status::Waiting

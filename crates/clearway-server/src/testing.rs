@@ -43,7 +43,8 @@ impl TestServer {
     pub(crate) async fn with(options: ServerOptions) -> Self {
         let clock = Arc::new(ManualClock::new(Timestamp(1_795_000_000_000)));
         let store = Arc::new(MemStore::new(clock.clone()));
-        let upstream = Upstream::new(clearway_engine::upstream::Config::default(), Default::default());
+        let upstream =
+            Upstream::new(clearway_engine::upstream::Config::default(), Default::default());
         let agents = ["cofounder", "agent"].map(|name| (name.to_owned(), Arc::new(agent(name))));
         let engine = Engine::start(
             Options::default(),
@@ -82,7 +83,8 @@ impl TestServer {
     }
 
     pub(crate) async fn get(&mut self, path: &str) -> Answer {
-        self.send(&format!("GET {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n")).await
+        self.send(&format!("GET {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n"))
+            .await
     }
 
     pub(crate) async fn post(&mut self, path: &str, body: &Value) -> Answer {
@@ -241,7 +243,10 @@ impl Node for Obedient {
         let last = messages.last().and_then(|value| Message::from_value(value)).expect("a message");
         let asked = last.content.text();
         let id = cx.message_id(0);
-        cx.fact(EventKind::MessageStarted, &json!({"message_id": id.to_string(), "node": "answer"}))?;
+        cx.fact(
+            EventKind::MessageStarted,
+            &json!({"message_id": id.to_string(), "node": "answer"}),
+        )?;
         match asked.as_str() {
             "fail" => return Err(Failure::new(Code::UpstreamServerError, "the provider said 500")),
             "hang" => {

@@ -48,7 +48,9 @@ pub(crate) fn ended(record: RunRecord, now: Timestamp) -> Value {
 pub(crate) fn queue_position(record: &RunRecord, position: Option<QueuePosition>) -> Option<u32> {
     let position = position?;
     match record.status {
-        Status::Blocked => Some(position.thread_ahead + u32::from(position.thread_active.is_some())),
+        Status::Blocked => {
+            Some(position.thread_ahead + u32::from(position.thread_active.is_some()))
+        }
         Status::Ready => Some(position.pool_ahead),
         Status::Running
         | Status::Waiting
@@ -101,7 +103,9 @@ pub(crate) fn sentence(
         if detail.is_empty() { text.to_owned() } else { format!("{text} ({detail})") }
     };
     let (what, then) = match waiting.kind {
-        WaitKind::Work => (with("working, waiting for nothing outside"), "cancel the run to stop it"),
+        WaitKind::Work => {
+            (with("working, waiting for nothing outside"), "cancel the run to stop it")
+        }
         WaitKind::Thread => {
             let behind = match position.thread_active {
                 Some(run) => format!("waiting behind run {run} of the same thread"),
@@ -121,16 +125,19 @@ pub(crate) fn sentence(
             with("waiting for one of the provider's concurrent calls"),
             "an operator can raise the provider's limits.concurrent",
         ),
-        WaitKind::RateLimit => (
-            with("held back by the provider's rate limit"),
-            "the window refills by itself",
-        ),
+        WaitKind::RateLimit => {
+            (with("held back by the provider's rate limit"), "the window refills by itself")
+        }
         WaitKind::Breaker => (
             with("the provider's circuit is open"),
             "the next probe decides, or an operator resets it",
         ),
-        WaitKind::Dns => (with("resolving the provider's name"), "it answers or runs into its limit"),
-        WaitKind::Connect => (with("connecting to the provider"), "it opens or runs into its limit"),
+        WaitKind::Dns => {
+            (with("resolving the provider's name"), "it answers or runs into its limit")
+        }
+        WaitKind::Connect => {
+            (with("connecting to the provider"), "it opens or runs into its limit")
+        }
         WaitKind::FirstByte => (
             with("the request is sent and nothing has come back yet"),
             "the provider answers or runs into its limit",
@@ -140,8 +147,12 @@ pub(crate) fn sentence(
             "the provider goes on or runs into its limit",
         ),
         WaitKind::Tool => (with("waiting for a tool"), "it ends or runs into its limit"),
-        WaitKind::Worker => (with("waiting for a worker process"), "it ends or is killed at its limit"),
-        WaitKind::Person => (with("waiting for a person's answer"), "somebody has to answer the question"),
+        WaitKind::Worker => {
+            (with("waiting for a worker process"), "it ends or is killed at its limit")
+        }
+        WaitKind::Person => {
+            (with("waiting for a person's answer"), "somebody has to answer the question")
+        }
         WaitKind::Decision => (
             with("waiting for a decision about a write whose outcome is unknown"),
             "an operator decides with clearway runs resolve",
@@ -165,7 +176,6 @@ pub(crate) fn sentence(
     };
     format!("{what}, {:.1} s so far{eta}; {then}", waiting.for_.as_secs_f64())
 }
-
 
 #[cfg(test)]
 mod tests;

@@ -12,10 +12,10 @@ pub struct Config {
     /// Calls at once at the provider.
     pub concurrent: Option<u32>,
     pub pools: Vec<Pool>,
-    /// The first one is the agent of the co-founder's door.
+    /// The first one answers at `/chat`, each other one at `/NAME/chat`.
     pub agents: Vec<Agent>,
-    /// Further lines of the co-founder's door.
-    pub door: String,
+    /// Further lines of the server's table.
+    pub server: String,
     /// Anything else, at the end of the file.
     pub extra: String,
 }
@@ -75,7 +75,7 @@ impl Default for Config {
             concurrent: None,
             pools: Vec::new(),
             agents: vec![Agent::new("cofounder")],
-            door: "expose_state = true\n".to_owned(),
+            server: String::new(),
             extra: String::new(),
         }
     }
@@ -85,9 +85,10 @@ impl Config {
     /// The file, for a provider at `url`.
     pub(crate) fn render(&self, url: &str) -> String {
         let mut text = format!(
-            "[server]\ndata = \"data\"\nlog = \"json\"\ndrain = \"{}ms\"\n\n\
-             [providers.lab]\nkind = \"openai\"\nbase_url = \"{url}\"\napi_key = \"test\"\n",
-            self.drain.as_millis()
+            "[server]\ndata = \"data\"\nlog = \"json\"\ndrain = \"{}ms\"\n{}\n\
+             [providers.lab]\nkind = \"openai\"\nbase_url = \"{url}\"\n",
+            self.drain.as_millis(),
+            self.server
         );
         let mut put = |part: std::fmt::Arguments<'_>| {
             text.write_fmt(part).expect("writing to a string cannot fail");
@@ -105,8 +106,12 @@ impl Config {
                 "\n[agents.{name}]\nmodel = \"{name}\"\nprompt = {prompt:?}\n{extra}"
             ));
         }
-        if let Some(first) = self.agents.first() {
-            put(format_args!("\n[doors.cofounder]\nagent = \"{}\"\n{}", first.name, self.door));
+        for (at, Agent { name, .. }) in self.agents.iter().enumerate() {
+            let mount = if at == 0 { "/".to_owned() } else { format!("/{name}") };
+            put(format_args!(
+                "\n[doors.{name}]\ndialect = \"cofounder\"\nmount = \"{mount}\"\n\
+                 agent = \"{name}\"\nexpose_state = true\n"
+            ));
         }
         put(format_args!("\n{}", self.extra));
         text
@@ -124,6 +129,7 @@ mod tests {
         let text = config.render("http://127.0.0.1:1/v1");
         assert!(text.contains("[models.slow]\nprovider = \"lab\"\nmodel = \"m+stall:3\"\n"));
         assert!(text.contains("prompt = \"Be brief.\"\ndeadline = \"2s\"\n"));
-        assert!(text.contains("[doors.cofounder]\nagent = \"cofounder\"\n"));
+        assert!(text.contains("mount = \"/\"\nagent = \"cofounder\"\n"));
+        assert!(text.contains("mount = \"/slow\"\nagent = \"slow\"\n"));
     }
 }

@@ -52,7 +52,7 @@ impl Command {
     pub fn spawn(&self, address: SocketAddr, log: &Path) -> Result<Server> {
         let mut command = self.binary.command_through(&self.wrapper, &self.folder);
         // Details of steps and calls too: the check of log lines needs them.
-        command.env("RUST_LOG", "info,clearway=debug");
+        command.env("RUST_LOG", "info,clearway=debug,clearway_server=info");
         command.envs(self.env.iter().map(|(name, value)| (name, value)));
         command.arg(self.name).args(&self.args);
         if !self.args.iter().any(|arg| arg == "--listen" || arg == "--port") {

@@ -31,7 +31,6 @@ pub struct Builder {
 /// [`World::finish`], any other prints the logs.
 #[derive(Debug)]
 pub struct World {
-    scratch: Scratch,
     binary: Binary,
     sim: Option<Sim>,
     server: Option<Server>,
@@ -41,6 +40,8 @@ pub struct World {
     starts: u32,
     /// Logs of servers that were killed: what is open in them is allowed to be.
     killed_logs: Vec<String>,
+    /// Last, so that the logs are still there when the processes show them.
+    scratch: Scratch,
 }
 
 impl World {
@@ -105,7 +106,16 @@ impl World {
     /// # Errors
     /// It goes on longer than `within`.
     pub async fn stop(&mut self, within: Duration) -> Result<Exit> {
-        let exit = self.server()?.stop(within).await?;
+        self.server()?.terminate()?;
+        self.stop_waiting(within).await
+    }
+
+    /// Waits for the end of a server that was asked to stop.
+    ///
+    /// # Errors
+    /// It goes on longer than `within`.
+    pub async fn stop_waiting(&mut self, within: Duration) -> Result<Exit> {
+        let exit = self.server()?.process().exit(within).await?;
         if let Some(server) = self.server.take() {
             let open = pairs(&server.log())?.open;
             self.retire(server);

@@ -195,6 +195,8 @@ impl Attempt<'_> {
             ContentKind::Events => {
                 let mut live = Live::new(self.route.clone(), slot, exchange, sent_at);
                 live.request_id = request_id(&head.headers);
+                let limit = Deadline(sent_at + self.route.limits.ttft).min(self.watch.deadline());
+                self.cx.wait.enter(WaitKind::FirstByte, self.detail.clone(), Some(limit), now());
                 live.await_output(self.watch).await?;
                 self.cx.wait.enter(
                     WaitKind::NextToken,
@@ -208,7 +210,7 @@ impl Attempt<'_> {
                 let body = self.whole_body(exchange).await?;
                 let secrets = self.route.provider.secrets();
                 let events = answer::read(&body, secrets).map_err(no_answer)?;
-                let mut live = Live::whole(self.route.clone(), events);
+                let mut live = Live::whole(self.route.clone(), events, sent_at);
                 live.request_id = request_id(&head.headers);
                 Ok(live)
             }
@@ -300,7 +302,7 @@ impl Attempt<'_> {
         let headers = request.headers_mut();
         headers.insert(HOST, provider.host.clone());
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
-        headers.insert(ACCEPT, HeaderValue::from_static("text/event-stream"));
+        headers.insert(ACCEPT, HeaderValue::from_static("text/event-stream, application/json"));
         // Compression would gather tokens until a block is full.
         headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
         let id = format!("{}-{}", self.cx.call_id, self.number);

@@ -106,7 +106,9 @@ impl ChatStream {
                 return Ok(None);
             }
             self.live.read(&mut self.watch).await;
-            self.cx.wait.token(self.live.read_at());
+            if self.live.has_events() {
+                self.cx.wait.token(self.live.read_at());
+            }
         }
     }
 

@@ -24,7 +24,7 @@ use crate::openai::stream::{self, Reader, Step, Unfinished};
 use crate::route::Route;
 use crate::sse;
 use crate::transport::{Exchange, WireError};
-use crate::watch::{Watch, now};
+use crate::watch::{Expired, Watch, now};
 
 /// See the module.
 pub(crate) struct Live {
@@ -58,28 +58,18 @@ struct Clocks {
 }
 
 impl Live {
-    pub(crate) fn new(route: Arc<Route>, slot: Slot, exchange: Exchange, sent_at: Instant) -> Self {
-        Self {
-            route,
-            source: Some(Source { exchange, _slot: slot }),
-            decoder: sse::Decoder::default(),
-            reader: Reader::default(),
-            events: VecDeque::new(),
-            fault: None,
-            clocks: Clocks {
-                sent_at,
-                last_byte: None,
-                last_progress: None,
-                stopped_at: None,
-                left_at: sent_at,
-            },
-            request_id: None,
-        }
+    pub(crate) fn new(
+        route: Arc<Route>,
+        slot: Slot,
+        exchange: Exchange,
+        sent_at: Instant,
+    ) -> Self {
+        let source = Some(Source { exchange, _slot: slot });
+        Self { source, ..Self::whole(route, VecDeque::new(), sent_at) }
     }
 
     /// An answer that came in one piece.
-    pub(crate) fn whole(route: Arc<Route>, events: VecDeque<ChatEvent>) -> Self {
-        let at = now();
+    pub(crate) fn whole(route: Arc<Route>, events: VecDeque<ChatEvent>, sent_at: Instant) -> Self {
         Self {
             route,
             source: None,
@@ -88,11 +78,11 @@ impl Live {
             events,
             fault: None,
             clocks: Clocks {
-                sent_at: at,
+                sent_at,
                 last_byte: None,
                 last_progress: None,
                 stopped_at: None,
-                left_at: at,
+                left_at: sent_at,
             },
             request_id: None,
         }
@@ -114,7 +104,11 @@ impl Live {
         self.events.pop_front()
     }
 
-    /// Whether the next event, or the end, needs no more reading.
+    pub(crate) fn has_events(&self) -> bool {
+        !self.events.is_empty()
+    }
+
+    /// Why the answer ended early, once the events before that are taken.
     pub(crate) fn take_fault(&mut self) -> Option<Fault> {
         self.fault.take()
     }
@@ -134,6 +128,10 @@ impl Live {
         let arrived = now();
         self.clocks.resume(arrived);
         let (limit, verdict) = self.clocks.limit(&self.route);
+        // Where something is always ready, no timer is ever looked at.
+        if let Some(which) = watch.has_expired(arrived, limit) {
+            return self.expire(which, verdict);
+        }
         let outcome = watch.within(limit, |cx| source.exchange.poll_data(cx)).await;
         let at = now();
         self.clocks.left_at = at;
@@ -234,14 +232,14 @@ impl Live {
         }
     }
 
-    fn expire(&mut self, which: crate::watch::Expired, verdict: Verdict) {
+    fn expire(&mut self, which: Expired, verdict: Verdict) {
         // Nothing but usage was missing.
-        if verdict == Verdict::Tail {
-            if let Ok(finish) = self.reader.finish() {
-                self.events.push_back(finish);
-                self.source = None;
-                return;
-            }
+        if verdict == Verdict::Tail
+            && let Ok(finish) = self.reader.finish()
+        {
+            self.events.push_back(finish);
+            self.source = None;
+            return;
         }
         let limits = &self.route.limits;
         let (code, problem) = match verdict {
@@ -301,10 +299,9 @@ impl Clocks {
     /// The reader of the answer was away; that is not the provider's fault.
     fn resume(&mut self, now: Instant) {
         let away = now.saturating_duration_since(self.left_at);
-        for clock in [&mut self.last_byte, &mut self.last_progress, &mut self.stopped_at] {
-            if let Some(at) = clock {
-                *at += away;
-            }
+        let clocks = [&mut self.last_byte, &mut self.last_progress, &mut self.stopped_at];
+        for at in clocks.into_iter().flatten() {
+            *at += away;
         }
     }
 

@@ -21,6 +21,7 @@ use crate::*;
 
 mod cancel;
 mod connections;
+mod faults;
 mod limits;
 mod streams;
 
@@ -83,9 +84,11 @@ impl Peer {
         Some(serde_json::from_slice(&body).unwrap())
     }
 
-    /// Writes, and does not mind a client that left.
+    /// Writes; the rest of the script is not run for a client that left.
     async fn raw(&mut self, bytes: impl AsRef<[u8]>) {
-        let _ = self.io.write_all(bytes.as_ref()).await;
+        if self.io.write_all(bytes.as_ref()).await.is_err() {
+            std::future::pending::<()>().await;
+        }
     }
 
     async fn head(&mut self) {

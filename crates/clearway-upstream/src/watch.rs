@@ -55,13 +55,21 @@ impl Watch {
             self.sleep.as_mut().reset(end.0.into());
         }
         while self.sleep.as_mut().poll(cx).is_ready() {
-            if end.has_passed(now()) {
-                let deadline = self.deadline <= limit;
-                return Poll::Ready(if deadline { Expired::Deadline } else { Expired::Stage });
+            if let Some(which) = self.has_expired(now(), limit) {
+                return Poll::Ready(which);
             }
             self.sleep.as_mut().reset(end.0.into());
         }
         Poll::Pending
+    }
+
+    /// Which of `limit` and the deadline has passed, the earlier one first.
+    pub(crate) fn has_expired(&self, now: Instant, limit: Deadline) -> Option<Expired> {
+        if self.deadline <= limit {
+            self.deadline.has_passed(now).then_some(Expired::Deadline)
+        } else {
+            limit.has_passed(now).then_some(Expired::Stage)
+        }
     }
 
     /// Waits for `work`, but not beyond `limit` and the deadline. What is ready counts even when

@@ -53,6 +53,11 @@ pub use server::{Clearway, Options, Ports, StartError};
 pub use simulator::{Connection, Serve, Simulator};
 pub use threads::{ThreadsError, runtime};
 
+/// The machine's wall clock.
+pub fn now() -> clearway_core::Timestamp {
+    clearway_core::Clock::now(&clearway_store::SystemClock)
+}
+
 /// Checks a configuration file and everything it names.
 ///
 /// # Errors

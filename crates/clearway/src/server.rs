@@ -1,6 +1,7 @@
 //! A running server: store, provider client, engine and listener, put together and taken apart.
 
 use std::future::Future;
+use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -11,6 +12,7 @@ use clearway_engine::{Agents, Engine, Limits, PoolOptions, Store, Tasks};
 use clearway_server::{BindError, Bound, Door, DoorKind, HttpLimits, Server, ServerOptions};
 use clearway_store::{SqliteOptions, SqliteStore, SystemClock};
 use clearway_upstream::ConfigError;
+use tokio::net::TcpSocket;
 use tokio::time::timeout;
 
 use crate::config::{Config, Dialect, Listen, ServerLimits};
@@ -33,6 +35,16 @@ pub enum Ports {
     Exact,
     /// Take one of the next.
     NextFree,
+}
+
+impl Ports {
+    /// The last port to try.
+    const fn last(self, wanted: u16) -> u16 {
+        match self {
+            Self::Exact => wanted,
+            Self::NextFree => wanted.saturating_add(NEXT_PORTS),
+        }
+    }
 }
 
 /// How many ports behind the wanted one are tried.
@@ -86,7 +98,8 @@ impl Clearway {
         let simulated = Tasks::new();
         let upstream = upstream::build(&config, options.simulator.as_ref(), &clock, &simulated)?;
         let wanted = config.server.listen.clone().unwrap_or_default();
-        let listen = resolve(&wanted).await?;
+        let mut listen = resolve(&wanted).await?;
+        check_address(&mut listen, config.server.insecure, options.ports)?;
         let data = config.server.data.clone().unwrap_or_else(|| PathBuf::from("data"));
         let store = open_store(&data, clock.clone()).await?;
         let agents = Agents::new(agents::compile(&config, &clock));
@@ -206,6 +219,36 @@ async fn resolve(listen: &Listen) -> Result<SocketAddr, StartError> {
     }
 }
 
+/// Finds out what is in the way of listening before runs of an earlier process are taken up, and
+/// moves on to a free port where that is wanted.
+fn check_address(listen: &mut SocketAddr, insecure: bool, ports: Ports) -> Result<(), StartError> {
+    if !listen.ip().is_loopback() && !insecure {
+        return Err(BindError::Unguarded(*listen).into());
+    }
+    let wanted = *listen;
+    let last = ports.last(wanted.port());
+    loop {
+        match try_bind(*listen) {
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse => {
+                if listen.port() >= last {
+                    return Err(BindError::AddressInUse(wanted).into());
+                }
+                listen.set_port(listen.port() + 1);
+            }
+            // Anything else is told by the one who really listens.
+            Ok(()) | Err(_) => return Ok(()),
+        }
+    }
+}
+
+/// As the server will do it: lingering connections of an earlier server are no obstacle.
+fn try_bind(address: SocketAddr) -> io::Result<()> {
+    let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    socket.listen(1).map(drop)
+}
+
 async fn open_store(directory: &Path, clock: Arc<dyn Clock>) -> Result<Arc<dyn Store>, StartError> {
     Ok(Arc::new(SqliteStore::open(directory, SqliteOptions::default(), clock).await?))
 }
@@ -266,11 +309,7 @@ fn http_limits(configured: &ServerLimits) -> HttpLimits {
 }
 
 async fn bind(engine: &Engine, mut options: ServerOptions, ports: Ports) -> Result<Bound, BindError> {
-    let wanted = options.listen.port();
-    let last = match ports {
-        Ports::Exact => wanted,
-        Ports::NextFree => wanted.saturating_add(NEXT_PORTS),
-    };
+    let last = ports.last(options.listen.port());
     loop {
         match Server::bind(engine.clone(), options.clone()).await {
             Err(BindError::AddressInUse(_)) if options.listen.port() < last => {

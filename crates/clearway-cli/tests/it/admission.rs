@@ -40,7 +40,8 @@ async fn the_same_request_twice_is_one_run() -> Result<()> {
         assert_eq!(answer.code(), "idempotency_conflict", "{}", answer.text());
     }
     for bad in ["", &"k".repeat(256)] {
-        let answer = world.chat("ann", "x").header("idempotency-key", bad).send().await?.expect(400)?;
+        let answer =
+            world.chat("ann", "x").header("idempotency-key", bad).send().await?.expect(400)?;
         assert_eq!(answer.code(), "invalid_request", "{}", answer.text());
     }
     assert_eq!(world.runs("").await?.len(), 3, "a refusal started something");
@@ -68,7 +69,8 @@ async fn the_same_request_at_the_same_time_is_one_run() -> Result<()> {
 
 #[tokio::test]
 async fn turns_of_a_thread_queue_in_order() -> Result<()> {
-    let world = World::new(binary()).agent(Agent::new("cofounder").fault("no_answer")).start().await?;
+    let world =
+        World::new(binary()).agent(Agent::new("cofounder").fault("no_answer")).start().await?;
     let mut runs = Vec::new();
     for turn in 0..3 {
         let stream = world.stream("ann", &format!("turn {turn}")).open().await?.ok().await?;
@@ -80,7 +82,10 @@ async fn turns_of_a_thread_queue_in_order() -> Result<()> {
         assert_eq!(running.len(), 1, "one active run a thread: {running:?}");
         for (position, later) in (1..).zip(runs.iter().skip_while(|later| *later != run).skip(1)) {
             let later = world.run(later).await?;
-            assert_eq!((&later["status"], &later["queue_position"]), (&json!("blocked"), &json!(position)));
+            assert_eq!(
+                (&later["status"], &later["queue_position"]),
+                (&json!("blocked"), &json!(position))
+            );
         }
         world.cancel(run, "?wait=1").await?.expect(200)?;
     }

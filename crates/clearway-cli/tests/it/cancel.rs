@@ -22,7 +22,8 @@ async fn is_gone_at_the_provider(world: &World) -> Result<()> {
 
 #[tokio::test]
 async fn before_the_first_token() -> Result<()> {
-    let world = World::new(binary()).agent(Agent::new("cofounder").fault("no_answer")).start().await?;
+    let world =
+        World::new(binary()).agent(Agent::new("cofounder").fault("no_answer")).start().await?;
     let stream = world.stream("ann", "hello").open().await?.ok().await?;
     let run = run_id(&stream.headers)?;
     world.waits_for(&run, "first_byte").await?;
@@ -42,7 +43,8 @@ async fn before_the_first_token() -> Result<()> {
 
 #[tokio::test]
 async fn after_the_first_token() -> Result<()> {
-    let world = World::new(binary()).agent(Agent::new("cofounder").fault("stall:3")).start().await?;
+    let world =
+        World::new(binary()).agent(Agent::new("cofounder").fault("stall:3")).start().await?;
     let mut stream = world.stream("ann", "hello").open().await?.ok().await?;
     let run = run_id(&stream.headers)?;
     for _ in 0..3 {
@@ -56,7 +58,10 @@ async fn after_the_first_token() -> Result<()> {
     let events = stream.rest().await?;
     assert_eq!(last(&events)["detail"]["error_type"], "cancelled");
     let log = world.check_log(&run).await?;
-    assert!(log.iter().any(|event| event["kind"] == "cancel.requested"), "no trace of who ended it");
+    assert!(
+        log.iter().any(|event| event["kind"] == "cancel.requested"),
+        "no trace of who ended it"
+    );
     world.finish().await
 }
 
@@ -105,7 +110,11 @@ async fn twice_or_too_late() -> Result<()> {
 
 #[tokio::test]
 async fn a_client_that_leaves_leaves_the_run() -> Result<()> {
-    let sim = SimOptions { tokens: Some(20), interval: Duration::from_millis(40), ..SimOptions::default() };
+    let sim = SimOptions {
+        tokens: Some(20),
+        interval: Duration::from_millis(40),
+        ..SimOptions::default()
+    };
     let world = World::new(binary()).sim(sim).start().await?;
     let mut stream = world.stream("ann", "hello").open().await?.ok().await?;
     let run = run_id(&stream.headers)?;
@@ -119,7 +128,8 @@ async fn a_client_that_leaves_leaves_the_run() -> Result<()> {
 
 #[tokio::test]
 async fn a_client_that_leaves_takes_the_run_along_when_it_said_so() -> Result<()> {
-    let world = World::new(binary()).agent(Agent::new("cofounder").fault("stall:3")).start().await?;
+    let world =
+        World::new(binary()).agent(Agent::new("cofounder").fault("stall:3")).start().await?;
     let body = json!({"user_id": "ann", "message": "hello"});
     let request = world.client().post("/chat/stream?on_disconnect=cancel").json(&body);
     let mut stream = request.open().await?.ok().await?;
@@ -145,7 +155,8 @@ async fn a_client_that_leaves_takes_the_run_along_when_it_said_so() -> Result<()
     assert_eq!(world.ended(&run).await?["status"], "cancelled");
     world.sim().until("in_flight", 0, SOON).await?;
 
-    let odd = world.client().post("/chat?on_disconnect=maybe").json(&body).send().await?.expect(400)?;
+    let odd =
+        world.client().post("/chat?on_disconnect=maybe").json(&body).send().await?.expect(400)?;
     assert_eq!(odd.code(), "invalid_request", "{}", odd.text());
     world.finish().await
 }

@@ -57,7 +57,8 @@ async fn a_conversation_can_be_started_over() -> Result<()> {
 
 #[tokio::test]
 async fn starting_over_stops_what_runs() -> Result<()> {
-    let world = World::new(binary()).agent(Agent::new("cofounder").fault("no_answer")).start().await?;
+    let world =
+        World::new(binary()).agent(Agent::new("cofounder").fault("no_answer")).start().await?;
     let stream = world.stream("ann", "one").open().await?.ok().await?;
     let run = run_id(&stream.headers)?;
     world.waits_for(&run, "first_byte").await?;

@@ -37,7 +37,8 @@ async fn ends_in_time(fault: &str, phase: &str) -> Result<()> {
     world.check_log(&run_id(&answer.headers)?).await?;
 
     // The thread is free again, and its next turn is not in the way of the last one.
-    let request = world.stream("ann", "again").header("x-deadline-ms", 400).open().await?.ok().await?;
+    let request =
+        world.stream("ann", "again").header("x-deadline-ms", 400).open().await?.ok().await?;
     assert_eq!(last(&request.rest().await?)["detail"]["error_type"], "deadline_exceeded");
     world.finish().await
 }
@@ -66,9 +67,7 @@ async fn of_a_provider_that_drips() -> Result<()> {
 async fn the_smallest_one_wins() -> Result<()> {
     let agent = Agent::new("cofounder").fault("no_answer").line("deadline = \"900ms\"");
     let world = World::new(binary()).agent(agent).start().await?;
-    let turn = |deadline: serde_json::Value| {
-        json!({"user_id": "ann", "message": "hello", "deadline_ms": deadline})
-    };
+    let turn = |deadline: serde_json::Value| json!({"user_id": "ann", "message": "hello", "deadline_ms": deadline});
     // Above the agent's own: clamped. In the body and in the header: the smaller one.
     for (body, header, expected) in
         [(json!(60_000), None, 900), (json!(300), None, 300), (json!(800), Some("300"), 300)]
@@ -105,9 +104,13 @@ async fn counts_in_the_queue_for_those_who_wait() -> Result<()> {
     let holder = world.task(json!({"message": "x"})).await?;
     world.waits_for(&holder, "first_byte").await?;
     let began = Instant::now();
-    let answer = world.chat("ann", "hello").header("x-deadline-ms", 700).send().await?.expect(502)?;
+    let answer =
+        world.chat("ann", "hello").header("x-deadline-ms", 700).send().await?.expect(502)?;
     let took = began.elapsed();
-    assert!(took >= Duration::from_millis(700) && took < Duration::from_millis(700) + LATE, "{took:?}");
+    assert!(
+        took >= Duration::from_millis(700) && took < Duration::from_millis(700) + LATE,
+        "{took:?}"
+    );
     let run = world.run(&run_id(&answer.headers)?).await?;
     assert_eq!(run["status"], "timeout", "{run}");
     assert!(run["spent_ms"]["slot"].as_u64().is_some_and(|ms| ms >= 500), "{run}");

@@ -12,11 +12,14 @@ use crate::binary;
 type Case = (&'static str, Request, &'static [u16], &'static str);
 
 fn bodies(client: Client) -> Vec<Case> {
-    let chat = |body: &[u8]| client.post("/chat").header("content-type", "application/json").body(body);
+    let chat =
+        |body: &[u8]| client.post("/chat").header("content-type", "application/json").body(body);
     let task = |body: &[u8]| client.post("/chat/async").body(body);
     let deep = |open: &str, close: &str| open.repeat(100) + &close.repeat(100);
     let large = json!({"user_id": "u", "message": "x".repeat(10 << 20)}).to_string();
-    let nested = |inner: &str| format!("{{\"user_id\":\"u\",\"message\":\"m\",\"metadata\":{{\"a\":{inner}}}}}");
+    let nested = |inner: &str| {
+        format!("{{\"user_id\":\"u\",\"message\":\"m\",\"metadata\":{{\"a\":{inner}}}}}")
+    };
     let with = |user: &str| chat(json!({"user_id": user, "message": "m"}).to_string().as_bytes());
     vec![
         ("no body", chat(b""), &[422], "missing"),
@@ -55,19 +58,39 @@ fn addresses(client: Client) -> Vec<Case> {
         ("nowhere", client.get("/nowhere"), &[404], "not_found"),
         ("another method", client.delete("/chat"), &[405], "method_not_allowed"),
         ("an unknown run", client.get(format!("/runs/{unknown}")), &[404], "run_not_found"),
-        ("an unknown run's log", client.get(format!("/runs/{unknown}/events")), &[404], "run_not_found"),
+        (
+            "an unknown run's log",
+            client.get(format!("/runs/{unknown}/events")),
+            &[404],
+            "run_not_found",
+        ),
         ("an unknown task", client.get(format!("/chat/task/{unknown}")), &[404], "run_not_found"),
         ("an id that is none", client.get("/runs/17"), &[404], "run_not_found"),
-        ("another spelling", client.get(format!("/runs/{}", unknown.replace('-', ""))), &[404], "run_not_found"),
+        (
+            "another spelling",
+            client.get(format!("/runs/{}", unknown.replace('-', ""))),
+            &[404],
+            "run_not_found",
+        ),
         ("a way out", client.get("/runs/../../etc/passwd"), &[404], "not_found"),
-        ("a coded way out", client.get("/runs/..%2f..%2f..%2fetc%2fpasswd"), &[404], "run_not_found"),
+        (
+            "a coded way out",
+            client.get("/runs/..%2f..%2f..%2fetc%2fpasswd"),
+            &[404],
+            "run_not_found",
+        ),
         ("a coded nul", client.get("/runs/%00"), &[404], "run_not_found"),
         ("a broken code", client.get("/runs/%zz"), &[400, 404], ""),
         ("bytes that are no text", client.get("/runs/%ff%fe"), &[400, 404], ""),
         ("a quote", client.get("/runs/'%20or%201=1--"), &[404], "run_not_found"),
         ("a quote as filter", client.get("/runs?agent='%20or%201=1--"), &[200], ""),
         ("a long path", client.get(format!("/runs/{}", "a".repeat(8000))), &[404, 414], ""),
-        ("an odd event id", client.get(format!("/runs/{unknown}/events?after=x")), &[400], "invalid_request"),
+        (
+            "an odd event id",
+            client.get(format!("/runs/{unknown}/events?after=x")),
+            &[400],
+            "invalid_request",
+        ),
         (
             "an odd Last-Event-ID",
             client.get(format!("/runs/{unknown}/events")).header("last-event-id", "1-2-3"),
@@ -75,7 +98,12 @@ fn addresses(client: Client) -> Vec<Case> {
             "invalid_request",
         ),
         ("nobody's state", client.get("/state"), &[422], "missing"),
-        ("a foreign page", client.get("/runs").header("origin", "https://evil.example"), &[403], "forbidden"),
+        (
+            "a foreign page",
+            client.get("/runs").header("origin", "https://evil.example"),
+            &[403],
+            "forbidden",
+        ),
         ("an error's page", client.get("/errors/../secret"), &[404], "not_found"),
     ]
 }
@@ -95,7 +123,10 @@ async fn bad_input_is_refused_precisely() -> Result<()> {
             assert!(answer.headers.get("x-request-id").is_some(), "{name}: no request id");
         }
         let codes = [answer.code(), answer.json()["code"].as_str().unwrap_or_default().to_owned()];
-        let place = answer.json().pointer("/detail/0/type").and_then(|kind| kind.as_str().map(ToOwned::to_owned));
+        let place = answer
+            .json()
+            .pointer("/detail/0/type")
+            .and_then(|kind| kind.as_str().map(ToOwned::to_owned));
         let found = codes.iter().any(|found| found == code) || place.as_deref() == Some(code);
         assert!(code.is_empty() || found, "{name}: code {codes:?} instead of {code}: {shown}");
     }
@@ -114,7 +145,8 @@ async fn bad_input_is_refused_precisely() -> Result<()> {
 #[tokio::test]
 async fn bytes_that_are_no_http_end_the_connection() -> Result<()> {
     let world = World::new(binary()).start().await?;
-    let long_header = format!("GET /health HTTP/1.1\r\nhost: x\r\nx-long: {}\r\n\r\n", "a".repeat(70_000));
+    let long_header =
+        format!("GET /health HTTP/1.1\r\nhost: x\r\nx-long: {}\r\n\r\n", "a".repeat(70_000));
     let many = (0..300).map(|number| format!("x-{number}: 1\r\n")).collect::<String>();
     let many_headers = format!("GET /health HTTP/1.1\r\nhost: 127.0.0.1\r\n{many}\r\n");
     let cases: [(&str, &[u8]); 8] = [
@@ -123,7 +155,10 @@ async fn bytes_that_are_no_http_end_the_connection() -> Result<()> {
         ("no version", b"GET /\r\n\r\n"),
         ("a wrong version", b"GET / HTTP/9.9\r\n\r\n"),
         ("a wrong length", b"POST /chat HTTP/1.1\r\nhost: 127.0.0.1\r\ncontent-length: -1\r\n\r\n"),
-        ("a wrong chunk", b"POST /chat HTTP/1.1\r\nhost: 127.0.0.1\r\ntransfer-encoding: chunked\r\n\r\nzz\r\n"),
+        (
+            "a wrong chunk",
+            b"POST /chat HTTP/1.1\r\nhost: 127.0.0.1\r\ntransfer-encoding: chunked\r\n\r\nzz\r\n",
+        ),
         ("a huge header", long_header.as_bytes()),
         ("300 headers", many_headers.as_bytes()),
     ];
@@ -147,25 +182,34 @@ async fn bytes_that_are_no_http_end_the_connection() -> Result<()> {
     // Pieces of one request, and one that is cut off.
     let mut raw = world.client().raw().await?;
     let body = json!({"user_id": "u", "message": "in pieces"}).to_string();
-    let head = format!("POST /chat HTTP/1.1\r\nhost: 127.0.0.1\r\ncontent-length: {}\r\nconnection: close\r\n\r\n", body.len());
+    let head = format!(
+        "POST /chat HTTP/1.1\r\nhost: 127.0.0.1\r\ncontent-length: {}\r\nconnection: close\r\n\r\n",
+        body.len()
+    );
     for piece in (head + &body).as_bytes().chunks(7) {
         raw.send(piece).await?;
     }
     raw.response(clearway_testkit::PATIENCE).await?.expect(200)?;
     let mut raw = world.client().raw().await?;
-    raw.send(b"POST /chat HTTP/1.1\r\nhost: 127.0.0.1\r\ncontent-length: 500\r\n\r\n{\"user_id\"").await?;
+    raw.send(b"POST /chat HTTP/1.1\r\nhost: 127.0.0.1\r\ncontent-length: 500\r\n\r\n{\"user_id\"")
+        .await?;
     drop(raw);
     world.client().get("/health").send().await?.expect(200)?;
     assert_eq!(world.runs("").await?.len(), 1);
     world.finish().await
 }
 
-/// Ten seconds are the limit of a head and of a body; both tests wait for it, side by side.
-const SLOW_LIMIT: Duration = Duration::from_secs(20);
+/// Well after the two seconds that these tests allow a head or a body.
+const SLOW_LIMIT: Duration = Duration::from_secs(10);
+
+fn impatient() -> clearway_testkit::Builder {
+    let limits = "limits = { body_timeout = \"2s\", header_timeout = \"2s\" }\n";
+    World::new(binary()).config(|config| config.server = limits.to_owned())
+}
 
 #[tokio::test]
 async fn a_body_that_drips_is_cut_off() -> Result<()> {
-    let world = World::new(binary()).start().await?;
+    let world = impatient().start().await?;
     let mut raw = world.client().raw().await?;
     raw.send(b"POST /chat HTTP/1.1\r\nhost: 127.0.0.1\r\ncontent-length: 500\r\n\r\n").await?;
     let answer = raw.drip(&[b' '; 500], Duration::from_secs(1), SLOW_LIMIT).await?.expect(408)?;
@@ -176,7 +220,7 @@ async fn a_body_that_drips_is_cut_off() -> Result<()> {
 
 #[tokio::test]
 async fn a_head_that_drips_is_cut_off() -> Result<()> {
-    let world = World::new(binary()).start().await?;
+    let world = impatient().start().await?;
     let raw = world.client().raw().await?;
     let idle = world.client().raw().await?;
     let head = format!("GET /health HTTP/1.1\r\nx-slow: {}", "a".repeat(500));

@@ -35,7 +35,8 @@ async fn runs_are_listed_filtered_and_paged() -> Result<()> {
     let mut paged = Vec::new();
     let mut after = String::new();
     loop {
-        let page = world.client().get(format!("/runs?limit=2{after}")).send().await?.expect(200)?.json();
+        let page =
+            world.client().get(format!("/runs?limit=2{after}")).send().await?.expect(200)?.json();
         paged.extend(page["runs"].as_array().cloned().unwrap_or_default());
         match page["next"].as_str() {
             Some(next) => after = format!("&after={next}"),
@@ -92,7 +93,8 @@ async fn events_come_in_pages_of_json() -> Result<()> {
 
 #[tokio::test]
 async fn commands_show_what_the_addresses_show() -> Result<()> {
-    let world = World::new(binary()).agent(Agent::new("cofounder").fault("no_answer")).start().await?;
+    let world =
+        World::new(binary()).agent(Agent::new("cofounder").fault("no_answer")).start().await?;
     let id = world.task(json!({"message": "x"})).await?;
     world.waits_for(&id, "first_byte").await?;
     let listed = world.cli(&["runs", "ls", "--json"]).await?.expect(0)?;

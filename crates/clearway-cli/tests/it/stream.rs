@@ -26,9 +26,11 @@ fn positions(events: &[Event]) -> Result<Vec<(u64, u64)>> {
 async fn tokens_arrive_as_they_come() -> Result<()> {
     let world = World::new(binary()).sim(paced(20, 50)).start().await?;
     let mut stream = world.stream("ann", "hello").open().await?.ok().await?;
-    for (name, value) in
-        [("content-type", "text/event-stream"), ("cache-control", "no-cache"), ("x-accel-buffering", "no")]
-    {
+    for (name, value) in [
+        ("content-type", "text/event-stream"),
+        ("cache-control", "no-cache"),
+        ("x-accel-buffering", "no"),
+    ] {
         assert_eq!(stream.headers.get(name), Some(value), "{name}");
     }
     let first = stream.next_where(|event| event.kind() == "delta").await?;
@@ -61,7 +63,8 @@ async fn a_client_that_comes_back_gets_the_rest_once() -> Result<()> {
 
     // While it runs, and after its end: the same rest.
     for _ in 0..2 {
-        let again = world.client().get(format!("/chat/stream?run_id={run}")).header("last-event-id", &id);
+        let again =
+            world.client().get(format!("/chat/stream?run_id={run}")).header("last-event-id", &id);
         let rest = again.open().await?.ok().await?.rest().await?;
         let mut all = seen.clone();
         all.extend(rest);

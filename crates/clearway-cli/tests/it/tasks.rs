@@ -24,7 +24,8 @@ async fn task_with(world: &World, id: &str, status: &str) -> Result<Value> {
 async fn a_task_runs_while_nobody_waits() -> Result<()> {
     let sim = SimOptions { interval: Duration::from_millis(5), ..SimOptions::default() };
     let world = World::new(binary()).sim(sim).start().await?;
-    let answer = world.client().post("/chat/async").json(&json!({"message": "the red kite"})).send().await?;
+    let answer =
+        world.client().post("/chat/async").json(&json!({"message": "the red kite"})).send().await?;
     let answer = answer.expect(202)?;
     assert_eq!(answer.json()["status"], "pending", "{}", answer.text());
     let id = answer.json()["task_id"].as_str().unwrap_or_default().to_owned();
@@ -46,7 +47,8 @@ async fn tasks_of_one_conversation_share_its_thread_and_others_share_none() -> R
     let world = World::new(binary()).start().await?;
     let body = json!({"message": "hello", "user_id": "ann", "conversation_id": "plans"});
     let (one, two) = (world.task(body.clone()).await?, world.task(body).await?);
-    let (three, four) = (world.task(json!({"message": "x"})).await?, world.task(json!({"message": "x"})).await?);
+    let (three, four) =
+        (world.task(json!({"message": "x"})).await?, world.task(json!({"message": "x"})).await?);
     let mut threads = Vec::new();
     for id in [&one, &two, &three, &four] {
         threads.push(world.ended(id).await?["thread_id"].clone());
@@ -54,7 +56,10 @@ async fn tasks_of_one_conversation_share_its_thread_and_others_share_none() -> R
     assert_eq!(threads[0], threads[1]);
     assert!(threads[1] != threads[2] && threads[2] != threads[3], "{threads:?}");
     let second = task(&world, &two).await?;
-    assert!(second["result"]["response"].as_str().unwrap_or_default().contains("turn 2"), "{second}");
+    assert!(
+        second["result"]["response"].as_str().unwrap_or_default().contains("turn 2"),
+        "{second}"
+    );
     world.finish().await
 }
 

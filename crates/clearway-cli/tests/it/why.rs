@@ -70,10 +70,14 @@ async fn a_stream_that_pauses_says_since_when() -> Result<()> {
     let view = world
         .run_until(&run, |run| {
             let waiting = &run["waiting_on"];
-            waiting["kind"] == "next_token" && waiting["for_ms"].as_u64().is_some_and(|ms| ms >= 300)
+            waiting["kind"] == "next_token"
+                && waiting["for_ms"].as_u64().is_some_and(|ms| ms >= 300)
         })
         .await?;
-    assert!(view["waiting_on"]["detail"].as_str().is_some_and(|detail| detail.contains("lab/")), "{view}");
+    assert!(
+        view["waiting_on"]["detail"].as_str().is_some_and(|detail| detail.contains("lab/")),
+        "{view}"
+    );
     let said = why(&world, &run).await?;
     assert!(said.contains("next token"), "{said}");
     world.cancel(&run, "?wait=1").await?.expect(200)?;

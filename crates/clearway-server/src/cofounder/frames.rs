@@ -33,19 +33,29 @@ pub(super) struct ChatFrames {
     marks: Vec<(u64, usize)>,
     /// The last event, for a `final` that needs the stored reply first.
     end: Option<EventId>,
+    /// Part of the present event's first frame: above 0 where a reset may stand before it.
+    part: u8,
 }
 
 impl ChatFrames {
     pub(super) fn new(thread_id: String, queued: Option<String>, seen: Option<EventId>) -> Self {
-        Self { thread_id, queued, seen, last: None, text: String::new(), marks: Vec::new(), end: None }
+        Self {
+            thread_id,
+            queued,
+            seen,
+            last: None,
+            text: String::new(),
+            marks: Vec::new(),
+            end: None,
+            part: 0,
+        }
     }
 
     /// Whether the client lacks this frame. Numbers are used again after a crash, under a higher
     /// fence: what the client saw under a lower one is void.
     fn is_new(&self, id: EventId) -> bool {
-        self.seen.is_none_or(|seen| {
-            id.fence > seen.fence || (id.seq, id.part) > (seen.seq, seen.part)
-        })
+        self.seen
+            .is_none_or(|seen| id.fence > seen.fence || (id.seq, id.part) > (seen.seq, seen.part))
     }
 
     fn delta(&mut self, event: &Event, delta: &Delta, out: &mut BytesMut) {
@@ -53,8 +63,11 @@ impl ChatFrames {
             return;
         }
         self.text.push_str(delta.text());
-        if self.is_new(event.id()) {
+        let id = self.id(event);
+        if self.is_new(id) && self.part == 0 {
             put_shared(event, SLOT, out, |event, out| put_delta(event.id(), delta.text(), out));
+        } else if self.is_new(id) {
+            put_delta(id, delta.text(), out);
         }
     }
 
@@ -70,7 +83,7 @@ impl ChatFrames {
     }
 
     fn fact(&mut self, event: &Event, fact: &Fact, out: &mut BytesMut) -> Next {
-        let id = event.id();
+        let id = self.id(event);
         let data = || fact.json();
         match fact.kind {
             EventKind::RunCreated => {
@@ -96,7 +109,7 @@ impl ChatFrames {
             EventKind::OutputReset => {
                 let data = data();
                 let reason = data["reason"].as_str().unwrap_or("restarted");
-                self.reset(event, data["after"].as_u64(), reason, out);
+                self.reset(id, data["after"].as_u64(), reason, out);
             }
             EventKind::CancelRequested => {
                 let by = data()["by"].as_str().unwrap_or("request").to_owned();
@@ -117,10 +130,9 @@ impl ChatFrames {
     }
 
     /// Output after `after` is void: says so, and sends what stands from the beginning.
-    fn reset(&mut self, event: &Event, after: Option<u64>, reason: &str, out: &mut BytesMut) {
+    fn reset(&mut self, id: EventId, after: Option<u64>, reason: &str, out: &mut BytesMut) {
         self.marks.retain(|&(seq, _)| after.is_some_and(|after| seq <= after));
         self.text.truncate(self.marks.last().map_or(0, |&(_, length)| length));
-        let id = event.id();
         self.progress(id, &format!("output.reset: what came before is void ({reason})"), out);
         let again = EventId { part: id.part + 1, ..id };
         if !self.text.is_empty() && self.is_new(again) {
@@ -142,7 +154,7 @@ impl ChatFrames {
             self.end = Some(id);
             return Next::Reply;
         }
-        self.final_frame(EventId { part: 1, ..id }, out);
+        self.final_frame(EventId { part: id.part + 1, ..id }, out);
         Next::Event
     }
 
@@ -170,11 +182,12 @@ impl ChatFrames {
 
 impl Render for ChatFrames {
     fn event(&mut self, event: &Event, out: &mut BytesMut) -> Next {
-        let lost = self.is_after_loss(event);
+        let loss = self.loss(event);
         self.last = Some((event.seq, event.fence));
-        if lost {
+        self.part = if loss == Loss::Impossible { 0 } else { RESET_FRAMES };
+        if loss == Loss::Certain {
             // The numbers from here on were used before, so what they said is void, too.
-            self.reset(event, event.seq.checked_sub(1), "lost in a crash", out);
+            self.reset(event.id(), event.seq.checked_sub(1), "lost in a crash", out);
         }
         match &event.body {
             Body::Delta(delta) => {
@@ -193,7 +206,7 @@ impl Render for ChatFrames {
                 if !self.text.is_empty() && self.is_new(id) {
                     put_delta(id, &self.text, out);
                 }
-                self.final_frame(EventId { part: 1, ..id }, out);
+                self.final_frame(EventId { part: id.part + 1, ..id }, out);
             }
             Err(Error(failure)) => self.error(None, &failure, out),
         }
@@ -205,20 +218,47 @@ impl Render for ChatFrames {
     }
 }
 
+/// Whether events that this client saw are gone, and the log does not say so itself because none
+/// of them had reached the store.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Loss {
+    Impossible,
+    /// A lease begins here: another client may have lost something.
+    Possible,
+    Certain,
+}
+
+/// Frames of a reset: what it is, and the text that stands.
+const RESET_FRAMES: u8 = 2;
+
 impl ChatFrames {
-    /// Whether events that this client saw were lost, and the log does not say so itself: none of
-    /// them had reached the store.
-    fn is_after_loss(&self, event: &Event) -> bool {
-        let is_reset = matches!(&event.body, Body::Fact(fact) if fact.kind == EventKind::OutputReset);
-        let used_before = |&(seq, fence): &(u64, u32)| event.seq <= seq && event.fence > fence;
-        // Of a client that resumes, only the last number is known; the log's first event beyond
-        // its lease tells whether that number was lost.
-        let first_beyond = |seen: &EventId| {
-            event.fence > seen.fence && self.last.is_none_or(|(_, fence)| fence <= seen.fence)
+    fn loss(&self, event: &Event) -> Loss {
+        let is_reset =
+            matches!(&event.body, Body::Fact(fact) if fact.kind == EventKind::OutputReset);
+        let Some((last_seq, last_fence)) = self.last else { return Loss::Impossible };
+        if is_reset || event.fence == last_fence {
+            return Loss::Impossible;
+        }
+        // Numbers that come again were used for what is lost. Of a client that resumes only the
+        // last number is known; the first event beyond its lease tells whether that was lost.
+        let is_first_beyond = |seen: &EventId| {
+            seen.fence != u32::MAX && event.fence > seen.fence && last_fence <= seen.fence
         };
-        let seen = self.seen.filter(|seen| seen.fence != u32::MAX && first_beyond(seen));
-        let lost_by_client = seen.is_some_and(|seen| event.seq <= seen.seq);
-        !is_reset && (self.last.as_ref().is_some_and(used_before) || lost_by_client)
+        let lost_by_client =
+            self.seen.filter(is_first_beyond).is_some_and(|seen| event.seq <= seen.seq);
+        // It was told about its loss, and then lost the connection before the text came again.
+        let told = |seen: EventId| {
+            (seen.seq, seen.fence) == (event.seq, event.fence) && seen.part < RESET_FRAMES
+        };
+        match event.seq <= last_seq || lost_by_client || self.seen.is_some_and(told) {
+            true => Loss::Certain,
+            false => Loss::Possible,
+        }
+    }
+
+    /// The id of the event's first frame.
+    const fn id(&self, event: &Event) -> EventId {
+        EventId { seq: event.seq, fence: event.fence, part: self.part }
     }
 }
 

@@ -14,12 +14,17 @@ fn turn(message: &str) -> Value {
 
 #[test]
 fn bodies_are_read_or_refused_by_field() {
-    let turn = Turn::parse(br#"{"user_id":"a::b","message":"hi","metadata":{"k":1},"extra":true}"#).unwrap();
+    let turn = Turn::parse(br#"{"user_id":"a::b","message":"hi","metadata":{"k":1},"extra":true}"#)
+        .unwrap();
     assert_eq!(turn.conversation.shown(), "bc::a::b::default");
     assert_eq!(turn.metadata["k"], 1);
     let other = Conversation { user: "a".to_owned(), id: "b::default".to_owned() };
     assert_eq!(other.shown(), turn.conversation.shown());
-    assert_ne!(other.thread("default"), turn.conversation.thread("default"), "the parts stay apart");
+    assert_ne!(
+        other.thread("default"),
+        turn.conversation.thread("default"),
+        "the parts stay apart"
+    );
     let wrong = json!({"user_id": "a\u{0}", "conversation_id": "x".repeat(300), "message": "\n "});
     let invalid = Turn::parse(wrong.to_string().as_bytes()).unwrap_err();
     let fields: Vec<&str> = invalid.iter().map(|invalid| invalid.at[1].as_str()).collect();
@@ -64,14 +69,18 @@ async fn a_bad_body_is_422_and_says_where() {
     let detail = answer.json()["detail"].clone();
     assert_eq!(detail[0]["loc"], json!(["body", "user_id"]));
     assert_eq!(detail[1]["loc"], json!(["body", "message"]));
-    let bad_deadline = server.send(&post("/chat", "x-deadline-ms: soon\r\n", &turn("x").to_string())).await;
+    let bad_deadline =
+        server.send(&post("/chat", "x-deadline-ms: soon\r\n", &turn("x").to_string())).await;
     assert_eq!(bad_deadline.status, 400);
     assert!(server.newest().await.is_none(), "nothing was accepted");
 }
 
 fn joined(answer: &Answer) -> String {
     let data = answer.data();
-    data.iter().filter(|data| data["type"] == "delta").filter_map(|data| data["text"].as_str()).collect()
+    data.iter()
+        .filter(|data| data["type"] == "delta")
+        .filter_map(|data| data["text"].as_str())
+        .collect()
 }
 
 #[tokio::test(start_paused = true)]
@@ -95,19 +104,27 @@ async fn a_stream_is_deltas_and_one_final() {
         answer.run()
     );
     let rest = server.send(&resume).await;
-    assert!(answer.body.ends_with(&rest.body) && rest.body.len() < answer.body.len(), "{}", rest.body);
+    assert!(
+        answer.body.ends_with(&rest.body) && rest.body.len() < answer.body.len(),
+        "{}",
+        rest.body
+    );
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_key_makes_streams_and_chats_repeatable() {
     let mut server = TestServer::start().await;
     for address in ["/chat", "/chat/stream"] {
-        let request = |message: &str| post(address, "idempotency-key: k\r\n", &turn(message).to_string());
+        let request =
+            |message: &str| post(address, "idempotency-key: k\r\n", &turn(message).to_string());
         let first = server.send(&request("hello")).await;
         let again = server.send(&request("hello")).await;
         assert_eq!((first.run(), &first.body), (again.run(), &again.body));
         let other = server.send(&request("bye")).await;
-        assert_eq!((other.status, other.json()["code"].as_str().unwrap()), (409, "idempotency_conflict"));
+        assert_eq!(
+            (other.status, other.json()["code"].as_str().unwrap()),
+            (409, "idempotency_conflict")
+        );
     }
 }
 
@@ -171,13 +188,18 @@ async fn turns_of_a_conversation_wait_for_each_other() {
     first.write_all(post("/chat/stream", "", &turn("hang").to_string()).as_bytes()).await.unwrap();
     read_until(&mut first, "Well").await;
     let mut second = server.connect();
-    second.write_all(post("/chat/stream", "", &turn("hello").to_string()).as_bytes()).await.unwrap();
+    second
+        .write_all(post("/chat/stream", "", &turn("hello").to_string()).as_bytes())
+        .await
+        .unwrap();
     read_until(&mut second, "queued: 1 ahead in this conversation").await;
     // A reset ends both, and the next turn begins with nothing before it.
     let reset = server.post("/reset", &json!({"user_id": "ann"})).await;
-    expect![[r#"{"conversation_id":"default","ok":true,"thread_id":"bc::ann::default","user_id":"ann"}"#]]
-        .assert_eq(&reset.body);
-    assert!(read_answer(&mut first).await.body.contains("") );
+    expect![[
+        r#"{"conversation_id":"default","ok":true,"thread_id":"bc::ann::default","user_id":"ann"}"#
+    ]]
+    .assert_eq(&reset.body);
+    assert!(read_answer(&mut first).await.body.contains(""));
     read_until(&mut second, r#""error_type":"cancelled""#).await;
     assert_eq!(server.post("/chat", &turn("again")).await.json()["reply"], "you said: again");
 }

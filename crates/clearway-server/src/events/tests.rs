@@ -19,7 +19,9 @@ fn every_kind_of_event_is_one_frame() {
     let mut text = String::new();
     for (seq, &kind) in EventKind::ALL.iter().enumerate() {
         let body = match kind {
-            EventKind::MessageDelta => Body::Delta(Delta::new(Uuid::from_u128(7), Part::Reasoning, "a\"b\n")),
+            EventKind::MessageDelta => {
+                Body::Delta(Delta::new(Uuid::from_u128(7), Part::Reasoning, "a\"b\n"))
+            }
             kind => Body::Fact(Fact::new(kind, &json!({"x": "1\n2"}))),
         };
         let event = event(seq as u64, body);

@@ -15,7 +15,8 @@ fn bad_bodies_are_refused_with_the_place() {
     expect!["body: not valid JSON: expected `,` or `}` at line 3 column 2"]
         .assert_eq(&refusal(b"{\n \"a\": 1\n \"b\": 2}"));
     let deep = format!("{{\"a\":\n{}1{}}}", "[".repeat(100), "]".repeat(100));
-    expect!["body: nested deeper than 64 levels at line 2 column 64"].assert_eq(&refusal(deep.as_bytes()));
+    expect!["body: nested deeper than 64 levels at line 2 column 64"]
+        .assert_eq(&refusal(deep.as_bytes()));
     let just = format!("{}{}", "[".repeat(64), "]".repeat(64));
     assert!(parse_json(just.as_bytes()).is_ok());
     let in_text = format!("{{\"a\": \"\\\"{}\"}}", "[".repeat(100));
@@ -96,7 +97,8 @@ fn the_smallest_deadline_wins() {
 #[tokio::test]
 async fn bodies_are_bounded() {
     let limits = HttpLimits { body_bytes: 8, ..HttpLimits::default() };
-    let read = async |text: &'static str| read_body(&HeaderMap::new(), Body::from(text), &limits).await;
+    let read =
+        async |text: &'static str| read_body(&HeaderMap::new(), Body::from(text), &limits).await;
     assert_eq!(read("12345678").await.unwrap(), "12345678");
     assert_eq!(read("123456789").await.unwrap_err().code(), Code::BodyTooLarge);
     let mut headers = HeaderMap::new();

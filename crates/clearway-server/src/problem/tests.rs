@@ -90,7 +90,9 @@ async fn every_code_is_an_error_with_a_page() {
 
 #[tokio::test]
 async fn each_shape_looks_as_its_clients_expect() {
-    let busy = || Problem::new(Code::Overloaded, "pool chat is full").retry_after(Duration::from_millis(1200));
+    let busy = || {
+        Problem::new(Code::Overloaded, "pool chat is full").retry_after(Duration::from_millis(1200))
+    };
     let (_, headers, body) = rendered(busy()).await;
     assert_eq!(headers[RETRY_AFTER], "2", "rounded up");
     expect![[r#"{"code":"overloaded","detail":"pool chat is full","hint":"Try again after the time given; an operator can raise the limit.","request_id":"req-1","retry_after_ms":1200,"status":503,"title":"Too much at once","type":"/errors/overloaded"}"#]]
@@ -102,7 +104,8 @@ async fn each_shape_looks_as_its_clients_expect() {
     expect![[r#"{"code":"overloaded","detail":{"error_message":"pool chat is full","error_type":"overloaded","thread_id":"bc::u::c"},"request_id":"req-1","retry_after_ms":1200}"#]]
         .assert_eq(&body);
 
-    let invalid = vec![Invalid::new("missing", &["body", "items", "3", "name"], "this field is required")];
+    let invalid =
+        vec![Invalid::new("missing", &["body", "items", "3", "name"], "this field is required")];
     let refused = Problem::from(invalid.clone())
         .status(StatusCode::UNPROCESSABLE_ENTITY)
         .shape(Shape::Invalid(invalid));

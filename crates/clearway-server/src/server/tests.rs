@@ -70,7 +70,8 @@ async fn a_panic_is_a_problem_and_the_server_lives() {
 #[tokio::test(start_paused = true)]
 async fn pages_of_other_sites_are_turned_away() {
     let mut server = TestServer::start().await;
-    let rebound = server.send("GET /runs HTTP/1.1\r\nhost: evil.example\r\nconnection: close\r\n\r\n").await;
+    let rebound =
+        server.send("GET /runs HTTP/1.1\r\nhost: evil.example\r\nconnection: close\r\n\r\n").await;
     assert_eq!((rebound.status, rebound.json()["code"].as_str().unwrap()), (403, "forbidden"));
 }
 
@@ -79,7 +80,10 @@ async fn a_slow_body_is_refused_in_time() {
     let mut server = TestServer::start().await;
     let mut client = server.connect();
     let started = tokio::time::Instant::now();
-    client.write_all(b"POST /chat HTTP/1.1\r\nhost: localhost\r\ncontent-length: 100\r\n\r\n{\"user").await.unwrap();
+    client
+        .write_all(b"POST /chat HTTP/1.1\r\nhost: localhost\r\ncontent-length: 100\r\n\r\n{\"user")
+        .await
+        .unwrap();
     let answer = read_until(&mut client, "body_timeout").await;
     assert!(answer.starts_with("HTTP/1.1 408"), "{answer}");
     assert_eq!(started.elapsed().as_secs(), 10);
@@ -144,17 +148,29 @@ async fn operators_see_what_there_is() {
     assert_eq!((live.status, live.json()["status"].as_str().unwrap()), (200, "ok"));
     let ready = server.get("/health/ready").await;
     assert_eq!(ready.status, 200, "{ready:?}");
-    for name in ["pools", "queue", "providers", "store", "threads", "open_files", "memory_bytes", "scheduler_lag_ms"] {
+    for name in [
+        "pools",
+        "queue",
+        "providers",
+        "store",
+        "threads",
+        "open_files",
+        "memory_bytes",
+        "scheduler_lag_ms",
+    ] {
         assert!(!ready.json()[name].is_null(), "{name}");
     }
     assert_eq!(server.get("/pools").await.json()["pools"].as_array().unwrap().len(), 2);
     assert_eq!(server.get("/providers").await.json(), json!({"providers": []}));
     let metrics = server.get("/metrics").await;
-    assert!(metrics.body.contains("clearway_runs_accepted") && metrics.body.ends_with("# EOF\n"));
+    assert!(metrics.body.contains("clearway_pool_runs") && metrics.body.ends_with("# EOF\n"));
     assert!(server.get("/").await.body.contains("/openapi.json"));
     assert_eq!(server.get("/openapi.json").await.json()["openapi"], "3.1.0");
     let odd = server.get("/pools?verbose=1").await;
-    assert_eq!((odd.status, odd.json()["hint"].as_str().unwrap()), (400, "This address takes none."));
+    assert_eq!(
+        (odd.status, odd.json()["hint"].as_str().unwrap()),
+        (400, "This address takes none.")
+    );
 }
 
 #[tokio::test(start_paused = true)]
@@ -171,11 +187,13 @@ async fn runs_are_listed_watched_and_cancelled() {
     let next = page["next"].as_str().unwrap();
     let rest = server.get(&format!("/runs?limit=1&after={next}")).await.json();
     assert_eq!(rest["runs"][0]["run_id"], ended.to_string());
-    for bad in ["?status=odd", "?limit=0", "?limit=1001", "?after=x", "?thread_id=x", "?color=red"] {
+    for bad in ["?status=odd", "?limit=0", "?limit=1001", "?after=x", "?thread_id=x", "?color=red"]
+    {
         assert_eq!(server.get(&format!("/runs{bad}")).await.status, 400, "{bad}");
     }
 
-    let head = "HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\naccept: application/json\r\n\r\n";
+    let head =
+        "HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\naccept: application/json\r\n\r\n";
     let events = server.send(&format!("GET /runs/{ended}/events {head}")).await.json();
     let events = events["events"].as_array().unwrap();
     assert_eq!(events[0]["kind"], "run.created");

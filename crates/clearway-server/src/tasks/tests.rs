@@ -5,9 +5,12 @@ use crate::testing::TestServer;
 
 #[test]
 fn bodies_are_read_or_refused_by_field() {
-    let ask = Ask::parse(br#"{"message":"hi","conversation_history":[{"role":"assistant","content":"yes?"}],"x":1}"#);
+    let ask = Ask::parse(
+        br#"{"message":"hi","conversation_history":[{"role":"assistant","content":"yes?"}],"x":1}"#,
+    );
     assert_eq!(ask.unwrap().history, [(Role::Ai, "yes?".to_owned())]);
-    let wrong = json!({"message": " ", "user_id": "", "conversation_history": [{"role": "robot"}, 7]});
+    let wrong =
+        json!({"message": " ", "user_id": "", "conversation_history": [{"role": "robot"}, 7]});
     let invalid = Ask::parse(wrong.to_string().as_bytes()).unwrap_err();
     let texts: Vec<String> = invalid.iter().map(Invalid::to_string).collect();
     expect_test::expect![[r#"
@@ -44,7 +47,8 @@ async fn a_task_goes_from_pending_to_its_result() {
 #[tokio::test(start_paused = true)]
 async fn a_running_task_shows_its_text_and_really_stops() {
     let mut server = TestServer::start().await;
-    let body = json!({"message": "hang", "conversation_history": [{"role": "user", "content": "before"}]});
+    let body =
+        json!({"message": "hang", "conversation_history": [{"role": "user", "content": "before"}]});
     let id = server.post("/chat/async", &body).await.json()["task_id"].as_str().unwrap().to_owned();
     let run = id.parse().unwrap();
     server.until(run, |view| view.record.status == Status::Running).await;
@@ -56,7 +60,9 @@ async fn a_running_task_shows_its_text_and_really_stops() {
         }
     }
     let cancelled = server
-        .send(&format!("DELETE /tasks/{id} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n"))
+        .send(&format!(
+            "DELETE /tasks/{id} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n"
+        ))
         .await;
     assert_eq!(cancelled.json()["status"], "cancelled");
     let task = server.get(&format!("/chat/task/{id}")).await.json();
@@ -73,7 +79,10 @@ async fn failures_and_unknown_tasks_say_so() {
     assert_eq!(task["error"], "upstream.server_error: the provider said 500");
     for id in ["00000000-0000-0000-0000-000000000000", "nonsense", "..%2f..%2fetc"] {
         let unknown = server.get(&format!("/chat/task/{id}")).await;
-        assert_eq!((unknown.status, unknown.json()["code"].as_str().unwrap()), (404, "run_not_found"));
+        assert_eq!(
+            (unknown.status, unknown.json()["code"].as_str().unwrap()),
+            (404, "run_not_found")
+        );
     }
     assert_eq!(server.post("/chat/async", &json!({})).await.status, 422);
 }
@@ -86,5 +95,8 @@ async fn the_same_key_is_the_same_task() {
     let again = server.send(&request(r#"{"message":"hello"}"#)).await;
     assert_eq!(first.json()["task_id"], again.json()["task_id"]);
     let other = server.send(&request(r#"{"message":"bye"}"#)).await;
-    assert_eq!((other.status, other.json()["code"].as_str().unwrap()), (409, "idempotency_conflict"));
+    assert_eq!(
+        (other.status, other.json()["code"].as_str().unwrap()),
+        (409, "idempotency_conflict")
+    );
 }

@@ -62,10 +62,32 @@ fn every_wait_is_a_sentence() {
     };
     let mut text = String::new();
     for &kind in WaitKind::ALL {
-        let sentence = sentence(&record(Status::Ready), &waiting(kind, "sim/m, attempt 2"), Some(position));
+        let sentence =
+            sentence(&record(Status::Ready), &waiting(kind, "sim/m, attempt 2"), Some(position));
         text.push_str(&format!("{}: {sentence}\n", kind.as_str()));
     }
-    expect![[r#""#]].assert_eq(&text);
+    expect![[r#"
+        work: working, waiting for nothing outside (sim/m, attempt 2), 12.4 s so far; cancel the run to stop it
+        thread: waiting behind run 00000000-0000-0000-0000-000000000009 of the same thread and 1 more, 12.4 s so far; cancel the run in front, or wait for it
+        slot: waiting for a slot in pool chat: 3 ahead, 12.4 s so far; an operator can raise the pool's slots, or cancel runs that hold them
+        provider_slot: waiting for one of the provider's concurrent calls (sim/m, attempt 2), 12.4 s so far; an operator can raise the provider's limits.concurrent
+        rate_limit: held back by the provider's rate limit (sim/m, attempt 2), 12.4 s so far; the window refills by itself
+        breaker: the provider's circuit is open (sim/m, attempt 2), 12.4 s so far; the next probe decides, or an operator resets it
+        dns: resolving the provider's name (sim/m, attempt 2), 12.4 s so far; it answers or runs into its limit
+        connect: connecting to the provider (sim/m, attempt 2), 12.4 s so far; it opens or runs into its limit
+        first_byte: the request is sent and nothing has come back yet (sim/m, attempt 2), 12.4 s so far; the provider answers or runs into its limit
+        next_token: the answer streams, waiting for the next token (sim/m, attempt 2), 12.4 s so far; the provider goes on or runs into its limit
+        tool: waiting for a tool (sim/m, attempt 2), 12.4 s so far; it ends or runs into its limit
+        worker: waiting for a worker process (sim/m, attempt 2), 12.4 s so far; it ends or is killed at its limit
+        person: waiting for a person's answer (sim/m, attempt 2), 12.4 s so far; somebody has to answer the question
+        decision: waiting for a decision about a write whose outcome is unknown (sim/m, attempt 2), 12.4 s so far; an operator decides with clearway runs resolve
+        outage: parked while its provider is out of order (sim/m, attempt 2), 12.4 s so far; it goes on when the provider recovers or an operator resets it
+        budget: its budget is used up (sim/m, attempt 2), 12.4 s so far; an operator can raise the budget
+        timer: waiting for a point in time (sim/m, attempt 2), 12.4 s so far; the time comes by itself
+        store: waiting for the store (sim/m, attempt 2), 12.4 s so far; an operator can free disk space or restore access to the data directory
+        client: waiting for its client to read (sim/m, attempt 2), 12.4 s so far; the client has to read on
+        retry: waiting before the next attempt (sim/m, attempt 2), 12.4 s so far; it starts by itself
+    "#]].assert_eq(&text);
 }
 
 #[test]
@@ -75,7 +97,44 @@ fn a_run_shows_what_it_waits_for() {
     let position = Some(QueuePosition { pool_ahead: 3, ..QueuePosition::default() });
     let view = RunView { record: record(Status::Ready), waiting: Some(waits), position };
     let json = serde_json::to_string_pretty(&run(&view, Timestamp(20_000))).unwrap();
-    expect![[r#""#]].assert_eq(&json);
+    expect![[r#"
+        {
+          "agent": "cofounder",
+          "attempt": 0,
+          "cancel_requested": false,
+          "created_at": "1970-01-01T00:00:00.000+00:00",
+          "deadline_at": null,
+          "door": "cofounder",
+          "ended_at": null,
+          "error": null,
+          "metadata": {},
+          "pool": "chat",
+          "priority": 3,
+          "queue_position": 3,
+          "run_id": "00000000-0000-0000-0000-000000000001",
+          "spent_ms": {
+            "slot": 12400
+          },
+          "started_at": null,
+          "status": "ready",
+          "thread_id": "00000000-0000-0000-0000-000000000002",
+          "usage": {
+            "calls": 0,
+            "input_tokens": 0,
+            "output_tokens": 0,
+            "rebilled_tokens": 0
+          },
+          "waiting_on": {
+            "detail": "pool chat",
+            "eta_ms": 2500,
+            "for_ms": 12400,
+            "how": "raise the pool's slots, or cancel runs that hold them",
+            "kind": "slot",
+            "sentence": "waiting for a slot in pool chat: 3 ahead, 12.4 s so far, about 2.5 s to go; an operator can raise the pool's slots, or cancel runs that hold them",
+            "since": "1970-01-01T00:00:07.600+00:00",
+            "who": "operator"
+          }
+        }"#]].assert_eq(&json);
 }
 
 #[test]

@@ -13,8 +13,10 @@ use std::time::Duration;
 
 use futures_util::future::BoxFuture;
 use futures_util::stream::{FuturesUnordered, StreamExt};
-use hickory_resolver::TokioResolver;
 use hickory_resolver::config::{LookupIpStrategy, ResolveHosts};
+use hickory_resolver::net::NetError;
+use hickory_resolver::net::runtime::TokioRuntimeProvider;
+use hickory_resolver::{ResolverBuilder, TokioResolver};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep};
 use tokio_rustls::TlsConnector;
@@ -163,8 +165,10 @@ impl Dial for TcpDial {
 }
 
 fn resolver() -> Result<TokioResolver, String> {
-    let unusable = |error| format!("the host's resolver configuration is unusable: {error}");
-    let mut builder = TokioResolver::builder_tokio().map_err(unusable)?;
+    finish(TokioResolver::builder_tokio().map_err(unusable)?)
+}
+
+fn finish(mut builder: ResolverBuilder<TokioRuntimeProvider>) -> Result<TokioResolver, String> {
     let options = builder.options_mut();
     options.use_hosts_file = ResolveHosts::Always;
     // A container often has IPv6 addresses in DNS and no route to them.
@@ -173,6 +177,10 @@ fn resolver() -> Result<TokioResolver, String> {
     options.timeout = Duration::from_secs(2);
     options.attempts = 2;
     builder.build().map_err(unusable)
+}
+
+fn unusable(error: NetError) -> String {
+    format!("the host's resolver configuration is unusable: {error}")
 }
 
 fn roots() -> RootCertStore {
@@ -242,46 +250,4 @@ const STAGGER: Duration = Duration::from_millis(300);
 const STALE: Duration = Duration::from_secs(300);
 
 #[cfg(test)]
-mod tests {
-    use tokio::net::TcpListener;
-
-    use super::*;
-
-    #[test]
-    fn families_take_turns() {
-        let v4 = |last| IpAddr::from([127, 0, 0, last]);
-        let v6 = IpAddr::from(Ipv6Addr::LOCALHOST);
-        assert_eq!(interleave([v4(1), v4(2), v6].into_iter()), [v4(1), v6, v4(2)]);
-    }
-
-    #[tokio::test]
-    async fn literals_and_localhost_need_no_resolver() {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let port = listener.local_addr().unwrap().port();
-        let phases = Mutex::new(Vec::new());
-        let report = |phase| phases.lock().unwrap().push(phase);
-        for host in ["127.0.0.1", "localhost"] {
-            let endpoint = Endpoint::parse(&format!("http://{host}:{port}")).unwrap();
-            TcpDial::new().dial(&endpoint, &report).await.map(drop).unwrap();
-        }
-        assert_eq!(*phases.lock().unwrap(), [DialPhase::Connect; 2]);
-    }
-
-    #[tokio::test]
-    async fn a_refused_connection_names_the_address() {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let address = listener.local_addr().unwrap();
-        drop(listener);
-        let endpoint = Endpoint::parse(&format!("http://{address}")).unwrap();
-        let error = TcpDial::new().dial(&endpoint, &|_| ()).await.map(drop).unwrap_err();
-        assert_eq!(error.phase, DialPhase::Connect);
-        assert!(error.message.contains(&address.to_string()), "{error}");
-    }
-
-    #[test]
-    fn a_file_without_certificates_is_refused() {
-        let mut dial = TcpDial::new();
-        assert!(dial.trust(Path::new("/nonexistent/ca.pem")).is_err());
-        assert!(dial.trust(Path::new("/dev/null")).is_err());
-    }
-}
+mod tests;

@@ -4,7 +4,6 @@
 //! is too long or one that is not allowed. [`Rejection`] looks at the body's codes and words too,
 //! so that the code says what an operator would do about it.
 
-use std::borrow::Cow;
 use std::time::{Duration, SystemTime};
 
 use clearway_core::Code;
@@ -96,7 +95,7 @@ struct Told {
 impl Told {
     fn read(body: &[u8]) -> Self {
         let Ok(document) = serde_json::from_slice::<Value>(body) else {
-            let text = String::from_utf8_lossy(&body[..body.len().min(MAX_READ)]).into_owned();
+            let text = String::from_utf8_lossy(body).into_owned();
             let message = if looks_like_html(body) {
                 match html_title(&text) {
                     Some(title) => format!("an HTML page: {title}"),
@@ -332,22 +331,26 @@ impl<'a> Secrets<'a> {
 
     /// A provider's text as it may be shown: without keys and control characters, and short.
     pub fn scrub(self, text: &str) -> String {
-        // Nothing beyond this can be part of the result.
-        let text = cut(text, MAX_READ);
-        let mut text = Cow::Borrowed(text);
-        if let Some(key) = self.key.map(crate::config::Secret::reveal) {
-            if !key.is_empty() && text.contains(key) {
-                text = Cow::Owned(text.replace(key, HIDDEN));
-            }
+        // In this order: taking something out may join the parts of a key, and cutting may leave
+        // one half of it.
+        let mut text: String = text
+            .chars()
+            .map(|c| if c.is_whitespace() { ' ' } else { c })
+            .filter(|c| !c.is_control())
+            .collect();
+        if let Some(key) = self.key.map(crate::config::Secret::reveal)
+            && !key.is_empty()
+            && text.contains(key)
+        {
+            text = text.replace(key, HIDDEN);
         }
-        let mut clean = String::with_capacity(text.len());
-        for (at, word) in text.split_whitespace().enumerate() {
+        let mut clean = String::with_capacity(text.len().min(MAX_READ));
+        for (at, word) in cut(&text, MAX_READ).split_whitespace().enumerate() {
             if at > 0 {
                 clean.push(' ');
             }
             hide_keys(word, &mut clean);
         }
-        let clean: String = clean.chars().filter(|c| !c.is_control()).collect();
         if clean.chars().count() <= MAX_MESSAGE {
             return clean;
         }
@@ -395,11 +398,38 @@ fn html_title(page: &str) -> Option<&str> {
     Some(title.trim()).filter(|title| !title.is_empty())
 }
 
+/// For the fuzzer: reads `data` as a refusal, as an error in the band, and as a whole answer.
+///
+/// # Panics
+///
+/// When a key gets into a message, or a message or hint outgrows its bound.
+pub fn fuzz(data: &[u8]) {
+    let Some((&seed, body)) = data.split_first() else { return };
+    let key = crate::config::Secret::new("0123456789");
+    let secrets = Secrets::new(Some(&key));
+    let mut headers = HeaderMap::new();
+    let hint = &body[..body.len().min(usize::from(seed))];
+    if let Ok(value) = http::HeaderValue::from_bytes(hint) {
+        headers.insert(http::header::RETRY_AFTER, value);
+    }
+    let statuses = [400, 401, 403, 413, 429, 500, 503, 302];
+    let status = statuses[usize::from(seed) % statuses.len()];
+    let told = Rejection::http(status, &headers, body, secrets, Some(SystemTime::UNIX_EPOCH));
+    for rejection in [told, Rejection::in_band(body, secrets)] {
+        assert!(!rejection.message.contains(key.reveal()), "{}", rejection.message);
+        assert!(rejection.message.chars().count() <= MAX_MESSAGE);
+        assert!(rejection.retry_after.is_none_or(|hint| hint <= MAX_HINT));
+    }
+    if let Ok(events) = super::answer::read(body, secrets) {
+        assert!(matches!(events.back(), Some(super::ChatEvent::Finish { .. })));
+    }
+}
+
 const HIDDEN: &str = "[key]";
 const KEY_MARKS: [&str; 4] = ["sk-", "sk_", "gsk_", "AIza"];
 const MIN_KEY: usize = 8;
 const MAX_MESSAGE: usize = 500;
-/// How much of a body is looked at for a message.
+/// How much of a scrubbed text can become part of a message.
 const MAX_READ: usize = 4096;
 const MAX_HINT: Duration = Duration::from_secs(3600);
 

@@ -1,5 +1,7 @@
 //! Slots and the queue in front of them.
 
+use std::pin::pin;
+
 use super::*;
 
 fn narrow(config: &mut Config) {
@@ -56,15 +58,17 @@ async fn waiting_for_a_slot_is_visible_and_ends() {
     let rig = slow_provider(15_000);
     let held = [rig.chat().await.unwrap(), rig.chat().await.unwrap()];
     let call = rig.cx();
-    tokio::select! {
-        _ = rig.upstream.chat(call.clone(), ask()) => panic!("there is no slot"),
-        () = tokio::time::sleep(Duration::from_secs(1)) => {
-            let waiting = call.wait.read(now());
-            assert_eq!(waiting.kind, WaitKind::ProviderSlot);
-            assert_eq!(&*waiting.detail, "p/m-1, attempt 1");
-            assert_eq!(waiting.deadline, Some(Deadline(now() + Duration::from_secs(29))));
-            assert_eq!(rig.view().queued, 1);
+    {
+        let mut chat = pin!(rig.upstream.chat(call.clone(), ask()));
+        tokio::select! {
+            _ = chat.as_mut() => panic!("there is no slot"),
+            () = tokio::time::sleep(Duration::from_secs(1)) => {}
         }
+        let waiting = call.wait.read(now());
+        assert_eq!(waiting.kind, WaitKind::ProviderSlot);
+        assert_eq!(&*waiting.detail, "p/m-1, attempt 1");
+        assert_eq!(waiting.deadline, Some(Deadline(now() + Duration::from_secs(29))));
+        assert_eq!(rig.view().queued, 1);
     }
     assert_eq!(rig.view().queued, 0, "who leaves is not waited for");
     assert!(!call.probe.is_connected());

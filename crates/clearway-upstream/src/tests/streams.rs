@@ -208,6 +208,45 @@ async fn a_reader_that_is_away_does_not_count_against_the_provider() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_stream_that_never_pauses_ends_at_the_deadline_too() {
+    let rig = after_token(|mut peer| async move {
+        loop {
+            peer.token(".").await;
+        }
+    });
+    let call = cx(seconds(10));
+    let mut stream = rig.upstream.chat(call.clone(), ask()).await.unwrap();
+    let started = now();
+    let error = loop {
+        match stream.next().await {
+            // The reader takes its time, so there is always something to read.
+            Ok(_) => tokio::time::advance(Duration::from_millis(50)).await,
+            Err(error) => break error.into_failure(),
+        }
+        while stream.next_ready().is_some() {}
+    };
+    assert_eq!(error.code, Code::DeadlineExceeded);
+    assert!(now() - started <= seconds(10) + Duration::from_millis(50));
+    rig.assert_at_rest();
+}
+
+#[tokio::test(start_paused = true)]
+async fn comments_are_no_tokens() {
+    let rig = after_token(|mut peer| async move {
+        loop {
+            pause(1).await;
+            peer.chunk(": ping\n\n").await;
+        }
+    });
+    let call = rig.cx();
+    let mut stream = rig.upstream.chat(call.clone(), ask()).await.unwrap();
+    stream.next().await.unwrap();
+    let _ = tokio::time::timeout(seconds(10), stream.next()).await;
+    let waiting = call.wait.read(now());
+    assert_eq!((waiting.kind, waiting.for_), (WaitKind::NextToken, seconds(10)));
+}
+
+#[tokio::test(start_paused = true)]
 async fn cut_answers_are_never_whole() {
     // A clean end of the body, of the connection, and of a body without a length.
     let clean = after_token(|mut peer| async move {

@@ -99,8 +99,12 @@ pub(super) fn config(source: Source, files: &Files, env: &Env) -> Result<Config,
     if !problems.is_empty() {
         return Err(Report::new(problems));
     }
+    config.warnings = walk.take_warnings();
     for variable in env.unknown().map(ToOwned::to_owned).chain(walk.unused_overlay()) {
         config.warnings.push(format!("the environment variable {variable} is not known and has no effect"));
+    }
+    if env.get("DATABASE_URL").is_some() {
+        config.warnings.push("DATABASE_URL has no effect in this version: data is kept in the data directory".to_owned());
     }
     config.origin = Origin::Text;
     config.files = read_files;
@@ -242,7 +246,12 @@ fn provider(table: Table<'_>, files: &Files) -> Option<Provider> {
         Some(connections)
     });
     let keep_alive = pool.get("keep_alive").and_then(|value| value.count(0..=100_000));
-    pool.unsupported(&["idle_expiry"]);
+    if let Some(value) = pool.get("idle_expiry")
+        && value.duration(DEADLINE).is_some()
+    {
+        // It tunes and changes no outcome, so files that have it stay valid.
+        pool.walk.warn(format!("`{}` has no effect in this version: idle connections are closed after 4 s (http) or 30 s (https)", value.path));
+    }
     pool.finish();
     let deadline = deadlines(table.sub("deadline"));
     let kind = match kind {
@@ -495,6 +504,13 @@ fn similar_file(path: &Path) -> Option<String> {
     nearest(wanted, names.iter().map(String::as_str)).map(ToOwned::to_owned)
 }
 
+/// What happens to a run whose client leaves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum OnDisconnect {
+    Continue,
+    Cancel,
+}
+
 const DIALECTS: &[(&str, Dialect)] = &[("cofounder", Dialect::CoFounder)];
 
 /// Dialects that are documented and not built yet.
@@ -536,7 +552,17 @@ fn door(name: &str, table: Table<'_>) -> Option<DoorDraft> {
         Some(value) => value.one_of(DIALECTS),
         None => known_dialect(&table, name),
     };
-    table.unsupported(&["on_disconnect", "keys", "auth", "cors", "deadline", "limits"]);
+    if let Some(value) = table.get("on_disconnect") {
+        let choices = [("continue", OnDisconnect::Continue), ("cancel", OnDisconnect::Cancel)];
+        if value.one_of(&choices) == Some(OnDisconnect::Cancel) {
+            value.problem(
+                "`on_disconnect = \"cancel\"` is not supported by this version",
+                "not supported yet",
+                "clients can ask for it: /chat/stream?on_disconnect=cancel",
+            );
+        }
+    }
+    table.unsupported(&["keys", "auth", "cors", "deadline", "limits"]);
     table.finish();
     let door = Door {
         dialect: dialect?,

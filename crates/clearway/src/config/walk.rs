@@ -26,6 +26,7 @@ pub(super) struct Walk<'a> {
     overlay: BTreeMap<String, (String, String)>,
     overlay_used: RefCell<BTreeSet<String>>,
     problems: RefCell<Vec<Problem>>,
+    warnings: RefCell<Vec<String>>,
 }
 
 impl<'a> Walk<'a> {
@@ -36,7 +37,17 @@ impl<'a> Walk<'a> {
             overlay: env.overlay(),
             overlay_used: RefCell::default(),
             problems: RefCell::default(),
+            warnings: RefCell::default(),
         }
+    }
+
+    /// Notes what is no error and should be known.
+    pub(super) fn warn(&self, sentence: String) {
+        self.warnings.borrow_mut().push(sentence);
+    }
+
+    pub(super) fn take_warnings(&self) -> Vec<String> {
+        self.warnings.take()
     }
 
     pub(super) fn note(&self, problem: Problem) {

@@ -42,7 +42,9 @@ fn texts(stream: &str) -> (String, String) {
         let data: Value = serde_json::from_str(line).unwrap();
         match data["type"].as_str().unwrap() {
             "delta" => joined.push_str(data["text"].as_str().unwrap()),
-            "progress" if data["message"].as_str().unwrap().starts_with("output.reset") => joined.clear(),
+            "progress" if data["message"].as_str().unwrap().starts_with("output.reset") => {
+                joined.clear()
+            }
             "final" => last = data["text"].as_str().unwrap().to_owned(),
             _ => {}
         }
@@ -52,17 +54,33 @@ fn texts(stream: &str) -> (String, String) {
 
 #[test]
 fn every_kind_of_event_has_its_frame_or_none() {
-    let mut frames = ChatFrames::new("bc::u::c".to_owned(), Some("queued: 3 ahead".to_owned()), None);
+    let mut frames =
+        ChatFrames::new("bc::u::c".to_owned(), Some("queued: 3 ahead".to_owned()), None);
     let events = [
         fact(0, 0, EventKind::RunCreated, json!({})),
         fact(1, 1, EventKind::RunStarted, json!({"attempt": 1})),
         fact(2, 1, EventKind::NodeStarted, json!({"node": "answer", "step": 0})),
-        fact(3, 1, EventKind::HistoryTrimmed, json!({"dropped_messages": 4, "kept_messages": 2, "budget_tokens": 900})),
+        fact(
+            3,
+            1,
+            EventKind::HistoryTrimmed,
+            json!({"dropped_messages": 4, "kept_messages": 2, "budget_tokens": 900}),
+        ),
         fact(4, 1, EventKind::MessageStarted, json!({})),
         delta(5, 1, "He said \"hi\"\n"),
-        Event::new(6, 1, Timestamp(0), Body::Delta(Delta::new(Uuid::nil(), Part::Reasoning, "hmm"))),
+        Event::new(
+            6,
+            1,
+            Timestamp(0),
+            Body::Delta(Delta::new(Uuid::nil(), Part::Reasoning, "hmm")),
+        ),
         Event::new(7, 1, Timestamp(0), Body::Delta(Delta::new(Uuid::nil(), Part::ToolCall, "{}"))),
-        fact(8, 1, EventKind::Progress, json!({"message": "called the plan tool", "node": "answer"})),
+        fact(
+            8,
+            1,
+            EventKind::Progress,
+            json!({"message": "called the plan tool", "node": "answer"}),
+        ),
         fact(9, 1, EventKind::Custom, json!({"name": "x", "data": 1})),
         delta(10, 1, "\u{fc}\u{1f600}"),
         fact(11, 1, EventKind::MessageCompleted, json!({})),
@@ -111,11 +129,15 @@ fn every_kind_of_event_has_its_frame_or_none() {
 fn a_failed_run_ends_with_its_error() {
     let failure = Failure::new(Code::DeadlineExceeded, "120.0 s spent: first_byte 117.5");
     let data = json!({"status": "timeout", "error": failure.to_json()});
-    check(&[fact(3, 1, EventKind::RunEnded, data)], None, expect![[r#"
+    check(
+        &[fact(3, 1, EventKind::RunEnded, data)],
+        None,
+        expect![[r#"
         id: 3-256
         data: {"detail":{"error_message":"120.0 s spent: first_byte 117.5","error_type":"deadline_exceeded","thread_id":"bc::u::c"},"type":"error"}
 
-    "#]]);
+    "#]],
+    );
 }
 
 #[test]
@@ -129,28 +151,39 @@ fn a_reset_sends_what_stands_once_more() {
         ended(6, 2),
     ];
     let whole = render(&mut fresh(None), &events);
-    assert_eq!(texts(&whole), ("first step. second step.".to_owned(), "first step. second step.".to_owned()));
-    check(&events[3..5], None, expect![[r#"
+    assert_eq!(
+        texts(&whole),
+        ("first step. second step.".to_owned(), "first step. second step.".to_owned())
+    );
+    check(
+        &events[3..5],
+        None,
+        expect![[r#"
         id: 4-512
         data: {"message":"output.reset: what came before is void (restarted)","type":"progress"}
 
         id: 5-512
         data: {"type":"delta","text":"second step."}
 
-    "#]]);
+    "#]],
+    );
 }
 
 #[test]
 fn a_client_that_resumes_gets_the_rest_and_the_whole_final_text() {
     let events = [delta(1, 1, "a"), delta(2, 1, "b"), delta(3, 1, "c"), ended(4, 1)];
-    check(&events, Some("2-256"), expect![[r#"
+    check(
+        &events,
+        Some("2-256"),
+        expect![[r#"
         id: 3-256
         data: {"type":"delta","text":"c"}
 
         id: 4-257
         data: {"type":"final","text":"abc"}
 
-    "#]]);
+    "#]],
+    );
     check(&events, Some("4-257"), expect![""]);
 }
 
@@ -164,7 +197,10 @@ fn a_client_whose_last_event_was_lost_is_told_to_start_over() {
         delta(4, 2, "new"),
         ended(5, 2),
     ];
-    check(&events, Some("5-256"), expect![[r#"
+    check(
+        &events,
+        Some("5-256"),
+        expect![[r#"
         id: 3-512
         data: {"message":"output.reset: what came before is void (lost in a crash)","type":"progress"}
 
@@ -180,10 +216,14 @@ fn a_client_whose_last_event_was_lost_is_told_to_start_over() {
         id: 5-513
         data: {"type":"final","text":"stands. new"}
 
-    "#]]);
+    "#]],
+    );
     // The same for a stream that stayed open meanwhile.
     let mut frames = fresh(None);
-    let before = render(&mut frames, &[events[0].clone(), events[1].clone(), delta(3, 1, "lost"), delta(4, 1, "lost")]);
+    let before = render(
+        &mut frames,
+        &[events[0].clone(), events[1].clone(), delta(3, 1, "lost"), delta(4, 1, "lost")],
+    );
     let after = render(&mut frames, &events[2..]);
     let (joined, last) = texts(&(before + &after));
     assert_eq!((joined.as_str(), last.as_str()), ("stands. new", "stands. new"));

@@ -773,13 +773,13 @@ fn doors() {
              ╰────
             help: one of: cofounder
 
-            error: `doors.x.on_disconnect` is not supported by this version
-             ╭─[clearway.toml:8:1]
+            error: `on_disconnect = "cancel"` is not supported by this version
+             ╭─[clearway.toml:8:17]
             8 │ on_disconnect = "cancel"
-             · ──────┬──────
-             ·       ╰── not supported yet
+             ·                 ────┬───
+             ·                     ╰── not supported yet
              ╰────
-            help: leave it out: it would have no effect, and silence would hide that"#]],
+            help: clients can ask for it: /chat/stream?on_disconnect=cancel"#]],
     );
 }
 
@@ -794,15 +794,7 @@ fn connections_must_do_for_the_calls() {
              ·                        ─┬
              ·                         ╰── too few
              ╰────
-            help: each call has a connection of its own: a call that may start must find one
-
-            error: `providers.x.pool.idle_expiry` is not supported by this version
-             ╭─[clearway.toml:4:28]
-            4 │ pool = { connections = 10, idle_expiry = "30s" }
-             ·                            ─────┬─────
-             ·                                 ╰── not supported yet
-             ╰────
-            help: leave it out: it would have no effect, and silence would hide that"#]],
+            help: each call has a connection of its own: a call that may start must find one"#]],
     );
 }
 

@@ -152,6 +152,13 @@ fn variables_that_nobody_reads_are_named() {
 }
 
 #[test]
+fn what_has_no_effect_is_said() {
+    let config = parse("[providers.x]\nkind = \"sim\"\npool = { idle_expiry = \"30s\" }\n[doors.cofounder]\non_disconnect = \"continue\"\n");
+    assert_eq!(config.warnings.len(), 1, "{:?}", config.warnings);
+    assert!(config.warnings[0].starts_with("`providers.x.pool.idle_expiry` has no effect"));
+}
+
+#[test]
 fn prompts_are_rendered_per_call() {
     let config = parse("[agents.a]\ntitle = \"Ada <x>\"\nprompt = \"\"\"\n{{ agent.title }} on {{ today }}, turn {{ turn }}{% if turn > 1 %}!{% endif %}\n\n\"\"\"\n");
     let values = prompt::Values {

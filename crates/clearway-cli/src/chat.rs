@@ -1,0 +1,71 @@
+//! `clearway chat`: talk to the default agent of a running server.
+//!
+//! Each line is a background run, so what was asked is answered even when this program is not there
+//! any more to read it.
+
+use std::io::{IsTerminal, Write};
+
+use anyhow::Result;
+use clearway::client::Client;
+use serde_json::{Value, json};
+
+use crate::cli::ChatArgs;
+use crate::exit::Exit;
+use crate::output::Output;
+use crate::runs::{block_on, exit_of, watch};
+
+pub(crate) fn run(args: &ChatArgs, output: Output) -> Result<Exit> {
+    let client = Client::new(&args.client.server)?;
+    // Only text is shown: events are for `runs watch`.
+    let text_only = Output { quiet: true, ..output };
+    let conversation = args.conversation.clone().unwrap_or_else(|| format!("cli-{}-{}", clearway::now().0, std::process::id()));
+    block_on(async {
+        let say = async |message: &str| say(&client, &args.user, &conversation, message, text_only).await;
+        if let Some(message) = &args.message {
+            return say(message).await;
+        }
+        let is_terminal = std::io::stdin().is_terminal();
+        if is_terminal {
+            output.note("type a line and press Enter; an empty line or Ctrl+D ends");
+        }
+        loop {
+            if is_terminal {
+                output.print_part("> ");
+            }
+            let mut line = String::new();
+            // Nothing else happens in this process, so waiting for a person here blocks nobody.
+            let read = std::io::stdin().read_line(&mut line)?;
+            if read == 0 || line.trim().is_empty() {
+                std::io::stdout().flush()?;
+                return Ok(Exit::Ok);
+            }
+            let exit = say(line.trim()).await?;
+            if exit != Exit::Ok && !is_terminal {
+                return Ok(exit);
+            }
+        }
+    })
+}
+
+/// One turn.
+async fn say(client: &Client, user: &str, conversation: &str, message: &str, output: Output) -> Result<Exit> {
+    let body = json!({"message": message, "user_id": user, "conversation_id": conversation});
+    let accepted = client.post("/chat/async", Some(&body)).await?;
+    let Some(id) = accepted["task_id"].as_str() else {
+        anyhow::bail!("the server did not say which task it made of this: {accepted}");
+    };
+    let exit = watch::watch(client, id, None, output).await?;
+    if exit != Exit::Ok {
+        let (_, run) = exit_of(client, id).await?;
+        output.error(&format!("error: {}", failure(&run)));
+    }
+    Ok(exit)
+}
+
+fn failure(run: &Value) -> String {
+    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+    match run["error"]["message"].as_str() {
+        Some(message) => format!("{}: {message}", text(&run["error"]["code"])),
+        None => format!("the run has ended: {}", text(&run["status"])),
+    }
+}

@@ -1,0 +1,221 @@
+//! The command line.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use clearway::config::Listen;
+use clearway_sim::{Fault, FaultSpec, Group};
+
+/// An agent server in one binary, where nothing blocks, hangs or gets lost.
+#[derive(Debug, Parser)]
+#[command(name = "clearway", version, arg_required_else_help = true, after_help = EXIT_CODES)]
+pub(crate) struct Cli {
+    /// Print JSON for programs instead of text for people.
+    #[arg(long, global = true)]
+    pub(crate) json: bool,
+    /// Print only results and errors.
+    #[arg(long, short, global = true)]
+    pub(crate) quiet: bool,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+const EXIT_CODES: &str = "Exit codes: 0 ok, 1 failed, 2 usage, 3 not found, 4 timed out, 5 cancelled.";
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Development server: built-in examples, reload on change; no key, no network needed.
+    Dev(DevArgs),
+    /// Production server.
+    Serve(ServeArgs),
+    /// The misbehaving provider: an OpenAI-compatible server with faults on demand.
+    #[command(after_long_help = faults())]
+    Sim(SimArgs),
+    /// Check a configuration before anything starts.
+    Check(CheckArgs),
+    /// Talk to the default agent of a running server.
+    Chat(ChatArgs),
+    /// Look at runs and end them.
+    Runs(RunsArgs),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct DevArgs {
+    /// The folder with a clearway.toml; without one in it the built-in examples are served.
+    #[arg(default_value = ".")]
+    pub(crate) dir: PathBuf,
+    #[command(flatten)]
+    pub(crate) server: ServerArgs,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ServeArgs {
+    #[command(flatten)]
+    pub(crate) server: ServerArgs,
+}
+
+/// What `dev` and `serve` have in common.
+#[derive(Debug, Args)]
+pub(crate) struct ServerArgs {
+    /// The configuration file; paths in it are relative to it.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) config: Option<PathBuf>,
+    /// Where to listen [default: 127.0.0.1:8123].
+    #[arg(long, value_name = "HOST:PORT")]
+    pub(crate) listen: Option<Listen>,
+    /// The port alone; 0 takes any.
+    #[arg(long, value_name = "N")]
+    pub(crate) port: Option<u16>,
+    /// Where data is kept [default: .clearway for dev, data for serve].
+    #[arg(long, value_name = "DIR")]
+    pub(crate) data: Option<PathBuf>,
+    /// Listen beyond this machine although no keys are configured.
+    #[arg(long)]
+    pub(crate) insecure: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct SimArgs {
+    /// Where to listen.
+    #[arg(long, value_name = "HOST:PORT", default_value = "127.0.0.1:9100")]
+    pub(crate) listen: Listen,
+    /// Time to the first token, in milliseconds.
+    #[arg(long, value_name = "MS", default_value_t = 0)]
+    pub(crate) ttft_ms: u64,
+    /// Answer with exactly so many tokens instead of the script's text.
+    #[arg(long, value_name = "N")]
+    pub(crate) tokens: Option<u32>,
+    /// Time between two tokens, in milliseconds.
+    #[arg(long, value_name = "MS", default_value_t = 0)]
+    pub(crate) token_interval_ms: u64,
+    /// How far a token may be off its time, as a fraction of the interval.
+    #[arg(long, value_name = "0..1", default_value_t = 0.0)]
+    pub(crate) jitter: f64,
+    /// Above so many requests at once the answer is 429.
+    #[arg(long, value_name = "N")]
+    pub(crate) max_concurrent: Option<u32>,
+    /// What to do wrong, such as `cut_rst:5`; --help lists all faults.
+    #[arg(long, value_name = "NAME[:N]")]
+    pub(crate) fault: Option<FaultSpec>,
+    /// The share of requests that get it.
+    #[arg(long, value_name = "0..1", default_value_t = 1.0)]
+    pub(crate) fault_rate: f64,
+    /// The same seed does the same.
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub(crate) seed: u64,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct CheckArgs {
+    /// A configuration file, or a folder with a clearway.toml.
+    #[arg(default_value = ".")]
+    pub(crate) file: PathBuf,
+}
+
+/// Which server to ask.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct ClientArgs {
+    /// Address of the server.
+    #[arg(long, env = "CLEARWAY_SERVER", value_name = "URL", default_value = "http://127.0.0.1:8123", global = true)]
+    pub(crate) server: String,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ChatArgs {
+    /// Say this and print the answer; without it, lines are read from the input.
+    #[arg(long, short)]
+    pub(crate) message: Option<String>,
+    /// Who is talking.
+    #[arg(long, default_value = "cli")]
+    pub(crate) user: String,
+    /// Go on with this conversation; without it, each start is a new one.
+    #[arg(long, value_name = "NAME")]
+    pub(crate) conversation: Option<String>,
+    #[command(flatten)]
+    pub(crate) client: ClientArgs,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct RunsArgs {
+    #[command(flatten)]
+    pub(crate) client: ClientArgs,
+    #[command(subcommand)]
+    pub(crate) command: RunsCommand,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum RunsCommand {
+    /// List runs, newest first.
+    Ls(LsArgs),
+    /// Show one run.
+    Show(RunArgs),
+    /// Follow a run's events to its end; exits as the run did.
+    Watch(WatchArgs),
+    /// End a run, and wait for the end.
+    Cancel(RunArgs),
+    /// Say what a run waits for, and who can do what about it.
+    Why(RunArgs),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct LsArgs {
+    /// Only runs with this status; may be given several times.
+    #[arg(long, value_enum)]
+    pub(crate) status: Vec<StatusArg>,
+    /// Only runs of this agent.
+    #[arg(long, value_name = "NAME")]
+    pub(crate) agent: Option<String>,
+    /// Only runs of this thread.
+    #[arg(long, value_name = "ID")]
+    pub(crate) thread: Option<String>,
+    /// At most so many.
+    #[arg(long, value_name = "N", default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    pub(crate) limit: u32,
+}
+
+/// A run's status.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum StatusArg {
+    Blocked,
+    Ready,
+    Running,
+    Waiting,
+    Success,
+    Error,
+    Timeout,
+    Cancelled,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct RunArgs {
+    /// The run's id.
+    pub(crate) id: String,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct WatchArgs {
+    /// The run's id.
+    pub(crate) id: String,
+    /// Begin behind this event.
+    #[arg(long, value_name = "EVENT")]
+    pub(crate) after: Option<String>,
+}
+
+/// The table of faults, for `clearway sim --help`.
+fn faults() -> String {
+    use std::fmt::Write as _;
+    let mut text = String::from(
+        "Faults, by --fault, by the request header x-sim-fault, or behind the model's name (gpt-5-mini+stall:20).\n\
+         The number after the colon is optional:\n",
+    );
+    let width = Fault::ALL.iter().map(|fault| fault.name().len()).max().unwrap_or(0) + 1;
+    for group in Group::ALL {
+        let _ = write!(text, "\n  The provider {}:\n", group.title());
+        for fault in Fault::ALL.into_iter().filter(|fault| fault.about().group == group) {
+            let about = fault.about();
+            let default = about.parameter.map(|parameter| format!(" [{} {}]", parameter.default, parameter.unit.symbol()));
+            let _ = writeln!(text, "    {:width$} {}{}", about.name, about.line, default.unwrap_or_default());
+        }
+    }
+    text
+}

@@ -1,0 +1,258 @@
+//! `clearway runs`: look at runs of a server, and end them.
+
+use anyhow::Result;
+use clearway::client::{Client, Error};
+use serde_json::Value;
+
+use crate::cli::{LsArgs, RunsArgs, RunsCommand};
+use crate::exit::Exit;
+use crate::output::Output;
+
+pub(crate) mod watch;
+
+pub(crate) fn run(args: &RunsArgs, output: Output) -> Result<Exit> {
+    let client = Client::new(&args.client.server)?;
+    block_on(async {
+        match &args.command {
+            RunsCommand::Ls(args) => list(&client, args, output).await,
+            RunsCommand::Show(args) => show(&client, &args.id, output).await,
+            RunsCommand::Watch(args) => {
+                watch::watch(&client, &args.id, args.after.clone(), output).await
+            }
+            RunsCommand::Cancel(args) => cancel(&client, &args.id, output).await,
+            RunsCommand::Why(args) => why(&client, &args.id, output).await,
+        }
+    })
+}
+
+/// A runtime for one command: one thread is enough.
+pub(crate) fn block_on(work: impl Future<Output = Result<Exit>>) -> Result<Exit> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let result = runtime.block_on(work);
+    runtime.shutdown_background();
+    result
+}
+
+/// A run's address. An id is one segment whatever was typed.
+pub(crate) fn path(id: &str, rest: &str) -> String {
+    format!("/runs/{}{rest}", encode(id))
+}
+
+/// Percent-encodes all but letters, digits and `-._~`.
+fn encode(text: &str) -> String {
+    use std::fmt::Write as _;
+    let mut encoded = String::with_capacity(text.len());
+    for byte in text.bytes() {
+        if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) {
+            encoded.push(char::from(byte));
+        } else {
+            let _ = write!(encoded, "%{byte:02X}");
+        }
+    }
+    encoded
+}
+
+async fn list(client: &Client, args: &LsArgs, output: Output) -> Result<Exit> {
+    let mut query = format!("/runs?limit={}", args.limit);
+    for status in &args.status {
+        query += &format!("&status={}", format!("{status:?}").to_lowercase());
+    }
+    for (name, value) in [("agent", &args.agent), ("thread_id", &args.thread)] {
+        if let Some(value) = value {
+            query += &format!("&{name}={}", encode(value));
+        }
+    }
+    let body = client.get(&query).await?;
+    if output.json {
+        output.print(&body.to_string());
+        return Ok(Exit::Ok);
+    }
+    let runs = body["runs"].as_array().map(Vec::as_slice).unwrap_or_default();
+    if runs.is_empty() {
+        output.note("no runs");
+        return Ok(Exit::Ok);
+    }
+    let rows: Vec<[String; 5]> = runs.iter().map(row).collect();
+    output.print(&table(&["RUN", "STATUS", "AGENT", "CREATED", ""], &rows));
+    if !body["next"].is_null() {
+        output.note(&format!("there are more: --limit {}", args.limit.saturating_mul(5).min(1000)));
+    }
+    Ok(Exit::Ok)
+}
+
+fn row(run: &Value) -> [String; 5] {
+    let text = |key: &str| run[key].as_str().unwrap_or_default().to_owned();
+    let remark = match (run["waiting_on"]["sentence"].as_str(), run["error"]["code"].as_str()) {
+        (Some(sentence), _) => sentence.split(';').next().unwrap_or(sentence).to_owned(),
+        (None, Some(code)) => code.to_owned(),
+        (None, None) => String::new(),
+    };
+    let created = text("created_at");
+    let created = created.get(..19).unwrap_or(&created).replace('T', " ");
+    [text("run_id"), text("status"), text("agent"), created, remark]
+}
+
+/// Columns, as wide as what is in them.
+fn table(head: &[&str; 5], rows: &[[String; 5]]) -> String {
+    let width = |column: usize| {
+        let cells = rows.iter().map(|row| row[column].chars().count());
+        cells.chain([head[column].len()]).max().unwrap_or(0)
+    };
+    let widths: [usize; 5] = std::array::from_fn(width);
+    let line = |cells: [&str; 5]| {
+        let mut line = String::new();
+        for (cell, width) in cells.iter().zip(widths) {
+            line += &format!("{cell:width$}  ");
+        }
+        line.trim_end().to_owned()
+    };
+    let mut lines = vec![line(*head)];
+    lines.extend(rows.iter().map(|row| line(std::array::from_fn(|at| row[at].as_str()))));
+    lines.join("\n")
+}
+
+async fn show(client: &Client, id: &str, output: Output) -> Result<Exit> {
+    let run = client.get(&path(id, "")).await?;
+    output.print(&if output.json { run.to_string() } else { shown(&run) });
+    Ok(Exit::Ok)
+}
+
+/// A run for people: what is there, and nothing that is not.
+fn shown(run: &Value) -> String {
+    let keys = [
+        ("run", "run_id"),
+        ("status", "status"),
+        ("agent", "agent"),
+        ("door", "door"),
+        ("thread", "thread_id"),
+        ("pool", "pool"),
+        ("created", "created_at"),
+        ("started", "started_at"),
+        ("ended", "ended_at"),
+        ("deadline", "deadline_at"),
+        ("attempt", "attempt"),
+        ("ahead", "queue_position"),
+    ];
+    let mut lines = Vec::new();
+    let mut put = |name: &str, text: String| lines.push(format!("{name:<9} {text}"));
+    for (name, key) in keys {
+        match &run[key] {
+            Value::Null => {}
+            Value::String(text) => put(name, text.clone()),
+            other => put(name, other.to_string()),
+        }
+    }
+    if let Some(spent) = run["spent_ms"].as_object().filter(|spent| !spent.is_empty()) {
+        let seconds = |(kind, ms): (&String, &Value)| {
+            format!("{kind} {:.1} s", ms.as_f64().unwrap_or(0.0) / 1000.0)
+        };
+        put("spent", spent.iter().map(seconds).collect::<Vec<_>>().join(", "));
+    }
+    let tokens = |key: &str| run["usage"][key].as_u64().unwrap_or(0);
+    if tokens("calls") > 0 {
+        put("tokens", format!("{} in, {} out, {} calls", tokens("input_tokens"), tokens("output_tokens"), tokens("calls")));
+    }
+    if let Some(sentence) = run["waiting_on"]["sentence"].as_str() {
+        put("waits", sentence.to_owned());
+    }
+    if let Some(message) = run["error"]["message"].as_str() {
+        put("error", format!("{}: {message}", run["error"]["code"].as_str().unwrap_or_default()));
+    }
+    lines.join("\n")
+}
+
+async fn cancel(client: &Client, id: &str, output: Output) -> Result<Exit> {
+    let run = client.post(&path(id, "/cancel?wait=1"), None).await?;
+    if output.json {
+        output.print(&run.to_string());
+    } else {
+        let after = run["receipt"]["ms"].as_u64().map(|ms| format!(" after {ms} ms"));
+        let status = run["status"].as_str().unwrap_or("ended");
+        output.print(&format!("{id} {status}{}", after.unwrap_or_default()));
+    }
+    Ok(Exit::Ok)
+}
+
+async fn why(client: &Client, id: &str, output: Output) -> Result<Exit> {
+    let run = client.get(&path(id, "")).await?;
+    if output.json {
+        let why = serde_json::json!({
+            "run_id": run["run_id"],
+            "status": run["status"],
+            "waiting_on": run["waiting_on"],
+            "error": run["error"],
+            "sentence": reason(&run),
+        });
+        output.print(&why.to_string());
+    } else {
+        output.print(&reason(&run));
+    }
+    Ok(Exit::Ok)
+}
+
+/// One sentence.
+fn reason(run: &Value) -> String {
+    if let Some(sentence) = run["waiting_on"]["sentence"].as_str() {
+        return sentence.to_owned();
+    }
+    let status = run["status"].as_str().unwrap_or_default();
+    match run["error"]["message"].as_str() {
+        Some(message) => {
+            format!("it has ended: {status}, {}: {message}", run["error"]["code"].as_str().unwrap_or_default())
+        }
+        None => format!("it has ended: {status}"),
+    }
+}
+
+/// How a run ended, by the server's last word.
+pub(crate) async fn exit_of(client: &Client, id: &str) -> Result<(Exit, Value), Error> {
+    let run = client.get(&path(id, "")).await?;
+    Ok((Exit::of_status(run["status"].as_str().unwrap_or_default()), run))
+}
+
+#[cfg(test)]
+mod tests {
+    use expect_test::expect;
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn ids_stay_one_segment() {
+        assert_eq!(path("../../x?y", "/cancel"), "/runs/..%2F..%2Fx%3Fy/cancel");
+    }
+
+    #[test]
+    fn a_table_for_people() {
+        let runs = [
+            json!({"run_id": "0192", "status": "running", "agent": "cofounder", "created_at": "2026-11-20T20:46:29.363+00:00",
+                   "waiting_on": {"sentence": "waiting for a slot in pool chat: 2 ahead, 1.0 s so far; an operator can"}}),
+            json!({"run_id": "0193", "status": "error", "agent": "a", "created_at": "2026-11-20T20:46:30.000+00:00",
+                   "error": {"code": "upstream.stream_truncated"}}),
+        ];
+        let rows: Vec<_> = runs.iter().map(row).collect();
+        expect![[r#"
+            RUN   STATUS   AGENT      CREATED
+            0192  running  cofounder  2026-11-20 20:46:29  waiting for a slot in pool chat: 2 ahead, 1.0 s so far
+            0193  error    a          2026-11-20 20:46:30  upstream.stream_truncated"#]].assert_eq(&table(&["RUN", "STATUS", "AGENT", "CREATED", ""], &rows));
+    }
+
+    #[test]
+    fn a_run_for_people() {
+        let run = json!({
+            "run_id": "0193", "status": "error", "agent": "a", "ended_at": null, "attempt": 1,
+            "spent_ms": {"first_byte": 2500, "slot": 100}, "usage": {"calls": 1, "input_tokens": 10, "output_tokens": 2},
+            "error": {"code": "deadline_exceeded", "message": "2.6 s spent"},
+        });
+        expect![[r#"
+            run       0193
+            status    error
+            agent     a
+            attempt   1
+            spent     first_byte 2.5 s, slot 0.1 s
+            tokens    10 in, 2 out, 1 calls
+            error     deadline_exceeded: 2.6 s spent"#]].assert_eq(&shown(&run));
+        expect!["it has ended: error, deadline_exceeded: 2.6 s spent"].assert_eq(&reason(&run));
+        assert_eq!(reason(&json!({"status": "success"})), "it has ended: success");
+    }
+}

@@ -1,0 +1,98 @@
+//! `clearway dev`: nothing to prepare, and changes show at once.
+
+use std::fs;
+use std::time::Duration;
+
+use anyhow::Result;
+use clearway_testkit::{Client, Command, PATIENCE, Scratch, free_port, reserve_port, until};
+use serde_json::json;
+
+use crate::binary;
+
+async fn ask(client: Client, user: &str, message: &str) -> Result<String> {
+    let body = json!({"user_id": user, "message": message});
+    let answer = client.post("/chat").json(&body).send().await?.expect(200)?.json();
+    Ok(answer["reply"].as_str().unwrap_or_default().to_owned())
+}
+
+#[tokio::test]
+async fn an_empty_folder_is_enough() -> Result<()> {
+    let scratch = Scratch::new()?;
+    let address = free_port()?;
+    let command = Command::new(&binary(), "dev", scratch.path());
+    let log = scratch.path().join("dev.log");
+    let mut server = command.spawn(address, &log)?;
+    let ready = server.ready(PATIENCE).await?;
+    // The product's bar is 300 ms for a release build on a machine that does nothing else.
+    eprintln!("ready after {} ms", ready.as_millis());
+    assert!(ready < Duration::from_secs(5), "{ready:?}");
+    assert!(!ask(server.client(), "ann", "hello").await?.is_empty());
+    assert!(scratch.path().join(".clearway/clearway.db").exists(), "data is where the banner says");
+    let banner = server.log();
+    for word in [&address.to_string(), ".clearway", "sim", "OPENAI_API_KEY", "curl"] {
+        assert!(banner.contains(word), "`{word}` is missing from the banner: {banner}");
+    }
+    assert_eq!(server.stop(PATIENCE).await?.code, Some(0));
+    server.process().passed();
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_taken_port_is_stepped_over() -> Result<()> {
+    let scratch = Scratch::new()?;
+    let (taken, _listener) = reserve_port()?;
+    let command =
+        Command::new(&binary(), "dev", scratch.path()).arg("--listen").arg(taken.to_string());
+    let next = std::net::SocketAddr::from((taken.ip(), taken.port() + 1));
+    let mut server = command.spawn(next, &scratch.path().join("dev.log"))?;
+    server.ready(PATIENCE).await?;
+    let banner = server.log();
+    assert!(banner.contains(&next.to_string()), "{banner}");
+    assert!(
+        banner.contains(&taken.port().to_string()),
+        "it does not say which one was taken: {banner}"
+    );
+    assert_eq!(server.stop(PATIENCE).await?.code, Some(0));
+    server.process().passed();
+    Ok(())
+}
+
+/// The model repeats its system prompt, so the prompt in force can be asked for.
+const MIRROR: &str = r#"
+[providers.mirror]
+kind = "sim"
+script = [{ match = "", reply = "{{ messages[0].content }}" }]
+
+[models]
+default = { provider = "mirror", model = "m" }
+
+[agents.helper]
+prompt = { file = "prompts/helper.md" }
+"#;
+
+#[tokio::test]
+async fn a_changed_prompt_is_used_by_the_next_turn() -> Result<()> {
+    let scratch = Scratch::new()?;
+    scratch.write("clearway.toml", MIRROR)?;
+    let prompt = scratch.write("prompts/helper.md", "Speak like a pirate.")?;
+    let command = Command::new(&binary(), "dev", scratch.path());
+    let mut server = command.start(free_port()?, &scratch.path().join("dev.log")).await?;
+    let client = server.client();
+    assert_eq!(ask(client, "ann", "hello").await?.trim(), "Speak like a pirate.");
+
+    fs::write(&prompt, "Speak like a king.")?;
+    let mut turns = 0;
+    until("the new prompt is in force", PATIENCE, async || {
+        turns += 1;
+        Ok(ask(client, &format!("user {turns}"), "hello").await?.trim() == "Speak like a king.")
+    })
+    .await?;
+
+    // A mistake is said, and what was in force stays in force.
+    fs::write(&prompt, "Speak like {{ a king.")?;
+    until("the mistake is said", PATIENCE, async || Ok(server.log().contains("helper.md"))).await?;
+    assert_eq!(ask(client, "bob", "hello").await?.trim(), "Speak like a king.");
+    assert_eq!(server.stop(PATIENCE).await?.code, Some(0));
+    server.process().passed();
+    Ok(())
+}

@@ -1,0 +1,274 @@
+//! Adversarial histories: late answers, stale caches, lost wake-ups, readers without an end.
+//!
+//! Each test states a promise of the engine and builds the history that would break it.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use clearway_core::channel::{Op, Reducer, Write};
+use clearway_core::event::{Body, Event, EventKind, Part};
+use clearway_core::machine::Output;
+use clearway_core::message::{Message, Role};
+use clearway_core::plan::{Builder, END, MESSAGES, Plan};
+use clearway_core::run::Multitask;
+use clearway_core::thread::ThreadRecord;
+use clearway_core::{CheckpointId, Failure, InstanceId, RunId, RunRecord, Status, ThreadId};
+use clearway_engine::{Agent, Agents, Ctx, Engine, Node, Options, Store};
+use clearway_store::{
+    Admission, Appended, Cancelled, Claim, ClaimRequest, CommitAck, Joined, LogPage, MemStore,
+    NewRun, OutputSegment, PoolCount, QueuePosition, Renewal, Reset, Result as StoreResult,
+    RunPage, RunQuery, StepCommit, StoreInfo, Swept, ThreadState,
+};
+use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
+
+use crate::support::*;
+
+#[path = "attack_admission.rs"]
+mod admission;
+#[path = "attack_ends.rs"]
+mod ends;
+#[path = "attack_readers.rs"]
+mod readers;
+
+/// On which side of the transaction a call waits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Side {
+    Before,
+    After,
+}
+
+/// A store whose calls may take their time.
+#[derive(Debug)]
+pub(crate) struct Late {
+    pub(crate) mem: Arc<MemStore>,
+    delays: Mutex<VecDeque<(&'static str, Side, Duration)>>,
+}
+
+impl Late {
+    pub(crate) fn new(clock: &Arc<TestClock>) -> Arc<Self> {
+        Self::over(MemStore::new(clock.clone()))
+    }
+
+    pub(crate) fn over(mem: MemStore) -> Arc<Self> {
+        Arc::new(Self { mem: Arc::new(mem), delays: Mutex::default() })
+    }
+
+    /// The next call of `method` waits for `delay`, once.
+    pub(crate) fn delay(&self, method: &'static str, side: Side, delay: Duration) {
+        self.delays.lock().unwrap().push_back((method, side, delay));
+    }
+
+    async fn pass<T>(
+        &self,
+        method: &'static str,
+        call: impl Future<Output = StoreResult<T>>,
+    ) -> StoreResult<T> {
+        let delay = {
+            let mut delays = self.delays.lock().unwrap();
+            let at = delays.iter().position(|(name, ..)| *name == method);
+            at.and_then(|at| delays.remove(at))
+        };
+        if let Some((_, Side::Before, delay)) = delay {
+            tokio::time::sleep(delay).await;
+        }
+        let answer = call.await;
+        if let Some((_, Side::After, delay)) = delay {
+            tokio::time::sleep(delay).await;
+        }
+        answer
+    }
+}
+
+macro_rules! pass {
+    ($($name:ident($($arg:ident: $type:ty),*) -> $out:ty;)*) => {
+        #[async_trait::async_trait]
+        impl Store for Late {
+            $(async fn $name(&self, $($arg: $type),*) -> StoreResult<$out> {
+                self.pass(stringify!($name), self.mem.$name($($arg),*)).await
+            })*
+
+            fn pool_counts(&self) -> Vec<PoolCount> {
+                self.mem.pool_counts()
+            }
+        }
+    };
+}
+
+pass! {
+    join(me: InstanceId) -> Joined;
+    renew(me: InstanceId) -> Renewal;
+    sweep(me: InstanceId) -> Swept;
+    create_run(new: NewRun) -> Admission;
+    claim(request: ClaimRequest) -> Vec<Claim>;
+    commit(commit: StepCommit) -> CommitAck;
+    append(output: Vec<OutputSegment>) -> Vec<Appended>;
+    cancel_run(run: RunId, by: &str) -> Cancelled;
+    release(run: RunId, fence: u32) -> bool;
+    reset_thread(thread: ThreadId) -> Option<Reset>;
+    run(run: RunId) -> Option<RunRecord>;
+    runs(query: RunQuery) -> RunPage;
+    thread(thread: ThreadId) -> Option<ThreadRecord>;
+    state(thread: ThreadId, at: Option<CheckpointId>) -> Option<ThreadState>;
+    writes_of(checkpoint: CheckpointId, channel: &str) -> Vec<Op>;
+    read_log(run: RunId, from: u64, max_bytes: usize) -> LogPage;
+    queue_position(run: RunId) -> Option<QueuePosition>;
+    info() -> StoreInfo;
+    close(me: InstanceId) -> ();
+}
+
+type Body_ = dyn Fn(Ctx) -> BoxFuture<'static, Result<Output, Failure>> + Send + Sync;
+
+/// A node made of a closure.
+pub(crate) struct Script(Arc<Body_>);
+
+impl std::fmt::Debug for Script {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Script")
+    }
+}
+
+#[async_trait::async_trait]
+impl Node for Script {
+    async fn call(&self, cx: Ctx) -> Result<Output, Failure> {
+        (self.0)(cx).await
+    }
+}
+
+pub(crate) fn script<F>(body: impl Fn(Ctx) -> F + Send + Sync + 'static) -> Arc<dyn Node>
+where
+    F: Future<Output = Result<Output, Failure>> + Send + 'static,
+{
+    Arc::new(Script(Arc::new(move |cx| body(cx).boxed())))
+}
+
+pub(crate) fn agent(
+    name: &str,
+    pool: &str,
+    plan: Plan,
+    nodes: &[(&str, Arc<dyn Node>)],
+) -> (String, Arc<Agent>) {
+    let agent = Agent {
+        name: name.to_owned(),
+        title: name.to_owned(),
+        kind: "agent",
+        pool: pool.to_owned(),
+        plan: Arc::new(plan),
+        nodes: nodes.iter().map(|(name, node)| ((*name).into(), node.clone())).collect(),
+        deadline: Duration::from_secs(120),
+        working_limit: Duration::from_secs(1800),
+        when_busy: Multitask::Enqueue,
+    };
+    (name.to_owned(), Arc::new(agent))
+}
+
+/// One scripted node over a conversation.
+pub(crate) fn chat(name: &str, node: Arc<dyn Node>) -> (String, Arc<Agent>) {
+    agent(name, "chat", Plan::chat("model"), &[("model", node)])
+}
+
+pub(crate) async fn start(
+    store: Arc<dyn Store>,
+    options: Options,
+    clock: &Arc<TestClock>,
+    agents: Vec<(String, Arc<Agent>)>,
+) -> Engine {
+    let upstream = upstream(&sim(), 8);
+    Engine::start(options, store, upstream, Agents::new(agents), clock.clone()).await.unwrap()
+}
+
+/// Says `text` one letter every `pause`, and writes it down as the reply.
+pub(crate) async fn say(cx: Ctx, text: String, pause: Duration) -> Result<Output, Failure> {
+    let id = cx.message_id(0);
+    for letter in text.chars() {
+        tokio::time::sleep(pause).await;
+        cx.delta(id, Part::Text, &letter.to_string())?;
+    }
+    Ok(reply(&cx, &text))
+}
+
+pub(crate) fn reply(cx: &Ctx, text: &str) -> Output {
+    let id = cx.message_id(0);
+    let value = Message::new(Role::Ai, text, id.to_string()).to_value();
+    Output {
+        writes: vec![Write { channel: MESSAGES.into(), value }],
+        reply: Some(id),
+        ..Output::default()
+    }
+}
+
+/// Answers with the number of messages it was given, in a letter each.
+pub(crate) fn counting(pause: Duration) -> Arc<dyn Node> {
+    script(move |cx| {
+        let text = "abcdefghijklmnopqrstuvwxyz"[..cx.state.list(MESSAGES).len()].repeat(4);
+        say(cx, text, pause)
+    })
+}
+
+/// The same at greater length.
+pub(crate) fn chatty(pause: Duration) -> Arc<dyn Node> {
+    script(move |cx| {
+        let text = "abcdefghijklmnopqrstuvwxyz"[..cx.state.list(MESSAGES).len()].repeat(100);
+        say(cx, text, pause)
+    })
+}
+
+pub(crate) fn text_of(events: &[Event]) -> String {
+    let mut reader = Reader::default();
+    reader.take(events.to_vec());
+    reader.text()
+}
+
+pub(crate) fn shows_end(events: &[Event]) -> bool {
+    events.last().is_some_and(|event| event.kind() == EventKind::RunEnded)
+}
+
+/// Two nodes in a row over a conversation.
+pub(crate) fn two_steps() -> Plan {
+    Builder::new()
+        .channel(MESSAGES, Reducer::MergeById)
+        .node("first")
+        .node("second")
+        .entry("first")
+        .edge("first", "second")
+        .edge("second", END)
+        .build()
+        .unwrap()
+}
+
+pub(crate) fn fact(event: &Event) -> serde_json::Value {
+    match &event.body {
+        Body::Fact(fact) => fact.json(),
+        Body::Delta(_) => serde_json::Value::Null,
+    }
+}
+
+/// Waits until `done`, at most a minute.
+pub(crate) async fn until(what: &str, mut done: impl AsyncFnMut() -> bool) {
+    for _ in 0..12_000 {
+        if done().await {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    panic!("never: {what}");
+}
+
+pub(crate) type Seen<T> = Arc<Mutex<Vec<T>>>;
+
+pub(crate) fn seconds(seconds: u64) -> Duration {
+    Duration::from_secs(seconds)
+}
+
+pub(crate) fn ms(ms: u64) -> Duration {
+    Duration::from_millis(ms)
+}
+
+/// So that a hang is a failure and not a hang.
+pub(crate) async fn within<T>(limit: Duration, what: &str, future: impl Future<Output = T>) -> T {
+    match tokio::time::timeout(limit, future).await {
+        Ok(done) => done,
+        Err(_) => panic!("not within {limit:?}: {what}"),
+    }
+}

@@ -1,0 +1,60 @@
+# Commands for everyday work. Logic longer than a line lives in `cargo xtask` or `scripts`.
+
+# what there is
+default:
+    @just --list
+
+# clippy, all targets
+check:
+    cargo clippy --workspace --all-targets
+
+fmt:
+    cargo fmt --all
+
+# tests whose name contains FILTER; all without one
+test filter="":
+    cargo nextest run --workspace {{filter}}
+
+# end to end: the real binary as child processes
+it filter="":
+    cargo nextest run -p clearway-cli --test it {{filter}}
+
+# what a reviewer would say first
+lint:
+    cargo fmt --all --check
+    cargo clippy --workspace --all-targets -- -D warnings
+    cargo xtask arrows
+    cargo xtask tidy
+
+# everything that CI runs
+verify:
+    ./scripts/test
+
+# SECONDS for each fuzz target
+fuzz seconds="60":
+    fuzz/run {{seconds}}
+
+# the crash suite
+kill:
+    cargo nextest run -p clearway-cli --test it crash:: durable::
+
+# deliberate breakages, all or by name: each must be caught by its test
+mutants *names:
+    cargo xtask mutants {{names}}
+
+# measurements against the release binary: streams, overhead, cancel, kill, …
+bench name *args:
+    cargo build --release -p clearway-cli
+    cargo run --release -p clearway-bench -- {{name}} {{args}}
+
+bench-streams *args: (bench "streams" args)
+
+bench-overhead *args: (bench "overhead" args)
+
+bench-cancel *args: (bench "cancel" args)
+
+bench-kill *args: (bench "kill" args)
+
+# a development server with the simulated provider
+dev *args:
+    cargo run -p clearway-cli -- dev {{args}}
