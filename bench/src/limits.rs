@@ -32,8 +32,8 @@ pub(crate) struct Options {
     /// Chats, all at once.
     #[arg(long, default_value_t = 1000)]
     chats: u32,
-    /// Processes that the user may have beyond the server's start-up count.
-    #[arg(long, default_value_t = 1)]
+    /// Processes that the user may have beyond the server's start-up count; one is needed for the attempt.
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..))]
     spare: u64,
 }
 
@@ -54,9 +54,14 @@ pub(crate) async fn run(tools: &Tools, options: &Options, report: &mut Report) -
     free.terminate(Duration::from_secs(15)).await?;
 
     let limit = at_start + options.spare;
+    let rig = copy_for_all(bed.folder())?;
+    // While the user has nothing else running, the same attempt succeeds: it is the limit that refuses it later.
+    let (mut alone, said) = try_as(&rig, user, limit).await?;
+    ensure!(said == GRANTED, "without the server, a thread was {said:?}");
+    alone.kill().await?;
+
     let server = start(&bed, tools, user, Some(limit)).await.context("starting under the limit")?;
     let rest = proc::threads(server.pid);
-    let rig = copy_for_all(bed.folder())?;
     let holders = fill_up(&rig, user, limit, limit.saturating_sub(rest)).await?;
     let watch = ThreadWatch::start(server.pid)?;
     let errors = chats(&server, options.chats).await;
@@ -149,38 +154,33 @@ fn open_to(user: u32, bed: &Bed, tools: &Tools) -> Result<()> {
 /// Takes what the limit leaves, and shows that there is no more. The processes last as long as the result.
 async fn fill_up(rig: &Path, user: u32, limit: u64, spare: u64) -> Result<Vec<Child>> {
     let mut holders = Vec::new();
-    for n in 0..spare {
-        let (child, said) = hold_thread(rig, user, limit).await?;
-        let child = child
-            .with_context(|| format!("process {} of {limit} was refused", limit - spare + n))?;
-        let last = n + 1 == spare;
+    for n in 1..=spare {
+        let (child, said) = try_as(rig, user, limit).await?;
+        let taken = limit - spare + n;
+        let due = if n == spare { REFUSED } else { GRANTED };
         ensure!(
-            last == said.contains("refused"),
-            "with {} processes of {limit} taken, one more thread was {said}",
-            limit - spare + n + 1
+            said == due,
+            "with {taken} of {limit} taken, one more thread was {said:?}, not {due}"
         );
         holders.push(child);
     }
-    let (more, _) = hold_thread(rig, user, limit).await?;
-    ensure!(
-        more.is_none(),
-        "one more process than the limit of {limit} could be started: the limit does not hold"
-    );
     Ok(holders)
 }
 
-/// Starts [`try_thread`] as `user`. No child when even that is refused.
-async fn hold_thread(rig: &Path, user: u32, limit: u64) -> Result<(Option<Child>, String)> {
+/// Starts [`try_thread`] as `user`; the process, and what it said.
+async fn try_as(rig: &Path, user: u32, limit: u64) -> Result<(Child, String)> {
     let mut command = as_user(user, Some(limit));
     command.arg(rig).arg("try-thread");
-    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null()).kill_on_drop(true);
+    command.stdin(Stdio::piped()).stdout(Stdio::piped()).kill_on_drop(true);
     let mut child = command.spawn().context("starting the rig as another user")?;
     let mut said = String::new();
     let out = child.stdout.take().context("its output")?;
     BufReader::new(out).read_line(&mut said).await?;
-    let said = said.trim().to_owned();
-    Ok(if said.is_empty() { (None, said) } else { (Some(child), said) })
+    Ok((child, said.trim().to_owned()))
 }
+
+const GRANTED: &str = "granted";
+const REFUSED: &str = "refused";
 
 /// The rig itself, where every user can run it.
 fn copy_for_all(folder: &Path) -> Result<PathBuf> {
@@ -194,8 +194,8 @@ fn copy_for_all(folder: &Path) -> Result<PathBuf> {
 pub(crate) fn try_thread() -> Result<()> {
     let thread = std::thread::Builder::new().spawn(std::thread::park);
     let verdict = match &thread {
-        Ok(_) => "granted".to_owned(),
-        Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => "refused".to_owned(),
+        Ok(_) => GRANTED,
+        Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => REFUSED,
         Err(error) => bail!("starting a thread failed otherwise: {error}"),
     };
     let mut out = std::io::stdout();

@@ -113,6 +113,11 @@ impl Contender {
         cpu.as_secs_f64() * 1e6 / self.shot.tokens.max(1) as f64
     }
 
+    /// Tokens per second, ramp and end included.
+    fn rate(&self) -> f64 {
+        self.shot.tokens as f64 / self.wall.as_secs_f64()
+    }
+
     async fn turn(&mut self, sim: &Process, sent: Volley) -> Result<()> {
         let probe = match self.pids.is_empty() {
             true => None,
@@ -240,6 +245,9 @@ impl LevelResult {
         }
         let ratio = clearway.per_token_us(clearway.cpu) / nginx.per_token_us(nginx.cpu);
         section.note(format!("CPU per token, clearway to nginx: {}", number(ratio)));
+        let rates =
+            self.contenders.each_ref().map(|c| format!("{} {}", c.target.name, number(c.rate())));
+        section.note(format!("tokens per second: {}", rates.join(", ")));
         section.note(format!(
             "clearway: peak RSS {} MiB, {} threads at rest, {} at most; simulator: {} in flight at most",
             number(self.rss_mib),
@@ -306,6 +314,7 @@ impl LevelResult {
                     "clearway": clearway.per_token_us(clearway.cpu),
                     "ratio": ratio,
                 },
+                "tokens_per_s": {"direct": direct.rate(), "nginx": nginx.rate(), "clearway": clearway.rate()},
                 "health_p99_ms": {"nginx": health_of(nginx), "clearway": health_of(clearway)},
                 "peak_rss_mib": self.rss_mib,
                 "threads": {"rest": self.rest, "peak": self.peak},

@@ -40,6 +40,9 @@ const EDGES: &[(&str, &[&str])] = &[
 /// Ours that tests of any crate but the core may use: they stand for the outside.
 const FOR_TESTS: &[&str] = &["clearway-testkit", "clearway-sim"];
 
+/// Further edges that only tests have: the server's run over a store in memory.
+const TEST_EDGES: &[(&str, &str)] = &[("clearway-server", "clearway-store")];
+
 /// Libraries with owners: nobody else may name them.
 const OWNED: &[(&str, &[&str])] = &[
     ("axum", &["clearway-server"]),
@@ -53,8 +56,10 @@ const OWNED: &[(&str, &[&str])] = &[
     ("anyhow", &["clearway-cli", "clearway-testkit", "clearway-bench", "xtask"]),
 ];
 
-/// A library's feature with an owner: the client half of hyper dials out.
-const OWNED_FEATURES: &[(&str, &str, &[&str])] = &[("hyper", "client", &["clearway-upstream"])];
+/// A library's feature with owners: the client half of hyper dials out, to providers, and from the
+/// façade to servers of our own.
+const OWNED_FEATURES: &[(&str, &str, &[&str])] =
+    &[("hyper", "client", &["clearway-upstream", "clearway"])];
 
 /// All that the core may use: no runtime, no IO, no clock, no chance.
 const CORE_MAY_USE: &[&str] = &["bytes", "serde", "serde_json", "thiserror", "uuid"];
@@ -140,7 +145,8 @@ impl<'a> Manifest<'a> {
             }
         }
         for dependency in self.dev.keys().copied().filter(|dependency| is_ours(dependency)) {
-            let for_tests = name != "clearway-core" && FOR_TESTS.contains(&dependency);
+            let for_tests = name != "clearway-core" && FOR_TESTS.contains(&dependency)
+                || TEST_EDGES.contains(&(name, dependency));
             if !for_tests && !may_use.contains(&dependency) {
                 problems.push(format!("tests of {name} must not use {dependency}"));
             }

@@ -97,9 +97,13 @@ fn agents(config: &Config) -> String {
 fn model(config: &Config) -> String {
     let (model, provider) = config.default_model();
     match &provider.kind {
-        ProviderKind::Sim(_) => "built-in simulator; set OPENAI_API_KEY to use a real one".to_owned(),
+        ProviderKind::Sim(_) => {
+            "built-in simulator; set OPENAI_API_KEY to use a real one".to_owned()
+        }
         ProviderKind::OpenAi { base_url, .. } => {
-            format!("{} at {} ({base_url})", model.model, model.provider)
+            // A query may hold a key.
+            let address = base_url.split('?').next().unwrap_or_default();
+            format!("{} at {} ({address})", model.model, model.provider)
         }
     }
 }

@@ -18,9 +18,13 @@ pub(crate) fn run(args: &ChatArgs, output: Output) -> Result<Exit> {
     let client = Client::new(&args.client.server)?;
     // Only text is shown: events are for `runs watch`.
     let text_only = Output { quiet: true, ..output };
-    let conversation = args.conversation.clone().unwrap_or_else(|| format!("cli-{}-{}", clearway::now().0, std::process::id()));
+    let conversation = args
+        .conversation
+        .clone()
+        .unwrap_or_else(|| format!("cli-{}-{}", clearway::now().0, std::process::id()));
     block_on(async {
-        let say = async |message: &str| say(&client, &args.user, &conversation, message, text_only).await;
+        let say =
+            async |message: &str| say(&client, &args.user, &conversation, message, text_only).await;
         if let Some(message) = &args.message {
             return say(message).await;
         }
@@ -48,7 +52,13 @@ pub(crate) fn run(args: &ChatArgs, output: Output) -> Result<Exit> {
 }
 
 /// One turn.
-async fn say(client: &Client, user: &str, conversation: &str, message: &str, output: Output) -> Result<Exit> {
+async fn say(
+    client: &Client,
+    user: &str,
+    conversation: &str,
+    message: &str,
+    output: Output,
+) -> Result<Exit> {
     let body = json!({"message": message, "user_id": user, "conversation_id": conversation});
     let accepted = client.post("/chat/async", Some(&body)).await?;
     let Some(id) = accepted["task_id"].as_str() else {

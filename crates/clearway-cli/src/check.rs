@@ -11,7 +11,11 @@ use crate::exit::{Exit, Usage};
 use crate::output::Output;
 
 pub(crate) fn run(args: &CheckArgs, output: Output) -> Result<Exit> {
-    let file = if args.file.is_dir() { args.file.join(FILE) } else { args.file.clone() };
+    let file = match &args.file {
+        folder if folder.as_os_str() == "." => FILE.into(),
+        folder if folder.is_dir() => folder.join(FILE),
+        file => file.clone(),
+    };
     if !file.exists() {
         bail!(Usage {
             problem: format!("there is no file {}", file.display()),
@@ -20,7 +24,8 @@ pub(crate) fn run(args: &CheckArgs, output: Output) -> Result<Exit> {
     }
     match clearway::check(&file, &Env::process()) {
         Ok(config) => {
-            let text = if output.json { good_json(&config).to_string() } else { good(&config, &file) };
+            let text =
+                if output.json { good_json(&config).to_string() } else { good(&config, &file) };
             if output.json || !output.quiet {
                 output.print(&text);
             }
@@ -33,14 +38,19 @@ pub(crate) fn run(args: &CheckArgs, output: Output) -> Result<Exit> {
         Err(report) => {
             output.error(&report.render(output.colour_of_errors()));
             let count = report.problems.len();
-            output.error(&format!("{}: {count} error{}", file.display(), if count == 1 { "" } else { "s" }));
+            output.error(&format!(
+                "{}: {count} error{}",
+                file.display(),
+                if count == 1 { "" } else { "s" }
+            ));
             Ok(Exit::Failed)
         }
     }
 }
 
 fn good(config: &Config, file: &Path) -> String {
-    let names = |names: Vec<&String>| names.iter().map(|name| name.as_str()).collect::<Vec<_>>().join(", ");
+    let names =
+        |names: Vec<&String>| names.iter().map(|name| name.as_str()).collect::<Vec<_>>().join(", ");
     let mut text = format!("{} is fine", file.display());
     text += &format!("\n  agents     {}", names(config.agents.keys().collect()));
     text += &format!("\n  models     {}", names(config.models.keys().collect()));

@@ -20,7 +20,8 @@ pub(crate) struct Cli {
     pub(crate) command: Command,
 }
 
-const EXIT_CODES: &str = "Exit codes: 0 ok, 1 failed, 2 usage, 3 not found, 4 timed out, 5 cancelled.";
+const EXIT_CODES: &str =
+    "Exit codes: 0 ok, 1 failed, 2 usage, 3 not found, 4 timed out, 5 cancelled.";
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
@@ -116,7 +117,13 @@ pub(crate) struct CheckArgs {
 #[derive(Clone, Debug, Args)]
 pub(crate) struct ClientArgs {
     /// Address of the server.
-    #[arg(long, env = "CLEARWAY_SERVER", value_name = "URL", default_value = "http://127.0.0.1:8123", global = true)]
+    #[arg(
+        long,
+        env = "CLEARWAY_SERVER",
+        value_name = "URL",
+        default_value = "http://127.0.0.1:8123",
+        global = true
+    )]
     pub(crate) server: String,
 }
 
@@ -213,8 +220,16 @@ fn faults() -> String {
         let _ = write!(text, "\n  The provider {}:\n", group.title());
         for fault in Fault::ALL.into_iter().filter(|fault| fault.about().group == group) {
             let about = fault.about();
-            let default = about.parameter.map(|parameter| format!(" [{} {}]", parameter.default, parameter.unit.symbol()));
-            let _ = writeln!(text, "    {:width$} {}{}", about.name, about.line, default.unwrap_or_default());
+            let default = about
+                .parameter
+                .map(|parameter| format!(" [{} {}]", parameter.default, parameter.unit.symbol()));
+            let _ = writeln!(
+                text,
+                "    {:width$} {}{}",
+                about.name,
+                about.line,
+                default.unwrap_or_default()
+            );
         }
     }
     text

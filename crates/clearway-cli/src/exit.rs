@@ -90,7 +90,8 @@ pub(crate) fn report(error: &anyhow::Error, output: Output) -> Exit {
             Some(client::Error::Problem(problem)) => Some(problem.code.clone()),
             Some(_) | None => None,
         };
-        output.error(&json!({"error": {"message": message, "code": code, "hint": help}}).to_string());
+        output
+            .error(&json!({"error": {"message": message, "code": code, "hint": help}}).to_string());
         return exit;
     }
     output.error(&format!("error: {message}"));
@@ -107,9 +108,10 @@ fn help(error: &anyhow::Error) -> Option<String> {
     }
     match error.downcast_ref::<client::Error>()? {
         client::Error::Problem(problem) => problem.hint.clone(),
-        client::Error::Unreachable { .. } => {
-            Some("start a server with `clearway dev`, or name a running one with --server URL".to_owned())
-        }
+        client::Error::Unreachable { .. } => Some(
+            "start a server with `clearway dev`, or name a running one with --server URL"
+                .to_owned(),
+        ),
         client::Error::Url { .. } => Some("such as http://127.0.0.1:8123".to_owned()),
         client::Error::Timeout { .. } | client::Error::Unexpected { .. } | _ => None,
     }

@@ -40,7 +40,9 @@ pub(crate) fn start(format: LogFormat, output: Output) -> io::Result<Guard> {
         Ok(text) if !text.trim().is_empty() => match EnvFilter::try_new(&text) {
             Ok(filter) => filter,
             Err(error) => {
-                output.error(&format!("warning: RUST_LOG is not understood ({error}); logging {default}"));
+                output.error(&format!(
+                    "warning: RUST_LOG is not understood ({error}); logging {default}"
+                ));
                 EnvFilter::new(default)
             }
         },
@@ -111,7 +113,10 @@ fn write_lines(lines: &Receiver<Vec<u8>>, shared: &Shared) {
         match shared.dropped.swap(0, Ordering::Relaxed) {
             0 => {}
             dropped => {
-                let _ = writeln!(stderr, "{{\"level\":\"WARN\",\"message\":\"log lines dropped\",\"count\":{dropped}}}");
+                let _ = writeln!(
+                    stderr,
+                    "{{\"level\":\"WARN\",\"message\":\"log lines dropped\",\"count\":{dropped}}}"
+                );
             }
         }
     }

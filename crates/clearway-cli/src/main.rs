@@ -33,7 +33,7 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
-    let output = Output::new(cli.json, cli.quiet);
+    let output = Output { json: cli.json, quiet: cli.quiet };
     let result = match cli.command {
         Command::Dev(args) => serve::dev(&args, output),
         Command::Serve(args) => serve::serve(&args, output),

@@ -12,10 +12,6 @@ pub(crate) struct Output {
 }
 
 impl Output {
-    pub(crate) const fn new(json: bool, quiet: bool) -> Self {
-        Self { json, quiet }
-    }
-
     /// A result.
     pub(crate) fn print(self, text: &str) {
         put(&mut std::io::stdout().lock(), text);
@@ -40,7 +36,11 @@ impl Output {
     }
 
     pub(crate) fn colour_of_errors(self) -> Colour {
-        if !self.json && may_colour(std::io::stderr().is_terminal()) { Colour::Always } else { Colour::Never }
+        if !self.json && may_colour(std::io::stderr().is_terminal()) {
+            Colour::Always
+        } else {
+            Colour::Never
+        }
     }
 }
 

@@ -6,8 +6,8 @@
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
-use clearway::config::Config;
 use clearway::Report;
+use clearway::config::Config;
 use tokio::sync::mpsc;
 
 use crate::serve::Settings;

@@ -150,7 +150,15 @@ fn shown(run: &Value) -> String {
     }
     let tokens = |key: &str| run["usage"][key].as_u64().unwrap_or(0);
     if tokens("calls") > 0 {
-        put("tokens", format!("{} in, {} out, {} calls", tokens("input_tokens"), tokens("output_tokens"), tokens("calls")));
+        put(
+            "tokens",
+            format!(
+                "{} in, {} out, {} calls",
+                tokens("input_tokens"),
+                tokens("output_tokens"),
+                tokens("calls")
+            ),
+        );
     }
     if let Some(sentence) = run["waiting_on"]["sentence"].as_str() {
         put("waits", sentence.to_owned());
@@ -198,7 +206,10 @@ fn reason(run: &Value) -> String {
     let status = run["status"].as_str().unwrap_or_default();
     match run["error"]["message"].as_str() {
         Some(message) => {
-            format!("it has ended: {status}, {}: {message}", run["error"]["code"].as_str().unwrap_or_default())
+            format!(
+                "it has ended: {status}, {}: {message}",
+                run["error"]["code"].as_str().unwrap_or_default()
+            )
         }
         None => format!("it has ended: {status}"),
     }
@@ -251,7 +262,8 @@ mod tests {
             attempt   1
             spent     first_byte 2.5 s, slot 0.1 s
             tokens    10 in, 2 out, 1 calls
-            error     deadline_exceeded: 2.6 s spent"#]].assert_eq(&shown(&run));
+            error     deadline_exceeded: 2.6 s spent"#]]
+        .assert_eq(&shown(&run));
         expect!["it has ended: error, deadline_exceeded: 2.6 s spent"].assert_eq(&reason(&run));
         assert_eq!(reason(&json!({"status": "success"})), "it has ended: success");
     }

@@ -73,7 +73,11 @@ impl Settings {
             port: args.port,
             data: args.data.clone(),
             insecure: args.insecure,
-            default_data: base.join(mode.data),
+            default_data: if base.as_os_str() == "." {
+                mode.data.into()
+            } else {
+                base.join(mode.data)
+            },
             env: Env::process(),
         }
     }
@@ -109,7 +113,8 @@ fn run(mode: &Mode, folder: &Path, args: &ServerArgs, output: Output) -> Result<
     if let Some(file) = args.config.as_deref().filter(|file| !file.exists()) {
         bail!(Usage {
             problem: format!("there is no file {}", file.display()),
-            help: "give another one with --config, or leave it out for the built-in examples".to_owned(),
+            help: "give another one with --config, or leave it out for the built-in examples"
+                .to_owned(),
         });
     }
     let settings = Settings::new(mode, folder, args);
@@ -137,7 +142,12 @@ fn say_what_is_odd(config: &Config) {
     }
 }
 
-async fn serve_until_told(mode: &Mode, config: Config, mut watcher: Watcher, output: Output) -> Result<Exit> {
+async fn serve_until_told(
+    mode: &Mode,
+    config: Config,
+    mut watcher: Watcher,
+    output: Output,
+) -> Result<Exit> {
     // Before anything is started, so that no signal ends the process in the middle of it.
     let mut signals = Signals::new()?;
     let drain = config.server.drain;
@@ -164,7 +174,11 @@ async fn serve_until_told(mode: &Mode, config: Config, mut watcher: Watcher, out
             },
         }
     };
-    tracing::info!(signal, drain_ms = drain.as_millis() as u64, "stopping; a second signal skips the wait");
+    tracing::info!(
+        signal,
+        drain_ms = drain.as_millis() as u64,
+        "stopping; a second signal skips the wait"
+    );
     clearway
         .shutdown(drain, async {
             signals.next().await;

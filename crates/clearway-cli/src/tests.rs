@@ -23,7 +23,9 @@ fn parsed(args: &[&str]) -> Command {
 
 #[test]
 fn flags_may_stand_anywhere() {
-    let Command::Runs(args) = parsed(&["runs", "why", "0192", "--server", "http://x:1"]) else { panic!() };
+    let Command::Runs(args) = parsed(&["runs", "why", "0192", "--server", "http://x:1"]) else {
+        panic!()
+    };
     assert_eq!(args.client.server, "http://x:1");
     assert!(matches!(args.command, RunsCommand::Why(args) if args.id == "0192"));
     assert!(Cli::try_parse_from(["clearway", "runs", "ls", "--json", "-q"]).unwrap().json);
@@ -31,7 +33,8 @@ fn flags_may_stand_anywhere() {
 
 #[test]
 fn servers_take_the_same_flags() {
-    let flags = ["--config", "x.toml", "--listen", "[::1]:9", "--port", "7", "--data", "d", "--insecure"];
+    let flags =
+        ["--config", "x.toml", "--listen", "[::1]:9", "--port", "7", "--data", "d", "--insecure"];
     for command in ["dev", "serve"] {
         let args = [&[command], &flags[..]].concat();
         let server = match parsed(&args) {
@@ -59,7 +62,8 @@ fn what_is_wrong_is_said() {
         Usage: clearway [OPTIONS] <COMMAND>
 
         For more information, try '--help'.
-    "#]].assert_eq(&refused(&["rusn"]));
+    "#]]
+    .assert_eq(&refused(&["rusn"]));
     expect![[r#"
         error: invalid value 'cut_rts' for '--fault <NAME[:N]>': unknown fault: cut_rts, did you mean cut_rst?
 
@@ -70,7 +74,8 @@ fn what_is_wrong_is_said() {
           [possible values: blocked, ready, running, waiting, success, error, timeout, cancelled]
 
         For more information, try '--help'.
-    "#]].assert_eq(&refused(&["runs", "ls", "--status", "done"]));
+    "#]]
+    .assert_eq(&refused(&["runs", "ls", "--status", "done"]));
 }
 
 #[test]

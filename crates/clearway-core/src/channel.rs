@@ -143,8 +143,24 @@ enum ChannelValue {
 #[derive(Clone, Debug, Default)]
 struct List {
     items: Vec<Arc<Value>>,
-    /// Position by id (merge) or by canonical text (set); built at the first keyed op.
-    index: Option<HashMap<String, usize>>,
+    /// Position by key; built at the first op that needs it.
+    index: Option<(Key, HashMap<String, usize>)>,
+}
+
+/// What a list's index is keyed by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Key {
+    Id,
+    Text,
+}
+
+impl Key {
+    fn of(self, item: &Value) -> Option<String> {
+        match self {
+            Self::Id => item.get("id")?.as_str().map(ToOwned::to_owned),
+            Self::Text => Some(item.to_string()),
+        }
+    }
 }
 
 impl State {
@@ -211,18 +227,16 @@ impl State {
     pub fn apply_at(&mut self, name: &str, op: Op, version: u64) {
         self.version = self.version.max(version);
         let added = weigh_op(&op);
-        if let Some(channel) = self.channels.get_mut(name) {
-            if matches!(op, Op::Assign(_)) {
-                self.weight = self.weight.saturating_sub(channel.value.weigh());
-            }
+        let gone = if let Some(channel) = self.channels.get_mut(name) {
             channel.version = version;
-            channel.value.apply(op);
+            channel.value.apply(op)
         } else {
             let mut value = ChannelValue::empty_for(&op);
-            value.apply(op);
+            let gone = value.apply(op);
             self.channels.insert(name.into(), Channel { version, value });
-        }
-        self.weight += added;
+            gone
+        };
+        self.weight = (self.weight + added).saturating_sub(gone);
     }
 }
 
@@ -236,29 +250,35 @@ impl PartialEq for State {
 impl ChannelValue {
     fn empty_for(op: &Op) -> Self {
         match op {
-            Op::Assign(_) => Self::One(Arc::new(Value::Null)),
-            Op::Append(_) | Op::Merge(_) | Op::Add(_) => Self::List(Arc::default()),
+            // Replaced at once; empty, so that it weighs nothing.
+            Op::Assign(_) | Op::Append(_) | Op::Merge(_) | Op::Add(_) => Self::List(Arc::default()),
         }
     }
 
-    fn apply(&mut self, op: Op) {
-        let items = match op {
-            Op::Assign(Value::Array(items)) => {
-                *self = Self::List(Arc::new(List::from_items(items)));
-                return;
-            }
-            Op::Assign(value) => {
-                *self = Self::One(Arc::new(value));
-                return;
-            }
-            Op::Append(ref items) | Op::Merge(ref items) | Op::Add(ref items) => items,
-        };
-        let list = self.make_list();
+    /// Returns the weight of what the op replaced or did not keep.
+    fn apply(&mut self, op: Op) -> usize {
         match op {
-            Op::Append(_) => items.iter().for_each(|item| list.append(item.clone())),
-            Op::Merge(_) => items.iter().for_each(|item| list.merge(item.clone())),
-            Op::Add(_) => items.iter().for_each(|item| list.add(item.clone())),
-            Op::Assign(_) => unreachable!("returned above"),
+            Op::Assign(value) => {
+                let gone = self.weigh();
+                *self = match value {
+                    Value::Array(items) => Self::List(Arc::new(List::from_items(items))),
+                    other => Self::One(Arc::new(other)),
+                };
+                gone
+            }
+            Op::Append(items) => {
+                let list = self.make_list();
+                items.into_iter().for_each(|item| list.append(item));
+                0
+            }
+            Op::Merge(items) => {
+                let list = self.make_list();
+                items.into_iter().map(|item| list.merge(item)).sum()
+            }
+            Op::Add(items) => {
+                let list = self.make_list();
+                items.into_iter().map(|item| list.add(item)).sum()
+            }
         }
     }
 
@@ -303,14 +323,17 @@ impl List {
         self.items.push(Arc::new(item));
     }
 
-    fn merge(&mut self, item: Value) {
-        let Some(id) = item.get("id").and_then(Value::as_str).map(ToOwned::to_owned) else {
+    /// Returns the weight of the item that was replaced or removed.
+    fn merge(&mut self, item: Value) -> usize {
+        let Some(id) = Key::Id.of(&item) else {
             self.items.push(Arc::new(item));
-            return;
+            return 0;
         };
-        let found =
-            self.keyed(|item| item.get("id")?.as_str().map(ToOwned::to_owned)).get(&id).copied();
+        let found = self.keyed(Key::Id).get(&id).copied();
         let remove = item.get("type").and_then(Value::as_str) == Some("remove");
+        // The op that removes is not kept as an item, and was weighed as one.
+        let unkept = if remove { weigh(&item) } else { 0 };
+        let gone = found.map_or(0, |at| weigh(&self.items[at]));
         match (found, remove) {
             (Some(at), true) => {
                 self.items.remove(at);
@@ -320,27 +343,36 @@ impl List {
             (Some(at), false) => self.items[at] = Arc::new(item),
             (None, false) => self.push_keyed(id, item),
         }
+        gone + unkept
     }
 
-    fn add(&mut self, item: Value) {
+    /// Returns the weight of the item if it was there before.
+    fn add(&mut self, item: Value) -> usize {
         let key = item.to_string();
-        if !self.keyed(|item| Some(item.to_string())).contains_key(&key) {
-            self.push_keyed(key, item);
+        if self.keyed(Key::Text).contains_key(&key) {
+            return weigh(&item);
         }
+        self.push_keyed(key, item);
+        0
     }
 
     fn push_keyed(&mut self, key: String, item: Value) {
-        if let Some(index) = &mut self.index {
+        if let Some((_, index)) = &mut self.index {
             index.insert(key, self.items.len());
         }
         self.items.push(Arc::new(item));
     }
 
-    fn keyed(&mut self, key: impl Fn(&Value) -> Option<String>) -> &HashMap<String, usize> {
-        let items = &self.items;
-        self.index.get_or_insert_with(|| {
-            items.iter().enumerate().filter_map(|(at, item)| Some((key(item)?, at))).collect()
-        })
+    fn keyed(&mut self, key: Key) -> &HashMap<String, usize> {
+        if self.index.as_ref().is_none_or(|(kind, _)| *kind != key) {
+            let items = self.items.iter().enumerate();
+            let index = items.filter_map(|(at, item)| Some((key.of(item)?, at))).collect();
+            self.index = Some((key, index));
+        }
+        match &self.index {
+            Some((_, index)) => index,
+            None => unreachable!("made above"),
+        }
     }
 }
 

@@ -102,16 +102,19 @@ impl Log {
         self.fence = fence;
     }
 
-    /// Takes over events that the store wrote itself (a queued run was cancelled, say).
+    /// Takes over events that the store wrote itself (a queued run was cancelled, say), as far as
+    /// they touch what is in memory. Output that is not stored yet keeps its place and its marks.
     pub fn adopt_stored(&mut self, events: Vec<Event>) {
         for event in events {
-            if event.seq == self.next_seq() {
+            let end = self.next_seq();
+            if event.seq == end && self.stored == end {
                 self.bytes += weigh(&event.body);
                 self.events.push_back(event);
+                (self.stored, self.sent, self.visible) = (end + 1, end + 1, end + 1);
+            } else {
+                self.prepend_stored(event);
             }
         }
-        let end = self.next_seq();
-        (self.stored, self.sent, self.visible) = (end, end, end);
     }
 
     /// Puts a stored event in front of the oldest one in memory; ignored when it does not fit there.
@@ -139,8 +142,12 @@ impl Log {
     }
 
     fn take_until(&mut self, end: u64) -> Option<Segment> {
+        // A commit under way has taken what is visible, and more.
+        if end <= self.sent {
+            return None;
+        }
         let from = usize::try_from(self.sent - self.first).unwrap_or(usize::MAX);
-        let count = usize::try_from(end - self.sent).unwrap_or(0);
+        let count = usize::try_from(end - self.sent).unwrap_or(usize::MAX);
         let segment = Segment::encode(self.events.iter().skip(from).take(count))?;
         self.sent = end;
         Some(segment)
@@ -254,12 +261,14 @@ mod tests {
         /// Whatever the order of operations, segments are contiguous, readers see each number
         /// once, and trimming never drops what is not stored.
         #[test]
-        fn segments_are_gapless(ops in prop::collection::vec(0..6u8, 0..80)) {
+        fn segments_are_gapless(ops in prop::collection::vec(0..9u8, 0..80)) {
             let mut log = Log::new(1, 0);
             let mut in_store = 0;
             let mut reader = 0;
             for op in ops {
+                let committing = log.visible_seq() < log.next_seq();
                 match op {
+                    0 | 1 if committing => {}
                     0 | 1 => { log.append(Timestamp(0), token("x")); }
                     2 => if let Some(segment) = log.take_output() {
                         prop_assert!(segment.first_seq <= in_store);
@@ -267,7 +276,17 @@ mod tests {
                     },
                     3 => log.stored(in_store),
                     4 => log.resend(),
-                    _ => log.trim(0),
+                    5 => log.trim(0),
+                    6 => { log.append_hidden(Timestamp(0), fact()); }
+                    7 => {
+                        log.resend();
+                        if let Some(segment) = log.take_for_commit() {
+                            prop_assert!(segment.first_seq <= in_store);
+                            in_store = in_store.max(segment.end_seq);
+                        }
+                    }
+                    // The commit's answer; what it carried is in the store.
+                    _ => if in_store == log.next_seq() { log.committed() },
                 }
                 prop_assert!(log.first_seq() <= log.stored_seq());
                 prop_assert!(log.stored_seq() <= in_store);

@@ -57,6 +57,10 @@ pub struct Start {
     pub input: Vec<Write>,
     /// A cancel was asked for before the claim.
     pub cancel_requested: bool,
+    /// The reply that an earlier superstep committed.
+    pub reply: Option<Uuid>,
+    /// The run cannot be taken up at all (its state is damaged, say): it ends with this.
+    pub failed: Option<Failure>,
 }
 
 /// What happened.
@@ -256,7 +260,7 @@ impl Machine {
             unsaved: Vec::new(),
             cancel: None,
             drain: false,
-            reply: None,
+            reply: start.reply,
             usage: Usage::default(),
         };
         let mut effects = Vec::new();
@@ -269,6 +273,15 @@ impl Machine {
         effects.push(Effect::Show(Fact::new(EventKind::RunStarted, &data)));
 
         machine.due = if start.step < 0 { machine.plan.first() } else { start.next };
+        // What stops it before it starts must not touch the state: it may be what is wrong.
+        let poisoned = (start.fruitless >= POISON_LIMIT).then(|| {
+            let text = format!("started {} times without finishing a superstep", start.fruitless);
+            Failure::new(Code::Poisoned, text)
+        });
+        if let Some(failure) = start.failed.or(poisoned) {
+            machine.stop(Why::Failed(failure), &mut effects);
+            return (machine, effects);
+        }
         if start.step < 0
             && let Err(failure) = machine.take_in(start.input)
         {
@@ -277,12 +290,6 @@ impl Machine {
         }
         if start.cancel_requested {
             machine.stop(Why::Cancel { by: "request".to_owned() }, &mut effects);
-        } else if start.fruitless >= POISON_LIMIT {
-            let failure = Failure::new(
-                Code::Poisoned,
-                format!("started {} times without finishing a superstep", start.fruitless),
-            );
-            machine.stop(Why::Failed(failure), &mut effects);
         } else {
             machine.execute(&mut effects);
         }
@@ -440,11 +447,14 @@ impl Machine {
     // ## Executing => Stopping
     fn stop(&mut self, why: Why, effects: &mut Vec<Effect>) {
         let open: BTreeMap<u32, Arc<str>> = match std::mem::replace(&mut self.phase, Phase::Ended) {
-            Phase::Executing { calls } => calls
-                .into_iter()
-                .filter(|(_, call)| call.output.is_none())
-                .map(|(id, call)| (id, call.node))
-                .collect(),
+            Phase::Executing { calls } => {
+                // What finished calls used is paid for, though their writes are lost.
+                for output in calls.values().filter_map(|call| call.output.as_ref()) {
+                    self.usage.add(output.usage);
+                }
+                let open = calls.into_iter().filter(|(_, call)| call.output.is_none());
+                open.map(|(id, call)| (id, call.node)).collect()
+            }
             Phase::Stopping { .. } | Phase::Committing { .. } | Phase::Ended => BTreeMap::new(),
         };
         effects.extend(open.keys().map(|&call| Effect::AbortCall { call }));

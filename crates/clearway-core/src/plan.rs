@@ -177,7 +177,8 @@ impl Builder {
         if self.entry.is_empty() {
             return Err(InvalidPlan::NoEntry);
         }
-        let entry = self.entry.iter().map(position).collect::<Result<_, _>>()?;
+        // Each once, in plan order, as everywhere: a node has one call per superstep.
+        let entry: BTreeSet<usize> = self.entry.iter().map(position).collect::<Result<_, _>>()?;
         let mut nodes: Vec<PlanNode> = self
             .nodes
             .iter()
@@ -189,6 +190,7 @@ impl Builder {
                 nodes[from].next.push(position(to)?);
             }
         }
+        let entry = entry.into_iter().collect();
         Ok(Plan { channels: self.channels, nodes, entry, max_steps: self.max_steps })
     }
 }

@@ -207,6 +207,14 @@ impl WaitCell {
         self.token(now);
     }
 
+    /// Starts the account anew from what is stored, because that is what the store has booked.
+    pub fn restart(&self, kind: WaitKind, spent: Spent, now: Instant) {
+        let mut inner = self.lock();
+        *inner = Inner { kind, detail: "".into(), since: now, deadline: None, eta: None, spent };
+        drop(inner);
+        self.token(now);
+    }
+
     /// When the present wait should end, in the opinion of whoever grants it.
     pub fn expect(&self, eta: Option<Duration>) {
         self.lock().eta = eta;

@@ -11,15 +11,18 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use clearway_core::channel::State;
+use clearway_core::run::Usage;
 use clearway_core::wait::{Spent, WaitKind};
-use clearway_core::{CheckpointId, Code, Failure, RunId, RunRecord, Status, ThreadId};
+use clearway_core::{
+    CheckpointId, Code, Failure, Priority, RunId, RunRecord, Status, ThreadId, Timestamp,
+};
 use clearway_store::{Admission, Claim, NewRun};
 use tokio::sync::oneshot;
 
 use crate::agent::Agent;
-use crate::engine::Inner;
+use crate::engine::{Inner, bounded};
 use crate::executor::{Admitted, execute};
-use crate::live::{Live, lock};
+use crate::live::{End, Live, lock};
 use crate::metrics;
 use crate::pools::Slot;
 use crate::watchdog::Watched;
@@ -65,36 +68,28 @@ impl Inner {
             None => None,
         };
         let (id, thread) = (new.id, new.thread);
-        let admission = match self.store.create_run(new.clone()).await {
+        let admission = match bounded(self.store.create_run(new.clone())).await {
             // The answer was lost: the second try finds the run by its id and says so.
-            Err(error) if !error.certainly_aborted => self.store.create_run(new).await,
+            Err(error) if !error.certainly_aborted => bounded(self.store.create_run(new)).await,
             other => other,
         };
         if let (Ok(Admission::Claimed(claim)), Some(run)) =
             (&admission, ahead.take_if(|run| run.fits(&admission)))
         {
             let submitted = claimed(&claim.record);
-            if let Some(created) = &claim.created {
-                run.live.prepend(created.clone());
-            }
+            run.live.adopt(claim.created.clone().into_iter().collect());
             self.count_accepted(door);
             drop(run.admitted.send(Admitted(Box::new(claim.record.clone()))));
             return Ok(submitted);
         }
-        if ahead.take().is_some() {
-            // Not as foreseen. Dropping the sender ends the task, and with it the provider's call.
+        if let Some(run) = ahead.take() {
+            // Not as foreseen. Dropping the sender ends the task, and with it the provider's call;
+            // what it has said so far must not reach the store under the fence of the real run.
+            run.live.finish(End::Lost(Failure::new(Code::Internal, "not accepted as foreseen")));
             self.hub.forget(id);
             self.idle(thread, id);
         }
         let admission = admission?;
-        if let Admission::Existing(record) = &admission
-            && record.id == id
-            && record.status == Status::Running
-        {
-            // Claimed by the try whose answer was lost, so nobody executes it: back to the queue.
-            self.store.release(id, record.fence).await?;
-            self.wake_dispatcher();
-        }
         self.admitted(admission, slot, id, &agent.pool, door).await
     }
 
@@ -104,14 +99,20 @@ impl Inner {
         if new.claim.is_none() || new.idempotency.is_some() || new.thread_must_exist {
             return None;
         }
+        // Whoever waits in front of it goes first, and the store will say so.
+        let waits = |count: &clearway_store::PoolCount| count.pool == new.pool && count.ready > 0;
+        if self.store.pool_counts().iter().any(waits) {
+            return None;
+        }
         match lock(&self.busy).entry(new.thread) {
             Entry::Occupied(_) => return None,
             Entry::Vacant(free) => free.insert(new.id),
         };
-        if let Some((head, state)) = self.cache.take_any(new.thread) {
+        let cached = self.cache.take_for(new.thread, &new.tenant, new.owner.as_deref());
+        if let Some((head, state)) = cached {
             return Some(Foreseen { head: Some(head), state });
         }
-        if matches!(self.store.thread(new.thread).await, Ok(None)) {
+        if matches!(bounded(self.store.thread(new.thread)).await, Ok(None)) {
             return Some(Foreseen { head: None, state: State::new() });
         }
         self.idle(new.thread, new.id);
@@ -140,40 +141,20 @@ impl Inner {
     fn foreseen_record(&self, new: &NewRun) -> RunRecord {
         let now = self.clocks.now();
         RunRecord {
-            id: new.id,
             tenant: new.tenant.clone(),
             owner: new.owner.clone(),
             thread: new.thread,
-            thread_ord: 0,
             parent: new.parent,
             agent: new.agent.clone(),
             pool: new.pool.clone(),
             door: new.door.clone(),
             priority: new.priority,
-            status: Status::Running,
             metadata: new.metadata.clone(),
             input: new.input.clone(),
-            created_at: now,
-            ready_at: now,
-            started_at: Some(now),
-            ended_at: None,
             deadline_at: new.deadline.map(|deadline| now.plus(deadline)),
             working_limit: new.working_limit,
-            worked: Duration::ZERO,
-            attempt: 1,
-            fruitless: 0,
-            fence: 1,
             instance: Some(self.me),
-            cancel_requested: false,
-            step: -1,
-            next: Vec::new(),
-            commits: 0,
-            next_seq: 1,
-            committed_seq: 1,
-            checkpoint: None,
-            failure: None,
-            spent: Spent::default(),
-            usage: clearway_core::run::Usage::default(),
+            ..blank_record(new.id, now)
         }
     }
 
@@ -191,11 +172,8 @@ impl Inner {
                 let submitted = claimed(&claim.record);
                 match slot.or_else(|| self.pools.get(pool)?.take()) {
                     Some(slot) => self.launch(*claim, slot),
-                    None => {
-                        // Its slot went with a start that was not as foreseen: it queues for one.
-                        self.store.release(claim.record.id, claim.record.fence).await?;
-                        self.wake_dispatcher();
-                    }
+                    // Its slot went with a start that was not as foreseen: it queues for one.
+                    None => self.hand_back(&claim.record).await,
                 }
                 Ok(submitted)
             }
@@ -205,6 +183,7 @@ impl Inner {
                 let record = queued.record;
                 let live = self.attach_queued(&record, &queued.position);
                 live.adopt(vec![queued.created]);
+                self.tell_if_stopping(&live);
                 if let Some(interrupted) = queued.interrupted {
                     self.cancel_told(interrupted, "interrupt");
                 }
@@ -218,13 +197,18 @@ impl Inner {
                     position: Some(queued.position),
                 })
             }
-            Admission::Existing(record) => Ok(Submitted {
-                run: record.id,
-                thread: record.thread,
-                status: record.status,
-                existing: record.id != id,
-                position: None,
-            }),
+            Admission::Existing(record) => {
+                if record.id == id {
+                    self.found_again(&record).await;
+                }
+                Ok(Submitted {
+                    run: record.id,
+                    thread: record.thread,
+                    status: record.status,
+                    existing: record.id != id,
+                    position: None,
+                })
+            }
             Admission::QueueFull { queued } => {
                 let text = format!("pool `{pool}` is full: {queued} runs wait in front");
                 let mut failure = Failure::new(Code::Overloaded, text)
@@ -244,6 +228,37 @@ impl Inner {
                 Err(Error::new(Code::Forbidden, "the thread belongs to somebody else"))
             }
         }
+    }
+
+    /// Our own run was accepted by a try whose answer was lost.
+    async fn found_again(self: &Arc<Self>, record: &RunRecord) {
+        match record.status {
+            // Claimed by that try, so nobody executes it, unless the dispatcher was faster.
+            Status::Running if !self.hub.get(record.id).is_some_and(|live| live.is_executing()) => {
+                self.hand_back(record).await;
+            }
+            Status::Ready | Status::Blocked => {
+                let live = self.attach_waiting(record);
+                self.tell_if_stopping(&live);
+                self.arm_next(record.deadline_at);
+                self.wake_dispatcher();
+            }
+            Status::Running
+            | Status::Waiting
+            | Status::Success
+            | Status::Error
+            | Status::Timeout
+            | Status::Cancelled => {}
+        }
+    }
+
+    /// Returns a claimed run that has no task. It is accepted, so a store that will not do it now
+    /// is no reason to refuse: the renewals hand it back later.
+    async fn hand_back(&self, record: &RunRecord) {
+        if let Err(error) = bounded(self.store.release(record.id, record.fence)).await {
+            tracing::warn!(run.id = %record.id, "handing back failed, trying again later: {error}");
+        }
+        self.wake_dispatcher();
     }
 
     fn count_accepted(&self, door: &str) {
@@ -320,5 +335,45 @@ fn new_run(submit: Submit, agent: &Agent, id: RunId, queue_limit: u32) -> NewRun
             "agent": agent.name,
         }),
         claim: None,
+    }
+}
+
+/// A run that was just claimed for the first time, with nothing in it.
+pub(crate) fn blank_record(id: RunId, now: Timestamp) -> RunRecord {
+    RunRecord {
+        id,
+        tenant: String::new(),
+        owner: None,
+        thread: ThreadId(id.0),
+        thread_ord: 0,
+        parent: None,
+        agent: String::new(),
+        pool: String::new(),
+        door: String::new(),
+        priority: Priority::default(),
+        status: Status::Running,
+        metadata: serde_json::Map::new(),
+        input: serde_json::Value::Null,
+        created_at: now,
+        ready_at: now,
+        started_at: Some(now),
+        ended_at: None,
+        deadline_at: None,
+        working_limit: None,
+        worked: Duration::ZERO,
+        attempt: 1,
+        fruitless: 0,
+        fence: 1,
+        instance: None,
+        cancel_requested: false,
+        step: -1,
+        next: Vec::new(),
+        commits: 0,
+        next_seq: 1,
+        committed_seq: 1,
+        checkpoint: None,
+        failure: None,
+        spent: Spent::default(),
+        usage: Usage::default(),
     }
 }

@@ -8,7 +8,7 @@ use std::collections::HashMap;
 use std::sync::Mutex;
 
 use clearway_core::channel::State;
-use clearway_core::{CheckpointId, ThreadId};
+use clearway_core::{CheckpointId, RunRecord, ThreadId};
 
 use crate::live::lock;
 
@@ -28,6 +28,8 @@ struct Inner {
 #[derive(Debug)]
 struct Entry {
     head: CheckpointId,
+    tenant: String,
+    owner: Option<String>,
     state: State,
     weight: usize,
     used: u64,
@@ -46,9 +48,18 @@ impl StateCache {
         (entry.head == head).then_some(entry.state)
     }
 
-    /// Takes whatever is there, with the head it belongs to.
-    pub(crate) fn take_any(&self, thread: ThreadId) -> Option<(CheckpointId, State)> {
+    /// Takes what is there for a caller who may see it, with the head it belongs to.
+    pub(crate) fn take_for(
+        &self,
+        thread: ThreadId,
+        tenant: &str,
+        owner: Option<&str>,
+    ) -> Option<(CheckpointId, State)> {
         let mut inner = lock(&self.inner);
+        let entry = inner.entries.get(&thread)?;
+        if entry.tenant != tenant || entry.owner.as_deref() != owner {
+            return None;
+        }
         let entry = inner.entries.remove(&thread)?;
         inner.weight -= entry.weight;
         Some((entry.head, entry.state))
@@ -56,11 +67,16 @@ impl StateCache {
 
     /// Forgets a thread whose head was moved by somebody else.
     pub(crate) fn forget(&self, thread: ThreadId) {
-        drop(self.take_any(thread));
+        let mut inner = lock(&self.inner);
+        if let Some(entry) = inner.entries.remove(&thread) {
+            inner.weight -= entry.weight;
+        }
     }
 
-    pub(crate) fn put(&self, thread: ThreadId, head: CheckpointId, state: State) {
+    /// Keeps the state that `run` has left at `head`.
+    pub(crate) fn put(&self, run: &RunRecord, head: CheckpointId, state: State) {
         const ENTRY: usize = 256;
+        let thread = run.thread;
         let weight = state.weight() + ENTRY;
         if weight > self.limit {
             return;
@@ -68,7 +84,9 @@ impl StateCache {
         let mut inner = lock(&self.inner);
         inner.clock += 1;
         let used = inner.clock;
-        if let Some(old) = inner.entries.insert(thread, Entry { head, state, weight, used }) {
+        let (tenant, owner) = (run.tenant.clone(), run.owner.clone());
+        let entry = Entry { head, tenant, owner, state, weight, used };
+        if let Some(old) = inner.entries.insert(thread, entry) {
             inner.weight -= old.weight;
         }
         inner.weight += weight;
@@ -99,6 +117,7 @@ impl Inner {
 #[cfg(test)]
 mod tests {
     use clearway_core::channel::Op;
+    use clearway_core::{RunId, Timestamp};
     use uuid::Uuid;
 
     use super::*;
@@ -109,12 +128,32 @@ mod tests {
         state
     }
 
+    fn run(n: u128, owner: &str) -> RunRecord {
+        RunRecord {
+            tenant: "default".to_owned(),
+            owner: Some(owner.to_owned()),
+            thread: ThreadId(Uuid::from_u128(n)),
+            ..crate::admission::blank_record(RunId(Uuid::nil()), Timestamp(0))
+        }
+    }
+
+    #[test]
+    fn a_state_is_handed_out_to_its_owner_only() {
+        let cache = StateCache::new(10_000);
+        let (thread, head) = (ThreadId(Uuid::from_u128(1)), CheckpointId(Uuid::from_u128(9)));
+        cache.put(&run(1, "ada"), head, state(10));
+        assert!(cache.take_for(thread, "default", Some("bob")).is_none());
+        assert!(cache.take_for(thread, "other", Some("ada")).is_none());
+        assert!(cache.take_for(thread, "default", None).is_none());
+        assert_eq!(cache.take_for(thread, "default", Some("ada")).unwrap().0, head);
+    }
+
     #[test]
     fn the_oldest_give_way_and_heads_must_match() {
         let cache = StateCache::new(10_000);
         let id = |n: u128| Uuid::from_u128(n);
         for n in 0..20 {
-            cache.put(ThreadId(id(n)), CheckpointId(id(n)), state(1000));
+            cache.put(&run(n, "ada"), CheckpointId(id(n)), state(1000));
         }
         assert!(cache.take(ThreadId(id(0)), CheckpointId(id(0))).is_none(), "evicted");
         assert!(cache.take(ThreadId(id(19)), CheckpointId(id(7))).is_none(), "another head");
@@ -123,7 +162,7 @@ mod tests {
             "and then it is gone"
         );
         assert!(cache.take(ThreadId(id(18)), CheckpointId(id(18))).is_some());
-        cache.put(ThreadId(id(1)), CheckpointId(id(1)), state(20_000));
+        cache.put(&run(1, "ada"), CheckpointId(id(1)), state(20_000));
         assert!(
             cache.take(ThreadId(id(1)), CheckpointId(id(1))).is_none(),
             "larger than the cache"

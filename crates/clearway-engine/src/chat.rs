@@ -62,7 +62,7 @@ impl Node for ChatNode {
             deadline: cx.deadline,
             wait: cx.wait.clone(),
             probe: cx.probe.clone(),
-            call_id: format!("{}-{}-{}", cx.run, cx.step, cx.attempt),
+            call_id: format!("{}-{}-{}-{}", cx.run, cx.step, cx.node, cx.attempt),
         };
         let mut stream = cx
             .upstream

@@ -11,7 +11,7 @@ use clearway_core::RunId;
 use clearway_core::wait::WaitKind;
 use clearway_store::{Appended, Claim, ClaimRequest, OutputSegment, Swept};
 
-use crate::engine::Inner;
+use crate::engine::{Inner, bounded};
 use crate::executor::execute;
 use crate::live::{End, Live, lock};
 use crate::pools::Slot;
@@ -57,7 +57,10 @@ impl Inner {
         // Slots are taken before the store is asked, so a run is never claimed without one.
         let mut slots: BTreeMap<String, Vec<Slot>> = BTreeMap::new();
         for count in self.store.pool_counts() {
-            let Some(pool) = self.pools.get(&count.pool) else { continue };
+            // A pool that the configuration lost since: its runs get to an end in another.
+            let Some(pool) = self.pools.get(&count.pool).or_else(|| self.pools.any()) else {
+                continue;
+            };
             let most = count.ready.min(CLAIM_AT_ONCE) as usize;
             let free: Vec<Slot> = std::iter::from_fn(|| pool.take()).take(most).collect();
             if !free.is_empty() {
@@ -72,7 +75,7 @@ impl Inner {
             slots: slots.iter().map(|(pool, free)| (pool.clone(), free.len() as u32)).collect(),
             ageing: self.options.ageing,
         };
-        match self.store.claim(request).await {
+        match bounded(self.store.claim(request)).await {
             Ok(claims) => {
                 let any = !claims.is_empty();
                 for claim in claims {
@@ -101,6 +104,8 @@ impl Inner {
             live.adopt(vec![created]);
         }
         live.claimed(record.fence, record.next_seq);
+        // The claim has booked the time in the queue, so the account goes on from there.
+        live.wait.restart(WaitKind::Work, record.spent.clone(), crate::clock::instant());
         let run = record.id;
         lock(&self.busy).insert(record.thread, run);
         self.tasks.spawn(Watched::new(run, execute(self.clone(), claim, live, slot, None)));
@@ -155,7 +160,7 @@ impl Inner {
             return;
         }
         self.metrics.segments.inc_by(output.len() as u64);
-        let answers = match self.store.append(output).await {
+        let answers = match bounded(self.store.append(output)).await {
             Ok(answers) => answers.into_iter().map(Some).collect(),
             Err(error) => {
                 // Output stays in memory and is sent again; the run's commit will report a store
@@ -178,7 +183,7 @@ impl Inner {
                 () = self.tasks.hard.cancelled() => return,
                 () = tokio::time::sleep(RENEW_EVERY) => {}
             }
-            let renewal = match self.store.renew(self.me).await {
+            let renewal = match bounded(self.store.renew(self.me)).await {
                 Ok(renewal) => renewal,
                 Err(error) => {
                     tracing::warn!("the lease could not be renewed, trying again: {error}");
@@ -198,7 +203,7 @@ impl Inner {
                 .filter(|(run, _)| !self.hub.get(*run).is_some_and(|live| live.is_executing()))
                 .collect();
             for &(run, fence) in lost.intersection(&orphans) {
-                match self.store.release(run, fence).await {
+                match bounded(self.store.release(run, fence)).await {
                     Ok(true) => {
                         tracing::warn!(run.id = %run, "handed back a run that had no task");
                         self.wake_dispatcher();
@@ -217,20 +222,18 @@ impl Inner {
         let mut pause = Duration::ZERO;
         loop {
             tokio::select! {
-                () = self.tasks.soft.cancelled() => return,
+                // Not at the soft stop: what is queued keeps its deadline while the server drains.
+                () = self.tasks.hard.cancelled() => return,
                 () = self.deadline_armed.notified() => {
                     // A run with an earlier deadline was queued: look when it is due.
                     pause = self.until_armed(SWEEP_EVERY);
                     if !pause.is_zero() {
-                        tokio::select! {
-                            () = self.tasks.soft.cancelled() => return,
-                            () = tokio::time::sleep(pause) => {}
-                        }
+                        continue;
                     }
                 }
                 () = tokio::time::sleep(pause) => {}
             }
-            pause = match self.store.sweep(self.me).await {
+            pause = match bounded(self.store.sweep(self.me)).await {
                 Ok(swept) => self.swept(swept),
                 Err(error) => {
                     tracing::warn!("sweeping failed, trying again: {error}");
@@ -278,6 +281,9 @@ impl Inner {
         record: clearway_core::RunRecord,
         reply: Option<clearway_core::Message>,
     ) {
+        if live.is_over() {
+            return;
+        }
         live.finish(End::Ended { record: Arc::new(record), reply });
         self.hub.retire(live.run);
     }

@@ -7,13 +7,13 @@ use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use clearway_core::channel::Op;
-use clearway_core::event::Event;
+use clearway_core::event::{Body, Event};
 use clearway_core::message::Role;
 use clearway_core::plan::MESSAGES;
 use clearway_core::thread::ThreadRecord;
 use clearway_core::wait::{Spent, WaitKind, Waiting};
 use clearway_core::{
-    Clock, Code, InstanceId, Message, RunId, RunRecord, Status, ThreadId, Timestamp,
+    Clock, Code, Failure, InstanceId, Message, RunId, RunRecord, Status, ThreadId, Timestamp,
 };
 use clearway_store::{Cancelled, QueuePosition, RunQuery, Store, ThreadState};
 use clearway_upstream::Upstream;
@@ -55,7 +55,7 @@ pub(crate) struct Inner {
     pub tasks: Tasks,
     pub metrics: Metrics,
     /// Some run may be ready.
-    pub ready: Notify,
+    pub ready: Arc<Notify>,
     /// A deadline earlier than all known ones was added.
     pub deadline_armed: Notify,
     /// The earliest deadline of a queued run, in store time; `i64::MAX` for none.
@@ -92,12 +92,13 @@ impl Engine {
             Error::new(Code::Internal, format!("the watchdog's thread cannot be started: {error}"))
         })?;
         let limits = &options.limits;
+        let ready = Arc::new(Notify::new());
         let inner = Arc::new(Inner {
             me,
             hub: Hub::new(clock.clone(), limits.output_bytes, limits.ended_runs),
             cache: StateCache::new(limits.cache_bytes),
             busy: Mutex::default(),
-            pools: Pools::new(&options.pools),
+            pools: Pools::new(&options.pools, &ready),
             options,
             store,
             upstream,
@@ -106,7 +107,7 @@ impl Engine {
             ids,
             tasks: Tasks::new(),
             metrics: Metrics::new(),
-            ready: Notify::new(),
+            ready,
             deadline_armed: Notify::new(),
             next_deadline: AtomicI64::new(i64::MAX),
             watchdog,
@@ -197,11 +198,18 @@ impl Engine {
     /// # Errors
     /// `run_not_found`, `store_unavailable`.
     pub async fn cancel(&self, run: RunId, by: &str) -> Result<CancelOutcome, Error> {
-        if let Some(live) = self.inner.hub.get(run).filter(|live| live.is_executing()) {
+        let executing = self.inner.hub.get(run).filter(|live| live.is_executing());
+        if let Some(live) = &executing {
             live.cancel.request(by);
         }
-        match self.inner.store.cancel_run(run, by).await? {
+        match bounded(self.inner.store.cancel_run(run, by)).await? {
             Cancelled::NotFound => Err(no_run(run)),
+            // Our own signal was faster than the request on its way to the store.
+            Cancelled::AlreadyEnded { record }
+                if executing.is_some() && record.status == Status::Cancelled =>
+            {
+                Ok(CancelOutcome::Requested)
+            }
             Cancelled::AlreadyEnded { record } => Ok(CancelOutcome::AlreadyEnded(record)),
             Cancelled::Requested { .. } => {
                 // The signal is kept for a task that has been claimed and not yet begun.
@@ -222,15 +230,9 @@ impl Engine {
     /// # Errors
     /// `run_not_found`; the code of why this instance let go of it; `store_unavailable`.
     pub async fn wait(&self, run: RunId) -> Result<RunRecord, Error> {
-        let live = match self.inner.hub.get(run) {
-            Some(live) => live,
-            None => {
-                let record = self.inner.record(run).await?;
-                if record.status.is_terminal() {
-                    return Ok(record);
-                }
-                self.inner.attach_waiting(&record)
-            }
+        let live = match self.inner.find(run).await? {
+            Found::Live(live) => live,
+            Found::Ended(record) => return Ok(*record),
         };
         let mut end = live.end();
         let end = end.wait_for(Option::is_some).await.ok().and_then(|end| (*end).clone());
@@ -259,9 +261,23 @@ impl Engine {
             Op::Assign(_) | Op::Add(_) => &[],
         });
         let is_reply = |message: &Message| message.role == Role::Ai;
-        Ok(std::iter::from_fn(|| messages.next_back())
-            .filter_map(Message::from_value)
-            .find(is_reply))
+        let newest = std::iter::from_fn(|| messages.next_back());
+        if let Some(reply) = newest.filter_map(Message::from_value).find(is_reply) {
+            return Ok(Some(reply));
+        }
+        // The last superstep said nothing: the end names a message of an earlier one.
+        let end = record.next_seq.saturating_sub(1);
+        let page = self.inner.store.read_log(record.id, end, 1).await?;
+        let Some(Body::Fact(ended)) = page.events.into_iter().next().map(|event| event.body) else {
+            return Ok(None);
+        };
+        let Some(id) = ended.json()["reply_message_id"].as_str().map(ToOwned::to_owned) else {
+            return Ok(None);
+        };
+        let state = self.inner.store.state(record.thread, Some(checkpoint)).await?;
+        let named = |message: &&Arc<serde_json::Value>| message["id"] == *id;
+        let found = state.as_ref().and_then(|at| at.state.list(MESSAGES).iter().rev().find(named));
+        Ok(found.and_then(|message| Message::from_value(message)))
     }
 
     /// Text that a running run has produced so far; empty when it does not run here.
@@ -275,12 +291,9 @@ impl Engine {
     /// `run_not_found`, `store_unavailable`.
     pub async fn subscribe(&self, run: RunId, from: From) -> Result<Subscription, Error> {
         let inner = &self.inner;
-        let live = match inner.hub.get(run) {
-            Some(live) => Some(live),
-            None => {
-                let record = inner.record(run).await?;
-                (!record.status.is_terminal()).then(|| inner.attach_waiting(&record))
-            }
+        let live = match inner.find(run).await? {
+            Found::Live(live) => Some(live),
+            Found::Ended(_) => None,
         };
         let cursor = match from {
             From::Start => 0,
@@ -321,7 +334,9 @@ impl Engine {
         }
         over &= events.len() <= limit;
         events.truncate(limit);
-        let next = (!over).then(|| events.last().map(|event| event.seq)).flatten();
+        // An empty page of a run that goes on says where to look again.
+        let last = events.last().map(|event| event.seq);
+        let next = last.or_else(|| subscription.position().checked_sub(1)).filter(|_| !over);
         Ok((events, next))
     }
 
@@ -379,16 +394,21 @@ impl Engine {
         let inner = &self.inner;
         let deadline = instant() + grace;
         inner.tasks.soft.cancel();
+        // What waits now does not start here any more; whoever waits for it is told so.
+        for live in inner.hub.waiting() {
+            inner.tell_if_stopping(&live);
+        }
         while !inner.hub.executing().is_empty() && instant() < deadline {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
         inner.tasks.hard.cancel();
-        let bound = HAND_BACK.max(Duration::from_millis(100));
-        if tokio::time::timeout(bound, inner.tasks.close()).await.is_err() {
+        if tokio::time::timeout(HAND_BACK, inner.tasks.close()).await.is_err() {
             tracing::warn!(left = inner.tasks.len(), "tasks did not end in time");
         }
-        if let Err(error) = inner.store.close(inner.me).await {
-            tracing::warn!("closing the store: {error}");
+        match tokio::time::timeout(HAND_BACK, inner.store.close(inner.me)).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => tracing::warn!("closing the store: {error}"),
+            Err(_) => tracing::warn!("the store did not close in time"),
         }
     }
 }
@@ -405,6 +425,36 @@ impl Inner {
         Duration::from_millis(ms).clamp(Duration::from_secs(1), Duration::from_secs(600))
     }
 
+    /// The live end of a run, or its row if it has ended.
+    async fn find(&self, run: RunId) -> Result<Found, Error> {
+        if let Some(live) = self.hub.get(run) {
+            return Ok(Found::Live(live));
+        }
+        let record = self.record(run).await?;
+        if record.status.is_terminal() {
+            return Ok(Found::Ended(Box::new(record)));
+        }
+        let live = self.attach_waiting(&record);
+        self.tell_if_stopping(&live);
+        // It may have ended before anybody could know that somebody waits: so look once more.
+        let record = self.record(run).await?;
+        if record.status.is_terminal() {
+            self.hub.forget(run);
+            self.finish_live(&live, record.clone(), None);
+            return Ok(Found::Ended(Box::new(record)));
+        }
+        Ok(Found::Live(live))
+    }
+
+    /// While the server stops, a run that waits is not going to start here.
+    pub(crate) fn tell_if_stopping(&self, live: &Arc<Live>) {
+        if self.tasks.soft.is_cancelled() && !live.is_executing() && !live.is_over() {
+            let text = "the server is stopping; the run starts when it is back";
+            live.finish(End::Lost(Failure::new(Code::ShuttingDown, text).retryable()));
+            self.hub.forget(live.run);
+        }
+    }
+
     pub(crate) fn attach_queued(&self, record: &RunRecord, position: &QueuePosition) -> Arc<Live> {
         let (kind, detail) = match (record.status, position.thread_active) {
             (Status::Blocked, Some(active)) => (WaitKind::Thread, format!("run {active}")),
@@ -418,7 +468,7 @@ impl Inner {
     }
 
     /// The live end of a run that waits in the store and is not known here yet.
-    fn attach_waiting(&self, record: &RunRecord) -> Arc<Live> {
+    pub(crate) fn attach_waiting(&self, record: &RunRecord) -> Arc<Live> {
         let (kind, detail) = waits_for(record);
         self.hub.attach(record.id, kind, &detail, record.spent.clone(), record.next_seq)
     }
@@ -602,10 +652,39 @@ impl Inner {
         let at = self.next_deadline.load(Ordering::Acquire);
         let now = self.clocks.now();
         if at <= now.0 {
-            self.next_deadline.store(i64::MAX, Ordering::Release);
+            // Only this one: an earlier deadline may be arriving at this very moment.
+            let order = (Ordering::AcqRel, Ordering::Acquire);
+            let _ = self.next_deadline.compare_exchange(at, i64::MAX, order.0, order.1);
         }
         Timestamp(at).since(now).min(most)
     }
+}
+
+/// A run as [`Inner::find`] finds it.
+enum Found {
+    Live(Arc<Live>),
+    Ended(Box<RunRecord>),
+}
+
+/// A store that does not answer within this is treated as one whose answer was lost.
+const STORE_LIMIT: Duration = Duration::from_secs(30);
+
+/// Waits for the store, but not for ever.
+pub(crate) async fn bounded<T>(
+    call: impl Future<Output = clearway_store::Result<T>>,
+) -> clearway_store::Result<T> {
+    bounded_by(instant() + STORE_LIMIT, call).await
+}
+
+/// Waits for the store until `limit`; after that the outcome is unknown.
+pub(crate) async fn bounded_by<T>(
+    limit: Instant,
+    call: impl Future<Output = clearway_store::Result<T>>,
+) -> clearway_store::Result<T> {
+    tokio::time::timeout_at(limit.into(), call).await.unwrap_or_else(|_| {
+        let text = "the store did not answer in time";
+        Err(clearway_store::Error::new(clearway_store::ErrorKind::Other, text).outcome_unknown())
+    })
 }
 
 /// What a waiting run's row says about its wait.

@@ -32,7 +32,7 @@ use uuid::Uuid;
 
 use crate::agent::{Agent, Ctx};
 use crate::clock::instant;
-use crate::engine::Inner;
+use crate::engine::{Inner, bounded_by};
 use crate::live::{End, Live};
 use crate::pools::Slot;
 use crate::started::{Context, Started};
@@ -64,11 +64,17 @@ pub(crate) async fn execute(
     if claim.record.attempt > 1 {
         inner.metrics.resumed.inc();
     }
-    let outcome = Executor::drive(inner.clone(), claim, live, context, ahead).await;
+    let drive = Executor::drive(inner.clone(), claim, live.clone(), context, ahead);
+    let outcome = AssertUnwindSafe(drive).catch_unwind().await.unwrap_or_else(|panic| {
+        // Not in a node, whose panics are the run's failure: in what surrounds it, or in a drop.
+        give_up(&inner, &live, panicked("executor", panic.as_ref()))
+    });
     log.end(outcome);
-    inner.idle(thread, run);
+    // A start that was not accepted is followed by the real one, under the same id.
+    if outcome != NOT_ACCEPTED {
+        inner.idle(thread, run);
+    }
     drop(slot);
-    inner.wake_dispatcher();
 }
 
 struct Executor {
@@ -86,7 +92,7 @@ struct Executor {
     admission: Option<oneshot::Receiver<Admitted>>,
     /// The end that the commit under way will make, once it is durable.
     ending: Option<(Status, Option<Failure>, Option<Uuid>)>,
-    /// Newest checkpoint, as of the commit under way.
+    /// The newest checkpoint of this run under this lease, as of the commit under way.
     head: Option<CheckpointId>,
     deadline: Deadline,
     claimed_at: Instant,
@@ -128,13 +134,19 @@ impl Executor {
         let now = instant();
         let agent = inner.agents.get(&claim.record.agent);
         let deadline = deadline_of(&inner, &claim.record, agent.as_deref(), now);
+        let mut failed = None;
         let (state, admission) = match ahead {
             Some((state, admission)) => (state, Some(admission)),
             None => {
                 live.wait.enter(WaitKind::Store, "loading the thread", Some(deadline), now);
                 match load_state(&inner, &claim, deadline).await {
                     Ok(state) => (state, None),
-                    Err(failure) => return give_up(&inner, &live, failure),
+                    Err(failure) if failure.retryable => return give_up(&inner, &live, failure),
+                    // Trying again would find the same damage: the run ends and says so.
+                    Err(failure) => {
+                        failed = Some(failure);
+                        (State::new(), None)
+                    }
                 }
             }
         };
@@ -142,7 +154,9 @@ impl Executor {
         let plan = agent
             .as_ref()
             .map_or_else(|| Arc::new(Plan::chat("agent")), |agent| agent.plan.clone());
-        let (machine, effects) = Machine::start(start(&claim, plan, state));
+        let reply = earlier_reply(&claim.record, &plan, &state);
+        let start = Start { reply, failed, ..start(&claim, plan, state) };
+        let (machine, effects) = Machine::start(start);
         let executor = Self {
             inner,
             live,
@@ -156,7 +170,7 @@ impl Executor {
             held: None,
             admission,
             ending: None,
-            head: claim.head,
+            head: None,
             deadline,
             claimed_at: now,
             cancel_at: None,
@@ -194,7 +208,7 @@ impl Executor {
                 biased;
                 admitted = poll_admission(&mut self.admission), if self.admission.is_some() => {
                     self.admission = None;
-                    let Ok(Admitted(record)) = admitted else { return "not_accepted" };
+                    let Ok(Admitted(record)) = admitted else { return NOT_ACCEPTED };
                     self.accepted(*record);
                     None
                 }
@@ -400,6 +414,7 @@ impl Executor {
         let step = self.record.step;
         let next = std::mem::take(&mut self.record.next);
         self.record = RunRecord { step, next, ..record };
+        self.live.flush_again();
         if let Some(commit) = self.held.take() {
             self.send(commit);
         }
@@ -467,8 +482,11 @@ impl Executor {
             committed_seq: self.live.run_log().1,
             ..self.record.clone()
         };
-        if let Some(head) = self.head {
-            self.inner.cache.put(record.thread, head, state);
+        // A run that was stopped may have been stopped by a reset, which moved the head.
+        if let Some(head) = self.head
+            && status == Status::Success
+        {
+            self.inner.cache.put(&record, head, state);
         }
         self.inner.observe_end(&record, self.live.first_output(), self.claimed_at);
         self.inner.finish_live(&self.live, record, reply);
@@ -513,7 +531,7 @@ async fn send_commit(inner: Arc<Inner>, commit: StepCommit, give_up: Instant) ->
     let started = instant();
     let mut pause = Duration::from_millis(20);
     loop {
-        match inner.store.commit(commit.clone()).await {
+        match bounded_by(give_up, inner.store.commit(commit.clone())).await {
             Ok(ack) => {
                 let took = instant().saturating_duration_since(started);
                 inner.metrics.commit.observe(took.as_secs_f64());
@@ -563,7 +581,7 @@ async fn load_state(inner: &Inner, claim: &Claim, deadline: Deadline) -> Result<
     let mut state = match inner.cache.take(claim.record.thread, head) {
         Some(state) => state,
         None => loop {
-            match inner.store.state(claim.record.thread, Some(head)).await {
+            match bounded_by(deadline.0, inner.store.state(claim.record.thread, Some(head))).await {
                 Ok(Some(found)) => break found.state,
                 Ok(None) => {
                     let text =
@@ -574,7 +592,11 @@ async fn load_state(inner: &Inner, claim: &Claim, deadline: Deadline) -> Result<
                     tracing::warn!(run.id = %claim.record.id, "the thread's state cannot be read yet: {error}");
                     tokio::time::sleep(Duration::from_millis(100)).await;
                 }
-                Err(error) => return Err(Failure::new(error.code(), error.message)),
+                Err(error) => {
+                    let lasting = error.certainly_aborted && !error.is_transient();
+                    let failure = Failure::new(error.code(), error.message);
+                    return Err(if lasting { failure } else { failure.retryable() });
+                }
             }
         },
     };
@@ -608,8 +630,30 @@ fn start(claim: &Claim, plan: Arc<Plan>, state: State) -> Start {
         has_void_output: record.attempt > 1,
         input,
         cancel_requested: record.cancel_requested,
+        reply: None,
+        failed: None,
     }
 }
+
+/// The reply that earlier supersteps of a run committed, before it was taken over.
+///
+/// Ids of a run's messages are derived, so they are found again in the state.
+fn earlier_reply(record: &RunRecord, plan: &Plan, state: &State) -> Option<Uuid> {
+    let messages = state.list(MESSAGES);
+    (0..=record.step).rev().find_map(|step| {
+        let ids =
+            plan.node_names().map(|node| clearway_core::id::message_id(record.id, step, node, 0));
+        ids.filter(|id| {
+            let id = id.to_string();
+            // This run's messages are the newest ones.
+            messages.iter().rev().take(EARLIER_MESSAGES).any(|message| message["id"] == *id)
+        })
+        .last()
+    })
+}
+
+/// How far back a taken-over run looks for its own messages.
+const EARLIER_MESSAGES: usize = 512;
 
 fn run_ended(
     status: Status,
@@ -643,6 +687,9 @@ fn panicked(node: &str, panic: &(dyn std::any::Any + Send)) -> Failure {
     tracing::error!(node, "a node panicked: {text}");
     Failure::new(Code::Internal, format!("node `{node}` panicked; the log says where"))
 }
+
+/// Outcome of a start ahead that the store did not accept.
+const NOT_ACCEPTED: &str = "not_accepted";
 
 /// How long a run may try to write down its end after its deadline.
 const STORE_GRACE: Duration = Duration::from_secs(10);

@@ -43,6 +43,6 @@ pub use watchdog::{Lag, Watchdog};
 
 // What the doors and the façade need from below, so that they depend on the engine alone.
 pub use clearway_store::{
-    PoolCount, QueuePosition, RunPage, RunQuery, Store, StoreInfo, ThreadState,
+    Idempotency, PoolCount, QueuePosition, RunPage, RunQuery, Store, StoreInfo, ThreadState,
 };
 pub use clearway_upstream as upstream;

@@ -48,8 +48,10 @@ pub(crate) enum End {
 #[derive(Debug)]
 struct LiveState {
     log: Log,
-    wakers: Vec<Waker>,
+    /// Of readers that wait, by reader.
+    wakers: Vec<(u64, Waker)>,
     readers: usize,
+    next_reader: u64,
     output_bytes: usize,
     /// Listed with the flusher.
     dirty: bool,
@@ -107,6 +109,8 @@ pub(crate) struct Cursor {
     pub seq: u64,
     /// Which incarnation of the live log the number belongs to.
     pub epoch: u32,
+    /// Whose place it is.
+    pub reader: u64,
 }
 
 /// What a reader's poll found.
@@ -131,6 +135,10 @@ impl Live {
         let now = self.clock.now();
         let is_delta = matches!(body, Body::Delta(_));
         let mut state = lock(&self.state);
+        // A call's context may outlive its call; what it says then belongs to nobody.
+        if state.over || !state.executing || state.log.visible_seq() != state.log.next_seq() {
+            return Err(Failure::new(Code::Internal, "output after the call has ended"));
+        }
         let before = state.log.bytes();
         state.log.append(now, body);
         state.output_bytes += state.log.bytes() - before;
@@ -230,18 +238,13 @@ impl Live {
         state.executing = false;
     }
 
-    /// Events that the store wrote itself.
+    /// Events that the store wrote itself: event 0, or the end of a run that waited.
     pub(crate) fn adopt(&self, events: Vec<Event>) {
         let mut state = lock(&self.state);
         state.log.adopt_stored(events);
         let wakers = state.take_wakers();
         drop(state);
         wakers.wake();
-    }
-
-    /// Puts event 0 in front of a log that was begun before the run was accepted.
-    pub(crate) fn prepend(&self, event: Event) {
-        lock(&self.state).log.prepend_stored(event);
     }
 
     /// No event will follow; whoever waits is told how it ended.
@@ -259,6 +262,20 @@ impl Live {
 
     pub(crate) fn end(&self) -> watch::Receiver<Option<End>> {
         self.end.subscribe()
+    }
+
+    /// Output that was refused before the run was accepted is offered again.
+    pub(crate) fn flush_again(self: &Arc<Self>) {
+        let mut state = lock(&self.state);
+        let flush = state.log.has_unsent() && !std::mem::replace(&mut state.dirty, true);
+        drop(state);
+        if flush {
+            self.dirty.add(self.clone());
+        }
+    }
+
+    pub(crate) fn is_over(&self) -> bool {
+        lock(&self.state).over
     }
 
     pub(crate) fn is_executing(&self) -> bool {
@@ -300,11 +317,14 @@ impl Live {
     pub(crate) fn join_reader(&self, seq: u64) -> Cursor {
         let mut state = lock(&self.state);
         state.readers += 1;
-        Cursor { seq, epoch: state.epoch }
+        state.next_reader += 1;
+        Cursor { seq, epoch: state.epoch, reader: state.next_reader }
     }
 
-    pub(crate) fn leave_reader(&self) {
-        lock(&self.state).readers -= 1;
+    pub(crate) fn leave_reader(&self, cursor: Cursor) {
+        let mut state = lock(&self.state);
+        state.readers -= 1;
+        state.wakers.retain(|(reader, _)| *reader != cursor.reader);
     }
 
     /// Copies visible events from `cursor` on into `out`, at most `max`.
@@ -338,8 +358,9 @@ impl Live {
         if state.over {
             return Read::Over;
         }
-        if !state.wakers.iter().any(|known| known.will_wake(waker)) {
-            state.wakers.push(waker.clone());
+        match state.wakers.iter_mut().find(|(reader, _)| *reader == cursor.reader) {
+            Some((_, known)) => known.clone_from(waker),
+            None => state.wakers.push((cursor.reader, waker.clone())),
         }
         Read::Pending
     }
@@ -352,11 +373,11 @@ impl Live {
 }
 
 /// Wakers taken out from under the lock.
-struct Wakers(Vec<Waker>);
+struct Wakers(Vec<(u64, Waker)>);
 
 impl Wakers {
     fn wake(self) {
-        self.0.into_iter().for_each(Waker::wake);
+        self.0.into_iter().for_each(|(_, waker)| waker.wake());
     }
 }
 
@@ -414,6 +435,7 @@ impl Hub {
                     log: Log::new(0, next_seq),
                     wakers: Vec::new(),
                     readers: 0,
+                    next_reader: 0,
                     output_bytes: 0,
                     dirty: false,
                     executing: false,
@@ -444,6 +466,12 @@ impl Hub {
 
     pub(crate) fn forget(&self, run: RunId) {
         lock(&self.inner).runs.remove(&run);
+    }
+
+    /// Runs that nobody drives here and that have not ended.
+    pub(crate) fn waiting(&self) -> Vec<Arc<Live>> {
+        let waits = |live: &&Arc<Live>| !live.is_executing() && !live.is_over();
+        lock(&self.inner).runs.values().filter(waits).cloned().collect()
     }
 
     /// Runs that tasks drive here.

@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 
 use crate::PoolOptions;
 
@@ -18,25 +18,44 @@ pub(crate) struct Pool {
     pub slots: u32,
     pub queue: u32,
     free: Arc<Semaphore>,
+    freed: Arc<Notify>,
 }
 
-/// A place in a pool; dropping it frees the place.
+/// A place in a pool; dropping it frees the place and tells whoever hands places out.
 #[derive(Debug)]
 pub(crate) struct Slot {
-    _permit: OwnedSemaphorePermit,
+    permit: Option<OwnedSemaphorePermit>,
+    freed: Arc<Notify>,
+}
+
+impl Drop for Slot {
+    fn drop(&mut self) {
+        // The permit first: who is told must find it.
+        self.permit.take();
+        self.freed.notify_one();
+    }
 }
 
 impl Pools {
-    pub(crate) fn new(options: &[PoolOptions]) -> Self {
+    /// `freed` is notified whenever a slot comes back.
+    pub(crate) fn new(options: &[PoolOptions], freed: &Arc<Notify>) -> Self {
         let pool = |options: &PoolOptions| {
             let free = Arc::new(Semaphore::new(options.slots as usize));
-            (options.name.clone(), Pool { slots: options.slots, queue: options.queue, free })
+            (
+                options.name.clone(),
+                Pool { slots: options.slots, queue: options.queue, free, freed: freed.clone() },
+            )
         };
         Self(options.iter().map(pool).collect())
     }
 
     pub(crate) fn get(&self, name: &str) -> Option<&Pool> {
         self.0.get(name)
+    }
+
+    /// The pool of runs whose own pool is no longer configured.
+    pub(crate) fn any(&self) -> Option<&Pool> {
+        self.0.values().next()
     }
 
     pub(crate) fn iter(&self) -> impl Iterator<Item = (&str, &Pool)> {
@@ -47,7 +66,8 @@ impl Pools {
 impl Pool {
     /// A free slot, if there is one now.
     pub(crate) fn take(&self) -> Option<Slot> {
-        self.free.clone().try_acquire_owned().ok().map(|permit| Slot { _permit: permit })
+        let permit = self.free.clone().try_acquire_owned().ok()?;
+        Some(Slot { permit: Some(permit), freed: self.freed.clone() })
     }
 
     pub(crate) fn running(&self) -> u32 {

@@ -10,11 +10,11 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use clearway_core::event::Event;
-use clearway_core::{Code, EventId, RunId};
+use clearway_core::{Code, EventId, Failure, RunId};
 use clearway_store::{LogPage, Store};
 
 use crate::Error;
-use crate::live::{Cursor, Live, Read};
+use crate::live::{Cursor, End, Live, Read};
 
 /// Where a reader starts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -57,7 +57,7 @@ impl fmt::Debug for Subscription {
 impl Drop for Subscription {
     fn drop(&mut self) {
         if let Some(live) = &self.live {
-            live.leave_reader();
+            live.leave_reader(self.cursor);
         }
     }
 }
@@ -72,13 +72,27 @@ impl Subscription {
     ) -> Self {
         let cursor = match &live {
             Some(live) => live.join_reader(cursor),
-            None => Cursor { seq: cursor, epoch: 0 },
+            None => Cursor { seq: cursor, epoch: 0, reader: 0 },
         };
         Self { run, store, live, cursor, page: None, over: false }
     }
 
     pub const fn run(&self) -> RunId {
         self.run
+    }
+
+    /// Why the log is over although the run has not ended: this instance had to let go of it. A
+    /// reader resumes elsewhere, or here after the next start.
+    fn lost(&self) -> Option<Failure> {
+        match &*self.live.as_ref()?.end().borrow() {
+            Some(End::Lost(failure)) => Some(failure.clone()),
+            Some(End::Ended { .. }) | None => None,
+        }
+    }
+
+    /// Number of the next event to read.
+    pub(crate) const fn position(&self) -> u64 {
+        self.cursor.seq
     }
 
     /// Whether it waits for the store rather than for the run.
@@ -89,7 +103,7 @@ impl Subscription {
     /// The next events, or `None` after the run's last one.
     ///
     /// # Errors
-    /// The store cannot be read.
+    /// The store cannot be read, or this instance had to let go of the run before its end.
     pub async fn next(&mut self) -> Result<Option<Batch>, Error> {
         let mut out = Vec::new();
         let more = std::future::poll_fn(|cx| self.poll_next(cx, &mut out)).await?;
@@ -130,7 +144,12 @@ impl Subscription {
             match live.read(&mut self.cursor, MAX_EVENTS, out, cx.waker()) {
                 Read::Events => return Poll::Ready(Ok(true)),
                 Read::Pending => return Poll::Pending,
-                Read::Over => self.over = true,
+                Read::Over => {
+                    self.over = true;
+                    if let Some(failure) = self.lost() {
+                        return Poll::Ready(Err(Error(failure)));
+                    }
+                }
                 Read::Behind => self.read_store(),
             }
         }

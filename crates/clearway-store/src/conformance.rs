@@ -88,7 +88,7 @@ impl Bed {
 
     pub(crate) async fn sqlite() -> Self {
         let clock = Arc::new(ManualClock::new(START));
-        let directory = tempfile::tempdir().unwrap();
+        let directory = scratch();
         let store = Arc::new(open(directory.path(), &clock).await);
         Self { store, clock, kind: Kind::File(directory) }
     }
@@ -103,7 +103,7 @@ impl Bed {
             Kind::File(directory) => {
                 // The old store never hears of its death; its files as they are now are what a
                 // killed process would leave.
-                let copy = tempfile::tempdir().unwrap();
+                let copy = scratch();
                 for name in ["clearway.db", "clearway.db-wal"] {
                     std::fs::copy(directory.path().join(name), copy.path().join(name)).unwrap();
                 }
@@ -197,6 +197,12 @@ impl Bed {
         let chat = counts.iter().find(|count| count.pool == "chat");
         chat.map_or((0, 0, 0), |count| (count.blocked, count.ready, count.running))
     }
+}
+
+/// A directory for one test; in memory where the system has such a place, because these tests are
+/// about what is written and not about how long a disk takes.
+pub(crate) fn scratch() -> tempfile::TempDir {
+    tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).unwrap()
 }
 
 /// Tenant `heavy` has the weight of two.

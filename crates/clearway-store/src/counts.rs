@@ -9,7 +9,7 @@
 
 use std::collections::BTreeMap;
 
-use clearway_core::Status;
+use clearway_core::{Priority, Status};
 
 use crate::PoolCount;
 
@@ -22,7 +22,8 @@ pub(crate) struct Counts {
 #[derive(Clone, Debug, Default)]
 struct Pool {
     blocked: u32,
-    ready: u32,
+    /// By priority, the best first.
+    ready: [u32; 5],
     running: u32,
     /// Slots held by each tenant, zeros left out.
     held: BTreeMap<String, u32>,
@@ -33,6 +34,7 @@ struct Pool {
 pub(crate) struct Move {
     pub(crate) pool: String,
     pub(crate) tenant: String,
+    pub(crate) priority: Priority,
     pub(crate) from: Option<Status>,
     pub(crate) to: Status,
 }
@@ -40,38 +42,38 @@ pub(crate) struct Move {
 impl Counts {
     pub(crate) fn apply(&mut self, change: &Move) {
         if let Some(from) = change.from {
-            self.add(&change.pool, &change.tenant, from, -1);
+            self.add(change, from, -1);
         }
-        self.add(&change.pool, &change.tenant, change.to, 1);
+        self.add(change, change.to, 1);
     }
 
     pub(crate) fn revert(&mut self, change: &Move) {
-        self.add(&change.pool, &change.tenant, change.to, -1);
+        self.add(change, change.to, -1);
         if let Some(from) = change.from {
-            self.add(&change.pool, &change.tenant, from, 1);
+            self.add(change, from, 1);
         }
     }
 
-    /// Adds `by` runs of one status, as when rows are counted at opening.
-    pub(crate) fn add(&mut self, pool: &str, tenant: &str, status: Status, by: i32) {
+    fn add(&mut self, run: &Move, status: Status, by: i32) {
         if status.is_terminal() {
             return;
         }
-        if !self.pools.contains_key(pool) {
-            self.pools.insert(pool.to_owned(), Pool::default());
+        if !self.pools.contains_key(&run.pool) {
+            self.pools.insert(run.pool.clone(), Pool::default());
         }
-        let Some(pool) = self.pools.get_mut(pool) else { return };
+        let Some(pool) = self.pools.get_mut(&run.pool) else { return };
         let number = match status {
             Status::Blocked => &mut pool.blocked,
-            Status::Ready => &mut pool.ready,
+            Status::Ready => &mut pool.ready[run.priority.level() as usize - 1],
             Status::Running => {
-                let held = pool.held.get(tenant).copied().unwrap_or(0).saturating_add_signed(by);
+                let held =
+                    pool.held.get(&run.tenant).copied().unwrap_or(0).saturating_add_signed(by);
                 if held == 0 {
-                    pool.held.remove(tenant);
-                } else if let Some(entry) = pool.held.get_mut(tenant) {
+                    pool.held.remove(&run.tenant);
+                } else if let Some(entry) = pool.held.get_mut(&run.tenant) {
                     *entry = held;
                 } else {
-                    pool.held.insert(tenant.to_owned(), held);
+                    pool.held.insert(run.tenant.clone(), held);
                 }
                 &mut pool.running
             }
@@ -87,11 +89,17 @@ impl Counts {
 
     /// Blocked and ready runs of a pool: its queue.
     pub(crate) fn waiting(&self, pool: &str) -> u32 {
-        self.pools.get(pool).map_or(0, |pool| pool.blocked + pool.ready)
+        self.pools.get(pool).map_or(0, Pool::waiting)
     }
 
     pub(crate) fn ready(&self, pool: &str) -> u32 {
-        self.pools.get(pool).map_or(0, |pool| pool.ready)
+        self.pools.get(pool).map_or(0, Pool::ready)
+    }
+
+    /// Ready runs of a pool that a newcomer of this priority finds in front of it.
+    pub(crate) fn ahead(&self, pool: &str, priority: Priority) -> u32 {
+        let Some(pool) = self.pools.get(pool) else { return 0 };
+        pool.ready.iter().take(priority.level() as usize).sum()
     }
 
     /// Slots that a tenant holds in a pool.
@@ -101,24 +109,34 @@ impl Counts {
 
     /// Waiting runs of all pools.
     pub(crate) fn waiting_total(&self) -> u32 {
-        self.pools.values().map(|pool| pool.blocked + pool.ready).sum()
+        self.pools.values().map(Pool::waiting).sum()
     }
 
     pub(crate) fn ready_total(&self) -> u32 {
-        self.pools.values().map(|pool| pool.ready).sum()
+        self.pools.values().map(Pool::ready).sum()
     }
 
     /// Pools that have runs now.
     pub(crate) fn list(&self) -> Vec<PoolCount> {
         self.pools
             .iter()
-            .filter(|(_, pool)| pool.blocked + pool.ready + pool.running > 0)
+            .filter(|(_, pool)| pool.waiting() + pool.running > 0)
             .map(|(name, pool)| PoolCount {
                 pool: name.clone(),
                 blocked: pool.blocked,
-                ready: pool.ready,
+                ready: pool.ready(),
                 running: pool.running,
             })
             .collect()
+    }
+}
+
+impl Pool {
+    fn ready(&self) -> u32 {
+        self.ready.iter().sum()
+    }
+
+    fn waiting(&self) -> u32 {
+        self.blocked + self.ready()
     }
 }

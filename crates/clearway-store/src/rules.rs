@@ -6,8 +6,6 @@
 use std::borrow::Cow;
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
-use std::collections::HashMap;
-use std::hash::Hash;
 use std::time::Duration;
 
 use clearway_core::event::{Body, Event, EventKind, Fact, Segment};
@@ -17,6 +15,7 @@ use clearway_core::wait::{Spent, WaitKind};
 use clearway_core::{Code, Failure, InstanceId, Priority, RunId, RunRecord, Status, Timestamp};
 use serde_json::{Value, json};
 
+use crate::counts::Counts;
 use crate::error::{Error, ErrorKind, Result};
 use crate::{NewRun, Policy, StepCommit, StepOutcome};
 
@@ -137,7 +136,12 @@ pub(crate) fn end_queued(record: &mut RunRecord, why: Ending<'_>, now: Timestamp
         | Status::Timeout
         | Status::Cancelled => {}
     }
-    let mut facts = Vec::with_capacity(2);
+    let mut facts = Vec::with_capacity(3);
+    if record.attempt > 0 {
+        // It ran before, and what it showed since its last commit is void, stored or not.
+        let after = record.committed_seq.checked_sub(1);
+        facts.push((EventKind::OutputReset, json!({"after": after, "reason": "ended"})));
+    }
     let (status, failure) = match why {
         Ending::Cancelled { by } => {
             facts.push((EventKind::CancelRequested, json!({"by": by})));
@@ -324,46 +328,68 @@ pub(crate) fn advance(
 }
 
 /// A ready run that may be claimed.
-#[derive(Clone, Debug)]
+#[derive(Clone, Copy, Debug)]
 pub(crate) struct Candidate<K> {
     pub(crate) key: K,
-    pub(crate) tenant: String,
+    /// Index in the list of tenants.
+    pub(crate) tenant: usize,
     pub(crate) priority: Priority,
     pub(crate) ready_at: Timestamp,
 }
 
-/// Chooses up to `slots` candidates: by effective priority, then so that the slots held are shared
-/// by weight between tenants, then by age.
-pub(crate) fn pick<K: Copy + Ord + Hash>(
-    candidates: Vec<Candidate<K>>,
-    slots: u32,
+/// What fairness knows of a tenant.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Tenant {
+    held: u32,
+    weight: u32,
+}
+
+/// Looks tenants up, in their order.
+pub(crate) fn tenants(
+    names: Vec<String>,
     held: impl Fn(&str) -> u32,
     policy: &Policy,
+) -> Vec<Tenant> {
+    names
+        .into_iter()
+        .map(|name| Tenant { held: held(&name), weight: policy.weight(&name) })
+        .collect()
+}
+
+/// Chooses up to `slots` candidates: by effective priority, then so that the slots held are shared
+/// by weight between tenants, then by age.
+pub(crate) fn pick<K: Copy + Ord>(
+    candidates: Vec<Candidate<K>>,
+    tenants: &[Tenant],
+    slots: u32,
     ageing: Duration,
     now: Timestamp,
 ) -> Vec<K> {
-    let mut ranked: Vec<(u8, Candidate<K>)> = candidates
+    let mut ranked: Vec<(u8, Timestamp, K, usize)> = candidates
         .into_iter()
-        .map(|candidate| {
-            (effective(candidate.priority, candidate.ready_at, ageing, now), candidate)
+        .map(|Candidate { key, tenant, priority, ready_at }| {
+            (effective(priority, ready_at, ageing, now), ready_at, key, tenant)
         })
         .collect();
-    ranked.sort_by(|(level_a, a), (level_b, b)| {
-        (level_a, a.ready_at, a.key).cmp(&(level_b, b.ready_at, b.key))
-    });
+    ranked.sort_unstable();
     // The how-manieth slot of its tenant each one would be, in the order found so far.
-    let mut would_hold: HashMap<String, u32> = HashMap::new();
+    let mut would_hold: Vec<u32> = tenants.iter().map(|tenant| tenant.held).collect();
     let mut order: Vec<(u8, Share, Timestamp, K)> = ranked
         .into_iter()
-        .map(|(level, candidate)| {
-            let weight = policy.weight(&candidate.tenant);
-            let slot = would_hold.entry(candidate.tenant).or_insert_with_key(|tenant| held(tenant));
-            *slot += 1;
-            (level, Share { slots: *slot, weight }, candidate.ready_at, candidate.key)
+        .map(|(level, ready_at, key, tenant)| {
+            would_hold[tenant] += 1;
+            let share = Share { slots: would_hold[tenant], weight: tenants[tenant].weight };
+            (level, share, ready_at, key)
         })
         .collect();
-    order.sort();
+    order.sort_unstable();
     order.into_iter().take(slots as usize).map(|(.., key)| key).collect()
+}
+
+/// How many ready runs a run that was just accepted finds in front of it in its pool.
+pub(crate) fn ahead_of_new(counts: &Counts, record: &RunRecord) -> u32 {
+    let itself = u32::from(record.status == Status::Ready);
+    counts.ahead(&record.pool, record.priority).saturating_sub(itself).min(POSITION_LIMIT)
 }
 
 /// `slots / weight`, compared exactly.

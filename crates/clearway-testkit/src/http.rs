@@ -425,3 +425,6 @@ impl Raw {
         timeout(limit, closed).await.with_context(|| format!("still open after {limit:?}"))
     }
 }
+
+#[cfg(test)]
+mod tests;

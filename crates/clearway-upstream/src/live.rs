@@ -58,12 +58,7 @@ struct Clocks {
 }
 
 impl Live {
-    pub(crate) fn new(
-        route: Arc<Route>,
-        slot: Slot,
-        exchange: Exchange,
-        sent_at: Instant,
-    ) -> Self {
+    pub(crate) fn new(route: Arc<Route>, slot: Slot, exchange: Exchange, sent_at: Instant) -> Self {
         let source = Some(Source { exchange, _slot: slot });
         Self { source, ..Self::whole(route, VecDeque::new(), sent_at) }
     }

@@ -65,10 +65,18 @@ fn system(name: &str, agent: &config::Agent, clock: Arc<dyn Clock>) -> System {
             run_id: cx.run.to_string(),
             thread_id: cx.thread.to_string(),
             now: clock.now().to_string(),
-            turn: cx.state.list(MESSAGES).iter().filter(|message| message["type"] == "human").count(),
+            turn: cx
+                .state
+                .list(MESSAGES)
+                .iter()
+                .filter(|message| message["type"] == "human")
+                .count(),
         };
         prompt.render(&values).map_err(|why| {
-            Failure::new(Code::TemplateFailed, format!("the prompt of agent `{name}` failed: {why}"))
+            Failure::new(
+                Code::TemplateFailed,
+                format!("the prompt of agent `{name}` failed: {why}"),
+            )
         })
     })
 }

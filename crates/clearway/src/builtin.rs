@@ -6,4 +6,5 @@
 pub(crate) const CONFIG: &str = include_str!("builtin/clearway.toml");
 
 /// The prompts it names.
-pub(crate) const PROMPTS: &[(&str, &str)] = &[("prompts/cofounder.md", include_str!("builtin/prompts/cofounder.md"))];
+pub(crate) const PROMPTS: &[(&str, &str)] =
+    &[("prompts/cofounder.md", include_str!("builtin/prompts/cofounder.md"))];

@@ -81,7 +81,8 @@ impl Client {
     /// # Errors
     /// The text is no address.
     pub fn new(url: &str) -> Result<Self, Error> {
-        let endpoint = Endpoint::parse(url).map_err(|problem| Error::Url { url: url.to_owned(), problem })?;
+        let endpoint =
+            Endpoint::parse(url).map_err(|problem| Error::Url { url: url.to_owned(), problem })?;
         let authority = match (endpoint.host.contains(':'), endpoint.port) {
             (true, port) => format!("[{}]:{port}", endpoint.host),
             (false, port) => format!("{}:{port}", endpoint.host),
@@ -110,11 +111,13 @@ impl Client {
     /// # Errors
     /// [`Error`] says who failed.
     pub async fn events(&self, path: &str, after: Option<&str>) -> Result<Events, Error> {
-        let mut request = Request::builder().method(Method::GET).header(ACCEPT, "text/event-stream");
+        let mut request =
+            Request::builder().method(Method::GET).header(ACCEPT, "text/event-stream");
         if let Some(id) = after {
             request = request.header("last-event-id", id);
         }
-        let (response, connection) = self.within(ANSWER, self.send(request, path, Bytes::new())).await?;
+        let (response, connection) =
+            self.within(ANSWER, self.send(request, path, Bytes::new())).await?;
         if response.status() != StatusCode::OK {
             return Err(self.within(ANSWER, self.refusal(response)).await?);
         }
@@ -127,7 +130,13 @@ impl Client {
         Ok(events)
     }
 
-    async fn json(&self, method: Method, path: &str, body: Option<&Value>, limit: Duration) -> Result<Value, Error> {
+    async fn json(
+        &self,
+        method: Method,
+        path: &str,
+        body: Option<&Value>,
+        limit: Duration,
+    ) -> Result<Value, Error> {
         self.within(limit, async {
             let mut request = Request::builder().method(method).header(ACCEPT, "application/json");
             if body.is_some() {
@@ -139,26 +148,34 @@ impl Client {
                 return Err(self.refusal(response).await?);
             }
             let bytes = self.collect(response).await?;
-            serde_json::from_slice(&bytes).map_err(|error| self.unexpected(format!("no JSON: {error}")))
+            serde_json::from_slice(&bytes)
+                .map_err(|error| self.unexpected(format!("no JSON: {error}")))
         })
         .await
     }
 
     /// Sends a request on a connection of its own, which lives as long as the second value.
-    async fn send(&self, request: http::request::Builder, path: &str, body: Bytes) -> Result<(Response<Incoming>, JoinSet<()>), Error> {
+    async fn send(
+        &self,
+        request: http::request::Builder,
+        path: &str,
+        body: Bytes,
+    ) -> Result<(Response<Incoming>, JoinSet<()>), Error> {
         let request = request
             .uri(format!("{}{path}", self.endpoint.path))
             .header(HOST, &self.authority)
             .header(USER_AGENT, concat!("clearway/", env!("CARGO_PKG_VERSION")))
             .body(Full::new(body))
             .map_err(|error| self.unexpected(format!("the request cannot be sent: {error}")))?;
-        let unreachable = |problem: String| Error::Unreachable { server: self.to_string(), problem };
+        let unreachable =
+            |problem: String| Error::Unreachable { server: self.to_string(), problem };
         let dialled = timeout(CONNECT, self.dial.dial(&self.endpoint, &|_| {})).await;
         let stream = dialled
             .map_err(|_| unreachable(format!("no connection within {} s", CONNECT.as_secs())))?
             .map_err(|error| unreachable(error.to_string()))?;
         let broken = |error: hyper::Error| unreachable(format!("the connection broke: {error}"));
-        let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(broken)?;
+        let (mut sender, connection) =
+            http1::handshake(TokioIo::new(stream)).await.map_err(broken)?;
         let mut connections = JoinSet::new();
         connections.spawn(async move {
             // Its error reaches the reader of the body, too.
@@ -171,7 +188,9 @@ impl Client {
     async fn collect(&self, response: Response<Incoming>) -> Result<Bytes, Error> {
         match Limited::new(response.into_body(), MOST_BYTES).collect().await {
             Ok(body) => Ok(body.to_bytes()),
-            Err(error) if error.is::<LengthLimitError>() => Err(self.unexpected("the answer is too long".to_owned())),
+            Err(error) if error.is::<LengthLimitError>() => {
+                Err(self.unexpected("the answer is too long".to_owned()))
+            }
             Err(error) => Err(self.unexpected(format!("the answer broke off: {error}"))),
         }
     }
@@ -193,7 +212,11 @@ impl Client {
         })
     }
 
-    async fn within<T>(&self, limit: Duration, work: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
+    async fn within<T>(
+        &self,
+        limit: Duration,
+        work: impl Future<Output = Result<T, Error>>,
+    ) -> Result<T, Error> {
         match timeout(limit, work).await {
             Ok(result) => result,
             Err(_) => Err(Error::Timeout { server: self.to_string(), limit }),
@@ -239,13 +262,16 @@ impl Events {
             let frame = timeout(SILENCE, self.body.frame())
                 .await
                 .map_err(|_| Error::Timeout { server: self.server.clone(), limit: SILENCE })?;
-            let broken = |problem: String| Error::Unexpected { server: self.server.clone(), problem };
+            let broken =
+                |problem: String| Error::Unexpected { server: self.server.clone(), problem };
             match frame {
                 None => return Ok(None),
                 Some(Err(error)) => return Err(broken(format!("the stream broke off: {error}"))),
                 Some(Ok(frame)) => {
                     let Ok(data) = frame.into_data() else { continue };
-                    self.decoder.feed(&data).map_err(|()| broken("an event is too long".to_owned()))?;
+                    self.decoder
+                        .feed(&data)
+                        .map_err(|()| broken("an event is too long".to_owned()))?;
                 }
             }
         }

@@ -178,6 +178,14 @@ impl FromStr for Listen {
     }
 }
 
+/// `path` as seen from `folder`, without the dots that add nothing.
+pub(crate) fn join(folder: &Path, path: impl AsRef<Path>) -> PathBuf {
+    let joined = folder.join(path);
+    let parts = joined.components().filter(|part| *part != std::path::Component::CurDir);
+    let short: PathBuf = parts.collect();
+    if short.as_os_str().is_empty() { PathBuf::from(".") } else { short }
+}
+
 /// How log lines look.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LogFormat {
@@ -318,7 +326,9 @@ impl Config {
     /// Everything that is wrong with it.
     pub fn load(file: &Path, env: &Env) -> Result<Self, Report> {
         let unreadable = |why: String, help: &str| {
-            Report::new(vec![Problem::new(format!("cannot read {}: {why}", file.display())).help(help)])
+            Report::new(vec![
+                Problem::new(format!("cannot read {}: {why}", file.display())).help(help),
+            ])
         };
         let text = std::fs::read(file).map_err(|error| match error.kind() {
             std::io::ErrorKind::NotFound => unreadable(
@@ -345,7 +355,7 @@ impl Config {
     /// # Errors
     /// Everything that is wrong with the file, or that `folder` is none.
     pub fn load_folder(folder: &Path, env: &Env) -> Result<Self, Report> {
-        let file = folder.join(FILE);
+        let file = join(folder, FILE);
         if file.exists() {
             return Self::load(&file, env);
         }
@@ -378,9 +388,10 @@ impl Config {
     /// The folder that relative paths start from.
     pub fn folder(&self) -> &Path {
         match &self.origin {
-            Origin::File(file) => {
-                file.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."))
-            }
+            Origin::File(file) => file
+                .parent()
+                .filter(|folder| !folder.as_os_str().is_empty())
+                .unwrap_or(Path::new(".")),
             Origin::BuiltIn | Origin::Text => Path::new("."),
         }
     }

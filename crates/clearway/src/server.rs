@@ -103,8 +103,10 @@ impl Clearway {
         let data = config.server.data.clone().unwrap_or_else(|| PathBuf::from("data"));
         let store = open_store(&data, clock.clone()).await?;
         let agents = Agents::new(agents::compile(&config, &clock));
-        let engine = Engine::start(engine_options(&config), store, upstream, agents, clock.clone()).await?;
-        let bound = match bind(&engine, server_options(&config, listen, &data), options.ports).await {
+        let engine =
+            Engine::start(engine_options(&config), store, upstream, agents, clock.clone()).await?;
+        let bound = match bind(&engine, server_options(&config, listen, &data), options.ports).await
+        {
             Ok(bound) => bound,
             Err(error) => {
                 engine.shutdown(Duration::ZERO).await;
@@ -213,7 +215,9 @@ async fn resolve(listen: &Listen) -> Result<SocketAddr, StartError> {
     let failed = |problem: String| StartError::Address { listen: listen.clone(), problem };
     let lookup = tokio::net::lookup_host((listen.host.as_str(), listen.port));
     match timeout(LOOKUP, lookup).await {
-        Ok(Ok(mut found)) => found.next().ok_or_else(|| failed("the name has no address".to_owned())),
+        Ok(Ok(mut found)) => {
+            found.next().ok_or_else(|| failed("the name has no address".to_owned()))
+        }
         Ok(Err(error)) => Err(failed(format!("the name cannot be looked up: {error}"))),
         Err(_) => Err(failed("looking up the name took too long".to_owned())),
     }
@@ -254,7 +258,9 @@ async fn open_store(directory: &Path, clock: Arc<dyn Clock>) -> Result<Arc<dyn S
 }
 
 fn engine_options(config: &Config) -> clearway_engine::Options {
-    let pool = |(name, pool): (&String, &crate::config::Pool)| PoolOptions::new(name, pool.slots, pool.queue);
+    let pool = |(name, pool): (&String, &crate::config::Pool)| {
+        PoolOptions::new(name, pool.slots, pool.queue)
+    };
     let mut limits = Limits::default();
     if let Some(bytes) = config.server.limits.max_output_bytes {
         limits.output_bytes = bytes;
@@ -308,7 +314,11 @@ fn http_limits(configured: &ServerLimits) -> HttpLimits {
     }
 }
 
-async fn bind(engine: &Engine, mut options: ServerOptions, ports: Ports) -> Result<Bound, BindError> {
+async fn bind(
+    engine: &Engine,
+    mut options: ServerOptions,
+    ports: Ports,
+) -> Result<Bound, BindError> {
     let last = ports.last(options.listen.port());
     loop {
         match Server::bind(engine.clone(), options.clone()).await {
@@ -320,3 +330,6 @@ async fn bind(engine: &Engine, mut options: ServerOptions, ports: Ports) -> Resu
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

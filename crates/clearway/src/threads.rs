@@ -89,5 +89,4 @@ mod tests {
         // the lanes would show.
         assert!(threads() < before + Lanes::THREADS, "{before} before, {} after", threads());
     }
-
 }

@@ -27,10 +27,13 @@ pub(crate) fn build(
     let used: Vec<&str> = config.models.values().map(|model| model.provider.as_str()).collect();
     let mut providers = Vec::new();
     let mut dialers: HashMap<String, Arc<dyn Dial>> = HashMap::new();
-    for (name, provider) in config.providers.iter().filter(|(name, _)| used.contains(&name.as_str())) {
+    for (name, provider) in
+        config.providers.iter().filter(|(name, _)| used.contains(&name.as_str()))
+    {
         let mut built = build_provider(name, provider, slots)?;
         if let ProviderKind::Sim(settings) = &provider.kind {
-            let simulator = simulator.ok_or_else(|| StartError::NoSimulator { provider: name.clone() })?;
+            let simulator =
+                simulator.ok_or_else(|| StartError::NoSimulator { provider: name.clone() })?;
             let dial = simulator
                 .dial(settings, tasks.clone())
                 .map_err(|problem| StartError::Provider { provider: name.clone(), problem })?;
@@ -39,12 +42,17 @@ pub(crate) fn build(
         }
         providers.push(built);
     }
-    let models = config.models.iter().map(|(name, model)| build_model(name, model, config)).collect();
+    let models =
+        config.models.iter().map(|(name, model)| build_model(name, model, config)).collect();
     let config = clearway_upstream::Config { providers, models, clock: Some(clock.clone()) };
     Ok(Upstream::new(config, dialers)?)
 }
 
-fn build_provider(name: &str, provider: &Provider, slots: u32) -> Result<ProviderConfig, StartError> {
+fn build_provider(
+    name: &str,
+    provider: &Provider,
+    slots: u32,
+) -> Result<ProviderConfig, StartError> {
     let invalid = |problem| StartError::Provider { provider: name.to_owned(), problem };
     let (endpoint, api_key) = match &provider.kind {
         ProviderKind::OpenAi { base_url, api_key, ca_file } => {
@@ -56,7 +64,8 @@ fn build_provider(name: &str, provider: &Provider, slots: u32) -> Result<Provide
     };
     // Unlimited means that the pools are the limit, and they can be seen and changed in one place.
     let concurrent = provider.concurrent.unwrap_or(slots).max(1) as usize;
-    let idle = provider.keep_alive.or(provider.connections).map_or(concurrent, |idle| idle as usize);
+    let idle =
+        provider.keep_alive.or(provider.connections).map_or(concurrent, |idle| idle as usize);
     Ok(ProviderConfig {
         api_key: api_key.map(|key| Secret::new(key.expose())),
         limits: Limits {
@@ -110,9 +119,11 @@ fn timeouts(deadline: &Deadlines) -> Timeouts {
     timeouts.ttft_reasoning = deadline.first_token.unwrap_or(timeouts.ttft_reasoning.min(whole));
     let least = deadline.first_byte.or(deadline.connect).unwrap_or_default();
     timeouts.ttft_reasoning = timeouts.ttft_reasoning.max(least);
-    timeouts.ttft = deadline.first_token.unwrap_or(timeouts.ttft.max(least).min(timeouts.ttft_reasoning));
+    timeouts.ttft =
+        deadline.first_token.unwrap_or(timeouts.ttft.max(least).min(timeouts.ttft_reasoning));
     let least = deadline.connect.unwrap_or_default();
-    timeouts.headers = deadline.first_byte.unwrap_or(timeouts.headers.max(least).min(timeouts.ttft));
+    timeouts.headers =
+        deadline.first_byte.unwrap_or(timeouts.headers.max(least).min(timeouts.ttft));
     timeouts.connect = deadline.connect.unwrap_or(timeouts.connect.min(timeouts.headers));
     timeouts
 }
@@ -124,7 +135,9 @@ mod tests {
 
     fn built(text: &str) -> Result<Upstream, StartError> {
         let config = Config::parse("clearway.toml", text, &Env::default()).unwrap();
-        let simulator = Simulator::new(|_| Ok(Arc::new(|connection| Box::pin(async move { drop(connection) }))));
+        let simulator = Simulator::new(|_| {
+            Ok(Arc::new(|connection| Box::pin(async move { drop(connection) })))
+        });
         let clock: Arc<dyn Clock> = Arc::new(clearway_store::SystemClock);
         build(&config, Some(&simulator), &clock, &Tasks::new())
     }
@@ -140,11 +153,15 @@ mod tests {
                     .filter(|stage| mask & (1 << stage) != 0)
                     .map(|stage| format!("{} = \"{}\"", stages[stage], limits[stage + shift]))
                     .collect();
-                let text = format!("[providers.sim]\nkind = \"sim\"\n[providers.sim.deadline]\n{}\n", set.join("\n"));
+                let text = format!(
+                    "[providers.sim]\nkind = \"sim\"\n[providers.sim.deadline]\n{}\n",
+                    set.join("\n")
+                );
                 if let Err(error) = built(&text) {
                     panic!("{text}\n{error}");
                 }
-                let model = "[models]\nx = { provider = \"sim\", model = \"m\", deadline = \"3s\" }\n";
+                let model =
+                    "[models]\nx = { provider = \"sim\", model = \"m\", deadline = \"3s\" }\n";
                 assert!(built(&format!("{text}{model}")).is_ok(), "{text}");
             }
         }

@@ -16,7 +16,12 @@ const ATTEMPTS: u32 = 20;
 const PAUSE: Duration = Duration::from_millis(500);
 
 /// Prints a run's text and what happens to it; ends as the run does.
-pub(crate) async fn watch(client: &Client, id: &str, after: Option<String>, output: Output) -> Result<Exit> {
+pub(crate) async fn watch(
+    client: &Client,
+    id: &str,
+    after: Option<String>,
+    output: Output,
+) -> Result<Exit> {
     let mut view = View { output, last: after, open_line: false };
     let mut attempts = 0;
     loop {
@@ -37,7 +42,9 @@ pub(crate) async fn watch(client: &Client, id: &str, after: Option<String>, outp
         if attempts > ATTEMPTS || (attempts > 1 && view.last.is_none()) {
             return Err(match broken {
                 Some(error) => error.into(),
-                None => anyhow::anyhow!("the server ends the stream again and again before the run has ended"),
+                None => anyhow::anyhow!(
+                    "the server ends the stream again and again before the run has ended"
+                ),
             });
         }
         if let Some(error) = broken {
@@ -102,7 +109,11 @@ impl View {
 
 /// One line about an event that is no text.
 fn remark(name: &str, data: &Value) -> String {
-    let facts = data.as_object().into_iter().flatten().filter(|(_, value)| !value.is_object() && !value.is_null());
+    let facts = data
+        .as_object()
+        .into_iter()
+        .flatten()
+        .filter(|(_, value)| !value.is_object() && !value.is_null());
     let facts: Vec<String> = facts
         .map(|(key, value)| match value {
             Value::String(text) => format!("{key}={text}"),

@@ -5,7 +5,7 @@
 use std::time::Duration;
 
 use anyhow::Result;
-use clearway_testkit::{Agent, Pool, SimOptions, World};
+use clearway_testkit::{Agent, PATIENCE, Pool, SimOptions, World, until_some};
 use serde_json::json;
 
 use crate::{binary, last, run_id};
@@ -146,7 +146,10 @@ async fn a_client_that_leaves_takes_the_run_along_when_it_said_so() -> Result<()
     let run = tokio::select! {
         answer = &mut waiting => panic!("an answer: {answer:?}"),
         run = async {
-            let run = world.newest_run().await?;
+            let running = until_some("the run is there", PATIENCE, async || {
+                Ok(world.runs("status=ready,running").await?.pop())
+            });
+            let run = running.await?["run_id"].as_str().unwrap_or_default().to_owned();
             world.waits_for(&run, "next_token").await?;
             anyhow::Ok(run)
         } => run?,

@@ -4,7 +4,7 @@ use std::fs;
 use std::time::Duration;
 
 use anyhow::Result;
-use clearway_testkit::{Client, Command, PATIENCE, Scratch, free_port, reserve_port, until};
+use clearway_testkit::{Client, Command, PATIENCE, Scratch, Server, free_port, reserve_port, until};
 use serde_json::json;
 
 use crate::binary;
@@ -13,6 +13,12 @@ async fn ask(client: Client, user: &str, message: &str) -> Result<String> {
     let body = json!({"user_id": user, "message": message});
     let answer = client.post("/chat").json(&body).send().await?.expect(200)?.json();
     Ok(answer["reply"].as_str().unwrap_or_default().to_owned())
+}
+
+/// What is printed when it is ready, down to its last line.
+async fn banner(server: &Server) -> Result<String> {
+    until("the banner is printed", PATIENCE, async || Ok(server.log().contains("/runs?limit="))).await?;
+    Ok(server.log())
 }
 
 #[tokio::test]
@@ -28,7 +34,7 @@ async fn an_empty_folder_is_enough() -> Result<()> {
     assert!(ready < Duration::from_secs(5), "{ready:?}");
     assert!(!ask(server.client(), "ann", "hello").await?.is_empty());
     assert!(scratch.path().join(".clearway/clearway.db").exists(), "data is where the banner says");
-    let banner = server.log();
+    let banner = banner(&server).await?;
     for word in [&address.to_string(), ".clearway", "sim", "OPENAI_API_KEY", "curl"] {
         assert!(banner.contains(word), "`{word}` is missing from the banner: {banner}");
     }
@@ -46,7 +52,7 @@ async fn a_taken_port_is_stepped_over() -> Result<()> {
     let next = std::net::SocketAddr::from((taken.ip(), taken.port() + 1));
     let mut server = command.spawn(next, &scratch.path().join("dev.log"))?;
     server.ready(PATIENCE).await?;
-    let banner = server.log();
+    let banner = banner(&server).await?;
     assert!(banner.contains(&next.to_string()), "{banner}");
     assert!(
         banner.contains(&taken.port().to_string()),

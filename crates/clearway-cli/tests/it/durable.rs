@@ -77,7 +77,7 @@ async fn nothing_is_acknowledged_before_it_is_on_disk() -> Result<()> {
             "-y",
             "-qq",
             "-s",
-            "600",
+            "4000",
             "-o",
             "trace.txt",
             "-e",

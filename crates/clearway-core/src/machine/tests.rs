@@ -42,6 +42,8 @@ fn start_of(plan: Arc<Plan>, row: &Row) -> Start {
         has_void_output: row.attempt > 1,
         input: vec![Write { channel: "log".into(), value: json!("input") }],
         cancel_requested: row.cancel_requested,
+        reply: None,
+        failed: None,
     }
 }
 

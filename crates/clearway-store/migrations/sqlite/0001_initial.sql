@@ -52,7 +52,7 @@ CREATE TABLE runs (
     committed_seq   INTEGER NOT NULL,
     checkpoint      INTEGER,                    -- checkpoints.n
     instance        BLOB,
-    promoted        BLOB,                       -- id of the run that this one's end made ready
+    promoted        BLOB,                       -- id of the run that this one's last commit made ready
     created_at      INTEGER NOT NULL,
     ready_at        INTEGER NOT NULL,
     started_at      INTEGER,

@@ -139,9 +139,12 @@ async fn the_log_of_a_cancelled_run_goes_on_where_it_ended(bed: Bed) {
         panic!("it was ready")
     };
     assert_eq!(events[0].id(), clearway_core::EventId::new(5, 2));
-    assert_eq!(record.next_seq, 7);
+    let Body::Fact(fact) = &events[0].body else { panic!("a delta") };
+    assert_eq!(fact.kind, EventKind::OutputReset, "what it showed since its superstep is void");
+    assert_eq!(fact.json(), json!({"after": 1, "reason": "ended"}));
+    assert_eq!((record.next_seq, record.committed_seq), (8, 8));
     let seqs: Vec<u64> = bed.log(owner.run).await.iter().map(|event| event.seq).collect();
-    assert_eq!(seqs, [0, 1, 2, 3, 4, 5, 6]);
+    assert_eq!(seqs, [0, 1, 2, 3, 4, 5, 6, 7]);
 }
 
 async fn resetting_nothing(bed: Bed) {

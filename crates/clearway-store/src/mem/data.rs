@@ -13,7 +13,7 @@ use clearway_core::{
 use super::Sharing;
 use crate::counts::{Counts, Move};
 use crate::error::{Error, ErrorKind, Result};
-use crate::rules::{self, Beyond, Candidate, Ending, Verdict, Versions};
+use crate::rules::{self, Beyond, Candidate, Ending, Tenant, Verdict, Versions};
 use crate::{
     Admission, Appended, Cancelled, Claim, ClaimRequest, CommitAck, Joined, LogPage, NewRun,
     OutputSegment, Policy, QueuePosition, Queued, Renewal, Reset, RunPage, RunQuery, StepCommit,
@@ -48,7 +48,7 @@ struct RunRow {
     front: bool,
     /// Claimed, and no superstep committed under that claim.
     idle: bool,
-    /// The run that its end made ready.
+    /// The run that its last commit made ready.
     promoted: Option<RunId>,
     trimmed: bool,
 }
@@ -302,7 +302,8 @@ impl Data {
         let interrupted =
             active.filter(|_| interrupts).map(|active| self.cancel_run(active, "interrupt", now));
         let record = self.runs[&new.id].record.clone();
-        let position = self.position(&record);
+        let ahead = rules::ahead_of_new(&self.counts, &record);
+        let position = QueuePosition { pool_ahead: ahead, ..self.thread_position(&record) };
         Admission::Queued(Box::new(Queued { record, created, position, interrupted }))
     }
 
@@ -316,20 +317,26 @@ impl Data {
     ) -> Vec<Claim> {
         let mut claims = Vec::new();
         for (pool, slots) in &request.slots {
-            let candidates = self
+            let waiting: Vec<&RunRecord> = self
                 .ready
                 .iter()
                 .map(|run| &self.runs[run].record)
                 .filter(|record| record.pool == *pool && record.ready_at <= now)
+                .collect();
+            let tenants: BTreeSet<&str> = waiting.iter().map(|record| &*record.tenant).collect();
+            let tenants: Vec<String> = tenants.into_iter().map(ToOwned::to_owned).collect();
+            let candidates = waiting
+                .iter()
                 .map(|record| Candidate {
                     key: record.id,
-                    tenant: record.tenant.clone(),
+                    tenant: tenants.binary_search(&record.tenant).expect("collected above"),
                     priority: record.priority,
                     ready_at: record.ready_at,
                 })
                 .collect();
             let held = |tenant: &str| self.counts.held(pool, tenant);
-            for run in rules::pick(candidates, *slots, held, policy, request.ageing, now) {
+            let tenants: Vec<Tenant> = rules::tenants(tenants, held, policy);
+            for run in rules::pick(candidates, &tenants, *slots, request.ageing, now) {
                 claims.push(self.take(run, request.me, now));
             }
         }
@@ -547,7 +554,6 @@ impl Data {
         self.moved(run, Some(before), record.status);
         let promoted =
             if before == Status::Blocked { None } else { self.free_thread(record.thread, now) };
-        self.runs.get_mut(&run).expect("found above").promoted = promoted;
         (record, events, promoted)
     }
 
@@ -690,8 +696,13 @@ impl Data {
             .filter(|other| other.pool == record.pool && order(other) < order(record))
             .take(rules::POSITION_LIMIT as usize)
             .count() as u32;
+        QueuePosition { pool_ahead, ..self.thread_position(record) }
+    }
+
+    /// The part of a position that is about the thread.
+    fn thread_position(&self, record: &RunRecord) -> QueuePosition {
         if record.status != Status::Blocked {
-            return QueuePosition { pool_ahead, thread_active: None, thread_ahead: 0 };
+            return QueuePosition::default();
         }
         let thread = &self.threads[&record.thread];
         let order = |run: &RunId| {
@@ -701,7 +712,7 @@ impl Data {
         let own = order(&record.id);
         let ahead = thread.runs.iter().filter(|run| self.blocked.contains(run) && order(run) < own);
         QueuePosition {
-            pool_ahead,
+            pool_ahead: 0,
             thread_active: thread.record.active_run,
             thread_ahead: ahead.count() as u32,
         }
@@ -717,8 +728,9 @@ impl Data {
 
     /// A run changed its status: the sets and numbers follow.
     fn moved(&mut self, run: RunId, from: Option<Status>, to: Status) {
-        let RunRecord { pool, tenant, .. } = &self.runs[&run].record;
-        let change = Move { pool: pool.clone(), tenant: tenant.clone(), from, to };
+        let RunRecord { pool, tenant, priority, .. } = &self.runs[&run].record;
+        let (pool, tenant, priority) = (pool.clone(), tenant.clone(), *priority);
+        let change = Move { pool, tenant, priority, from, to };
         self.counts.apply(&change);
         for (set, status) in [
             (&mut self.ready, Status::Ready),

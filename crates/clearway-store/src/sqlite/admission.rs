@@ -203,7 +203,8 @@ fn admit(
         // The end of the active one may have made this one ready.
         record = ends::find_by_n(tx.conn, n)?.record;
     }
-    let position = position(tx.conn, &record)?;
+    let pool_ahead = rules::ahead_of_new(tx.counts, &record);
+    let position = QueuePosition { pool_ahead, ..thread_position(tx.conn, &record)? };
     Ok(Admission::Queued(Box::new(Queued { record, created, position, interrupted })))
 }
 
@@ -263,6 +264,7 @@ fn insert_run(
     tx.moved(Move {
         pool: record.pool.clone(),
         tenant: record.tenant.clone(),
+        priority: record.priority,
         from: None,
         to: record.status,
     });
@@ -287,8 +289,13 @@ pub(super) fn position(conn: &Connection, record: &RunRecord) -> rusqlite::Resul
             ),
             |row| row.get(0),
         )?;
+    Ok(QueuePosition { pool_ahead, ..thread_position(conn, record)? })
+}
+
+/// The part of a position that is about the thread.
+fn thread_position(conn: &Connection, record: &RunRecord) -> rusqlite::Result<QueuePosition> {
     if record.status != Status::Blocked {
-        return Ok(QueuePosition { pool_ahead, thread_active: None, thread_ahead: 0 });
+        return Ok(QueuePosition::default());
     }
     conn.prepare_cached(
         "SELECT (SELECT a.id FROM threads t JOIN runs a ON a.n = t.active WHERE t.n = r.thread),
@@ -299,7 +306,7 @@ pub(super) fn position(conn: &Connection, record: &RunRecord) -> rusqlite::Resul
     )?
     .query_row([Id(record.id.0)], |row| {
         Ok(QueuePosition {
-            pool_ahead,
+            pool_ahead: 0,
             thread_active: row.get::<_, Option<Id>>(0)?.map(|id| RunId(id.0)),
             thread_ahead: row.get(1)?,
         })

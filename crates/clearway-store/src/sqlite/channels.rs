@@ -75,7 +75,6 @@ pub(super) fn store_delta(
     }
     if total >= SNAPSHOT_FROM && is_due(tx.conn, thread, &delta.channel, total)? {
         let channel = delta.channel.to_string();
-        tx.due.retain(|due| (due.thread, &due.channel) != (thread, &channel));
         tx.due.push(Due { thread, channel, version: delta.version, total });
     }
     Ok(())
@@ -210,8 +209,18 @@ fn broken(channel: &str, version: u64) -> Fail {
     Fail::Refused(Error::new(ErrorKind::Corrupt, message))
 }
 
-/// Takes a snapshot that [`store_delta`] asked for.
-pub(super) fn snapshot(conn: &Connection, due: &Due) -> Result<(), Fail> {
+/// Takes the snapshots that [`store_delta`] asked for; of one channel only the newest.
+pub(super) fn snapshots(conn: &Connection, due: &[Due]) -> Result<(), Fail> {
+    for (at, one) in due.iter().enumerate() {
+        let same = |other: &Due| (other.thread, &other.channel) == (one.thread, &one.channel);
+        if !due[at + 1..].iter().any(same) {
+            snapshot(conn, one)?;
+        }
+    }
+    Ok(())
+}
+
+fn snapshot(conn: &Connection, due: &Due) -> Result<(), Fail> {
     let Due { thread, channel, version, total } = due;
     let mut state = State::new();
     load(conn, *thread, channel, *version, &mut state)?;

@@ -3,6 +3,7 @@
 //! The index of ready runs is walked by jumps: for each priority from tenant to tenant, and at each
 //! the oldest few. So the cost depends on how many tenants wait, not on how many runs.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use clearway_core::{CheckpointId, InstanceId, Priority, RunId, Status, Timestamp};
@@ -35,44 +36,46 @@ impl Operation for ClaimSome {
         if self.slots == 0 || tx.counts.ready(&self.pool) == 0 {
             return Ok(Vec::new());
         }
-        let candidates = candidates(tx.conn, &self.pool, self.slots, tx.now)?;
+        let (candidates, names) = candidates(tx.conn, &self.pool, self.slots, tx.now)?;
         let held = |tenant: &str| tx.counts.held(&self.pool, tenant);
-        let chosen = rules::pick(candidates, self.slots, held, tx.policy, self.ageing, tx.now);
+        let tenants = rules::tenants(names, held, tx.policy);
+        let chosen = rules::pick(candidates, &tenants, self.slots, self.ageing, tx.now);
         chosen.into_iter().map(|(_, n)| Ok(take(tx, n, self.me)?)).collect()
     }
 }
 
-/// The oldest `look` ready runs of each tenant and priority.
-fn candidates(
-    conn: &Connection,
-    pool: &str,
-    look: u32,
-    now: Timestamp,
-) -> rusqlite::Result<Vec<Candidate<(RunId, i64)>>> {
+type Found = (Vec<Candidate<(RunId, i64)>>, Vec<String>);
+
+/// The oldest `look` ready runs of each tenant and priority, and the tenants.
+fn candidates(conn: &Connection, pool: &str, look: u32, now: Timestamp) -> rusqlite::Result<Found> {
     let mut next_tenant = conn.prepare_cached(NEXT_TENANT)?;
     let mut oldest = conn.prepare_cached(OLDEST)?;
     let mut candidates = Vec::new();
+    let mut tenants: BTreeMap<String, usize> = BTreeMap::new();
     for level in 1..=5 {
         let Some(priority) = Priority::new(level) else { continue };
         let mut last: Option<String> = None;
-        while let Some(tenant) = next_tenant
+        while let Some(name) = next_tenant
             .query_row((pool, level, last.as_deref().unwrap_or("")), |row| row.get(0))
             .optional()?
         {
-            let tenant: String = tenant;
-            let mut rows = oldest.query((pool, level, &tenant, now.0, look))?;
+            let name: String = name;
+            let number = tenants.len();
+            let tenant = *tenants.entry(name.clone()).or_insert(number);
+            let mut rows = oldest.query((pool, level, &name, now.0, look))?;
             while let Some(row) = rows.next()? {
-                candidates.push(Candidate {
-                    key: (RunId(row.get::<_, Id>(0)?.0), row.get(1)?),
-                    tenant: tenant.clone(),
-                    priority,
-                    ready_at: Timestamp(row.get(2)?),
-                });
+                let key = (RunId(row.get::<_, Id>(0)?.0), row.get(1)?);
+                let ready_at = Timestamp(row.get(2)?);
+                candidates.push(Candidate { key, tenant, priority, ready_at });
             }
-            last = Some(tenant);
+            last = Some(name);
         }
     }
-    Ok(candidates)
+    let mut names = vec![String::new(); tenants.len()];
+    for (name, number) in tenants {
+        names[number] = name;
+    }
+    Ok((candidates, names))
 }
 
 pub(super) const NEXT_TENANT: &str = "SELECT tenant FROM runs INDEXED BY runs_ready

@@ -6,9 +6,10 @@ use rusqlite::OptionalExtension;
 
 use super::fail::Fail;
 use super::rows::{
-    Id, int, ms, names_text, number, spent_text, status, status_number, versions, versions_text,
+    self, Id, int, ms, names_text, number, spent_text, status, status_number, versions,
+    versions_text,
 };
-use super::writer::{Operation, Tx};
+use super::writer::{Operation, Tail, Tx};
 use super::{channels, ends};
 use crate::counts::Move;
 use crate::rules::{self, Beyond, Verdict, Versions};
@@ -29,7 +30,8 @@ struct Hot {
     promoted: Option<RunId>,
 }
 
-const HOT: &str = "SELECT n, status, fence, commits, cancel, thread, generation, next_seq,
+pub(super) const HOT: &str =
+    "SELECT n, status, fence, commits, cancel, thread, generation, next_seq,
      (SELECT max(end_seq) FROM run_log WHERE run = r.n), promoted FROM runs r WHERE id = ?1";
 
 fn find(tx: &Tx<'_>, run: RunId) -> rusqlite::Result<Option<Hot>> {
@@ -75,6 +77,7 @@ impl Operation for Commit {
         let checkpoint =
             if commit.checkpoints.is_empty() { None } else { store_checkpoints(tx, commit, &run)? };
         store_progress(tx, commit, &run, checkpoint)?;
+        tx.tails.remove(&commit.run);
         let promoted = match &commit.outcome {
             StepOutcome::Continue => None,
             StepOutcome::Release => {
@@ -177,11 +180,19 @@ fn store_progress(
 }
 
 fn moved(tx: &mut Tx<'_>, run: i64, to: Status) -> rusqlite::Result<()> {
-    let (pool, tenant) = tx
+    let change = tx
         .conn
-        .prepare_cached("SELECT pool, tenant FROM runs WHERE n = ?1")?
-        .query_row([run], |row| Ok((row.get(0)?, row.get(1)?)))?;
-    tx.moved(Move { pool, tenant, from: Some(Status::Running), to });
+        .prepare_cached("SELECT pool, tenant, priority FROM runs WHERE n = ?1")?
+        .query_row([run], |row| {
+            Ok(Move {
+                pool: row.get(0)?,
+                tenant: row.get(1)?,
+                priority: rows::priority(row, 2)?,
+                from: Some(Status::Running),
+                to,
+            })
+        })?;
+    tx.moved(change);
     Ok(())
 }
 
@@ -246,24 +257,37 @@ impl Operation for Append {
     }
 }
 
-fn append(tx: &Tx<'_>, OutputSegment { run, segment }: &OutputSegment) -> Result<Appended, Fail> {
-    let found = tx
-        .conn
-        .prepare_cached(
-            "SELECT n, (SELECT max(end_seq) FROM run_log WHERE run = r.n), next_seq FROM runs r
-             WHERE id = ?1 AND status = 2 AND fence = ?2",
-        )?
-        .query_row((Id(run.0), segment.fence), |row| {
-            let tail: Option<i64> = row.get(1)?;
-            Ok((row.get(0)?, number(row.get::<_, i64>(2)?.max(tail.unwrap_or(0)))))
-        })
-        .optional()?;
-    let Some((n, tail)) = found else { return Ok(Appended::Refused) };
-    match rules::beyond(segment, tail) {
-        Ok(Beyond::Nothing) => return Ok(Appended::Stored { end_seq: tail }),
+fn append(
+    tx: &mut Tx<'_>,
+    OutputSegment { run, segment }: &OutputSegment,
+) -> Result<Appended, Fail> {
+    let known = tx.tails.get(run).copied().filter(|tail| tail.fence == segment.fence);
+    let Some(Tail { n, seq, .. }) =
+        known.map_or_else(|| find_tail(tx, *run, segment.fence), |tail| Ok(Some(tail)))?
+    else {
+        return Ok(Appended::Refused);
+    };
+    match rules::beyond(segment, seq) {
+        Ok(Beyond::Nothing) => return Ok(Appended::Stored { end_seq: seq }),
         Ok(Beyond::Whole) => ends::insert_segment(tx, n, segment)?,
         Ok(Beyond::Part(rest)) => ends::insert_segment(tx, n, &rest)?,
         Ok(Beyond::Gap) | Err(_) => return Ok(Appended::Refused),
     }
+    tx.tails.insert(*run, Tail { n, fence: segment.fence, seq: segment.end_seq });
     Ok(Appended::Stored { end_seq: segment.end_seq })
+}
+
+/// The end of the log of a run that runs under `fence`.
+fn find_tail(tx: &Tx<'_>, run: RunId, fence: u32) -> rusqlite::Result<Option<Tail>> {
+    tx.conn
+        .prepare_cached(
+            "SELECT n, (SELECT max(end_seq) FROM run_log WHERE run = r.n), next_seq FROM runs r
+             WHERE id = ?1 AND status = 2 AND fence = ?2",
+        )?
+        .query_row((Id(run.0), fence), |row| {
+            let tail: Option<i64> = row.get(1)?;
+            let seq = number(row.get::<_, i64>(2)?.max(tail.unwrap_or(0)));
+            Ok(Tail { n: row.get(0)?, fence, seq })
+        })
+        .optional()
 }

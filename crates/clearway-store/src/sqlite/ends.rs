@@ -5,7 +5,7 @@ use clearway_core::{InstanceId, RunId, RunRecord, Status, ThreadId};
 use rusqlite::{Connection, OptionalExtension};
 
 use super::fail::Fail;
-use super::rows::{Id, Stored, int, ms, select_run, spent_text, status_number, stored};
+use super::rows::{self, Id, Stored, int, ms, select_run, spent_text, status_number, stored};
 use super::writer::{Operation, Tx};
 use crate::counts::Move;
 use crate::rules::{self, Ending};
@@ -48,6 +48,7 @@ pub(super) fn save(tx: &mut Tx<'_>, run: &Stored, before: Status) -> rusqlite::R
     tx.moved(Move {
         pool: record.pool.clone(),
         tenant: record.tenant.clone(),
+        priority: record.priority,
         from: Some(before),
         to: record.status,
     });
@@ -185,6 +186,7 @@ impl Operation for Release {
         }
         rules::give_back(&mut run.record, tx.now);
         save(tx, &run, Status::Running)?;
+        tx.tails.remove(&self.run);
         Ok(true)
     }
 }
@@ -196,18 +198,25 @@ pub(super) fn take_from(tx: &mut Tx<'_>, instance: InstanceId) -> rusqlite::Resu
         .prepare_cached(
             "UPDATE runs INDEXED BY runs_running
              SET status = 1, fence = fence + 1, instance = NULL, ready_at = ?2
-             WHERE status = 2 AND instance = ?1 RETURNING id, pool, tenant",
+             WHERE status = 2 AND instance = ?1 RETURNING id, pool, tenant, priority",
         )?
         .query_map((Id(instance.0), tx.now.0), |row| {
-            Ok((RunId(row.get::<_, Id>(0)?.0), row.get(1)?, row.get(2)?))
+            let change = Move {
+                pool: row.get(1)?,
+                tenant: row.get(2)?,
+                priority: rows::priority(row, 3)?,
+                from: Some(Status::Running),
+                to: Status::Ready,
+            };
+            Ok((RunId(row.get::<_, Id>(0)?.0), change))
         })?
-        .collect::<rusqlite::Result<Vec<(RunId, String, String)>>>()?;
+        .collect::<rusqlite::Result<Vec<_>>>()?;
     let mut runs = Vec::with_capacity(taken.len());
-    for (run, pool, tenant) in taken {
-        tx.moved(Move { pool, tenant, from: Some(Status::Running), to: Status::Ready });
+    for (run, change) in taken {
+        tx.moved(change);
         runs.push(run);
     }
-    // As by claim order, not by where the rows lie.
+    tx.tails.clear();
     runs.sort_unstable();
     Ok(runs)
 }

@@ -59,7 +59,7 @@ pub(super) fn stored(row: &Row<'_>) -> rusqlite::Result<Stored> {
         agent: row.get(9)?,
         pool: row.get(10)?,
         door: row.get(11)?,
-        priority: Priority::new(row.get(12)?).ok_or(FromSqlError::InvalidType)?,
+        priority: priority(row, 12)?,
         status: status(row.get(13)?)?,
         metadata: object(row, 14)?,
         input: from_json(&unpack(blob(row, 15)?)?)?,
@@ -151,6 +151,10 @@ impl FromSql for Id {
 
 fn id(row: &Row<'_>, column: usize) -> rusqlite::Result<Uuid> {
     Ok(row.get::<_, Id>(column)?.0)
+}
+
+pub(super) fn priority(row: &Row<'_>, column: usize) -> rusqlite::Result<Priority> {
+    Ok(Priority::new(row.get(column)?).ok_or(FromSqlError::InvalidType)?)
 }
 
 pub(super) const fn status_number(status: Status) -> i64 {

@@ -137,3 +137,56 @@ fn migrate(conn: &mut Connection, migrations: &[&str], path: &Path) -> Result<()
 pub(super) fn version(conn: &Connection) -> rusqlite::Result<u32> {
     conn.query_row("SELECT user_version FROM pragma_user_version", [], |row| row.get(0))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LATER: &str = "ALTER TABLE runs ADD COLUMN later INTEGER NOT NULL DEFAULT 7";
+
+    fn file() -> (tempfile::TempDir, std::path::PathBuf) {
+        let directory = crate::conformance::scratch();
+        let path = directory.path().join("clearway.db");
+        (directory, path)
+    }
+
+    #[test]
+    fn migrations_are_applied_once_and_in_order() {
+        let (_directory, path) = file();
+        let mut conn = open_writer(&path).unwrap();
+        assert_eq!(version(&conn).unwrap(), 1);
+        migrate(&mut conn, MIGRATIONS, &path).unwrap();
+        assert_eq!(version(&conn).unwrap(), 1);
+        let schema = |conn: &Connection| -> String {
+            let sql =
+                "SELECT group_concat(sql, ';') FROM (SELECT sql FROM sqlite_schema ORDER BY name)";
+            conn.query_row(sql, [], |row| row.get(0)).unwrap()
+        };
+        // From the previous version and from nothing the same comes out.
+        let later = [MIGRATIONS, &[LATER]].concat();
+        migrate(&mut conn, &later, &path).unwrap();
+        assert_eq!(version(&conn).unwrap(), 2);
+        let mut fresh = Connection::open_in_memory().unwrap();
+        migrate(&mut fresh, &later, Path::new("fresh")).unwrap();
+        assert_eq!(schema(&conn), schema(&fresh));
+        // And the version before does not know the file any more.
+        let error = migrate(&mut conn, MIGRATIONS, &path).unwrap_err();
+        assert_eq!(error.kind, ErrorKind::NewerSchema);
+    }
+
+    #[test]
+    fn a_failed_migration_leaves_the_version_before() {
+        let (_directory, path) = file();
+        let mut conn = open_writer(&path).unwrap();
+        let broken = [MIGRATIONS, &["CREATE TABLE half (x); SELECT nonsense"]].concat();
+        migrate(&mut conn, &broken, &path).unwrap_err();
+        assert_eq!(version(&conn).unwrap(), 1);
+        let half: i64 = conn
+            .query_row("SELECT count(*) FROM sqlite_schema WHERE name = 'half'", [], |row| {
+                row.get(0)
+            })
+            .unwrap();
+        assert_eq!(half, 0);
+        migrate(&mut conn, &[MIGRATIONS, &[LATER]].concat(), &path).unwrap();
+    }
+}

@@ -5,20 +5,20 @@
 //! operations queue. So one caller alone waits for one commit, and a thousand callers share a few;
 //! there is no delay to tune.
 //!
-//! Each operation stands on a savepoint of its own, so one that fails takes nothing with it. When
-//! SQLite gives up the whole transaction (a full disk does that), its operations are tried again one
+//! An operation that fails takes nothing with it (see `apply_all`). When SQLite gives up the whole transaction (a full disk does that), its operations are tried again one
 //! by one, so that those which fit are not lost with the one which did not.
 //!
 //! **Invariant:** an operation is answered after its transaction is committed, never before, and the
 //! numbers in [`Counts`] change only with it.
 
+use std::collections::HashMap;
 use std::fs::File;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicI32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use clearway_core::{Clock, Timestamp};
+use clearway_core::{Clock, RunId, Timestamp};
 use rusqlite::{Connection, Params};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
@@ -30,6 +30,9 @@ use super::{lane, rows, schema};
 use crate::Policy;
 use crate::counts::{Counts, Move};
 use crate::error::{Error, ErrorKind, Result};
+
+/// Log ends kept in memory at most: more streams than a machine of this kind carries.
+const TAILS: usize = 32 * 1024;
 
 /// Operations in one transaction at most.
 const BATCH: usize = 256;
@@ -60,7 +63,20 @@ pub(super) struct Tx<'a> {
     moves: &'a mut Vec<Move>,
     /// Channels that want a snapshot after the commit.
     pub(super) due: &'a mut Vec<Due>,
+    /// Ends of the logs that were appended to lately. Whoever ends a lease takes its run out.
+    pub(super) tails: &'a mut HashMap<RunId, Tail>,
     path: &'a Path,
+}
+
+/// A running run's log, as far as output needs to know it.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Tail {
+    /// `runs.n`
+    pub(super) n: i64,
+    /// The lease under which it runs.
+    pub(super) fence: u32,
+    /// Number of the next event.
+    pub(super) seq: u64,
 }
 
 impl Tx<'_> {
@@ -117,7 +133,7 @@ pub(super) fn closed() -> Error {
 }
 
 /// An operation with its way back, its type forgotten.
-trait Ticket: Send {
+pub(super) trait Ticket: Send {
     fn durable(&self) -> bool;
     fn closes(&self) -> bool;
     fn apply(&mut self, tx: &mut Tx<'_>) -> Applied;
@@ -128,7 +144,7 @@ trait Ticket: Send {
 }
 
 /// What an operation did to its transaction.
-enum Applied {
+pub(super) enum Applied {
     Kept,
     /// It asks for something that cannot be; its changes, if any, are to be taken back.
     Refused,
@@ -197,6 +213,12 @@ enum Sync {
     Normal,
 }
 
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Savepoints {
+    Yes,
+    No,
+}
+
 /// The write connection and all that belongs to it.
 pub(super) struct Writer {
     conn: Connection,
@@ -209,6 +231,7 @@ pub(super) struct Writer {
     shared: Arc<Shared>,
     sync: Sync,
     due: Vec<Due>,
+    tails: HashMap<RunId, Tail>,
     /// Pages in the write-ahead log after the last commit.
     wal_pages: Arc<AtomicI32>,
     /// Pages at which folding is worth a try.
@@ -237,6 +260,7 @@ impl Writer {
             shared: Arc::new(shared),
             sync: Sync::Full,
             due: Vec::new(),
+            tails: HashMap::new(),
             wal_pages: Arc::default(),
             fold_at: WAL_PAGES,
             _lock: lock,
@@ -271,7 +295,7 @@ impl Writer {
     }
 
     /// One group commit, answers included.
-    fn serve_batch(&mut self, batch: &mut Vec<Box<dyn Ticket>>) {
+    pub(super) fn serve_batch(&mut self, batch: &mut Vec<Box<dyn Ticket>>) {
         match self.commit(batch) {
             Ok(()) => batch.drain(..).for_each(|ticket| ticket.committed()),
             Err(error) if batch.len() == 1 => {
@@ -285,6 +309,9 @@ impl Writer {
                     }
                 }
             }
+        }
+        if self.tails.len() > TAILS {
+            self.tails.clear();
         }
         self.take_snapshots();
         self.fold_wal();
@@ -358,18 +385,42 @@ impl Writer {
         outcome
     }
 
-    /// Applies each operation on its savepoint. An error means that the transaction is lost.
+    /// Applies all operations. An error means that the transaction is lost.
+    ///
+    /// Savepoints cost a copy of each page that is changed, so the first try does without: most
+    /// operations that fail find out before they write anything. When one does not, everything is
+    /// taken back and done again with a savepoint for each.
     fn apply_all(
         &mut self,
         batch: &mut [Box<dyn Ticket>],
         moves: &mut Vec<Move>,
     ) -> Result<Option<Error>> {
-        let sql =
-            |conn: &Connection, text| run(conn, text).map_err(|error| explain(error, &self.path));
+        if let Some(trouble) = self.apply_each(batch, moves, Savepoints::No)? {
+            return Ok(trouble);
+        }
+        moves.drain(..).rev().for_each(|change| self.counts.revert(&change));
+        self.tails.clear();
+        self.due.clear();
+        self.sql("ROLLBACK")?;
+        self.sql("BEGIN IMMEDIATE")?;
+        let trouble = self.apply_each(batch, moves, Savepoints::Yes)?;
+        Ok(trouble.expect("nothing needs taking back that has a savepoint"))
+    }
+
+    /// Applies operations one after the other; `None` when one without a savepoint has to be taken
+    /// back.
+    fn apply_each(
+        &mut self,
+        batch: &mut [Box<dyn Ticket>],
+        moves: &mut Vec<Move>,
+        savepoints: Savepoints,
+    ) -> Result<Option<Option<Error>>> {
         let mut trouble = None;
         for ticket in batch {
-            sql(&self.conn, "SAVEPOINT op")?;
-            let (moved, due) = (moves.len(), self.due.len());
+            if savepoints == Savepoints::Yes {
+                self.sql("SAVEPOINT op")?;
+            }
+            let (moved, due, changes) = (moves.len(), self.due.len(), self.conn.total_changes());
             let mut tx = Tx {
                 conn: &self.conn,
                 now: self.clock.now(),
@@ -377,27 +428,40 @@ impl Writer {
                 counts: &mut self.counts,
                 moves: &mut *moves,
                 due: &mut self.due,
+                tails: &mut self.tails,
                 path: &self.path,
             };
             match ticket.apply(&mut tx) {
                 Applied::Kept => {
-                    sql(&self.conn, "RELEASE op")?;
+                    if savepoints == Savepoints::Yes {
+                        self.sql("RELEASE op")?;
+                    }
                     continue;
                 }
                 Applied::Refused => {}
                 Applied::Broken(error) if self.conn.is_autocommit() => return Err(error),
                 Applied::Broken(error) => trouble = Some(error),
             }
-            moves.drain(moved..).rev().for_each(|change| self.counts.revert(&change));
             self.due.truncate(due);
-            sql(&self.conn, "ROLLBACK TO op")?;
-            sql(&self.conn, "RELEASE op")?;
+            if savepoints == Savepoints::Yes {
+                moves.drain(moved..).rev().for_each(|change| self.counts.revert(&change));
+                self.tails.clear();
+                self.sql("ROLLBACK TO op")?;
+                self.sql("RELEASE op")?;
+            } else if self.conn.total_changes() != changes {
+                return Ok(None);
+            }
         }
-        Ok(trouble)
+        Ok(Some(trouble))
+    }
+
+    fn sql(&self, text: &str) -> Result<()> {
+        run(&self.conn, text).map_err(|error| explain(error, &self.path))
     }
 
     /// Leaves a transaction that failed.
     fn abandon(&mut self, why: ErrorKind) {
+        self.tails.clear();
         let rolled_back = self.conn.is_autocommit() || run(&self.conn, "ROLLBACK").is_ok();
         let harmless = matches!(why, ErrorKind::DiskFull | ErrorKind::Locked | ErrorKind::Conflict);
         // After an I/O error the connection's view of its own log is not to be trusted.
@@ -437,7 +501,7 @@ impl Writer {
             .set_sync(Sync::Normal)
             .and_then(|()| run(&self.conn, "BEGIN IMMEDIATE"))
             .map_err(Fail::Sql)
-            .and_then(|()| due.iter().try_for_each(|due| channels::snapshot(&self.conn, due)))
+            .and_then(|()| channels::snapshots(&self.conn, &due))
             .and_then(|()| run(&self.conn, "COMMIT").map_err(Fail::Sql));
         if let Err(fail) = outcome {
             let error = fail.explain(&self.path);
@@ -515,17 +579,40 @@ async fn serve(mut writer: Writer, mut queue: mpsc::Receiver<Box<dyn Ticket>>) {
 fn count(conn: &Connection) -> rusqlite::Result<Counts> {
     let mut counts = Counts::default();
     let mut statement = conn.prepare(
-        "SELECT pool, tenant, status, count(*) FROM runs INDEXED BY runs_open
-         WHERE status < 4 GROUP BY pool, tenant, status",
+        "SELECT pool, tenant, priority, status FROM runs INDEXED BY runs_open WHERE status < 4",
     )?;
     let mut found = statement.query([])?;
     while let Some(row) = found.next()? {
-        let (pool, tenant): (String, String) = (row.get(0)?, row.get(1)?);
-        counts.add(&pool, &tenant, rows::status(row.get(2)?)?, row.get(3)?);
+        counts.apply(&Move {
+            pool: row.get(0)?,
+            tenant: row.get(1)?,
+            priority: rows::priority(row, 2)?,
+            from: None,
+            to: rows::status(row.get(3)?)?,
+        });
     }
     Ok(counts)
 }
 
 fn run(conn: &Connection, sql: &str) -> rusqlite::Result<()> {
     conn.prepare_cached(sql)?.raw_execute().map(|_| ())
+}
+
+/// Operations whose answers nobody waits for.
+#[cfg(test)]
+pub(super) fn tickets<O: Operation, const N: usize>(operations: [O; N]) -> Vec<Box<dyn Ticket>> {
+    let ticket = |operation| {
+        let (reply, _) = oneshot::channel();
+        Box::new(Pending { operation, reply, result: None }) as Box<dyn Ticket>
+    };
+    operations.map(ticket).into()
+}
+
+#[cfg(test)]
+impl Writer {
+    /// Whether SQLite syncs the transactions of this moment.
+    pub(super) fn waits_for_disk(&self) -> bool {
+        let level: i64 = self.conn.query_row("PRAGMA synchronous", [], |row| row.get(0)).unwrap();
+        level == 2
+    }
 }

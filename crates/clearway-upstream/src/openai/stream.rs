@@ -1,7 +1,8 @@
 //! Streamed chunks.
 //!
-//! The fast path reads a chunk into borrowed structures: no tree, and one small string per piece of
-//! output. Anything unusual (usage, errors) is kept raw and read when it is there.
+//! A chunk is compared with the one before it ([`template`]) or read into borrowed structures: no
+//! tree, and one small string per piece of output. Anything unusual (usage, errors) is kept raw and
+//! read when it is there.
 
 use std::borrow::Cow;
 use std::collections::VecDeque;
@@ -16,6 +17,10 @@ use super::failure::{Rejection, Secrets};
 use super::{ChatEvent, FinishReason, Usage};
 use crate::sse;
 
+use template::Template;
+
+mod template;
+
 /// Reads the events of one streamed answer and knows whether it is whole.
 #[derive(Debug, Default)]
 pub struct Reader {
@@ -23,6 +28,7 @@ pub struct Reader {
     finish: Option<FinishReason>,
     usage: Option<Usage>,
     complete: bool,
+    template: Template,
 }
 
 /// What an event was good for.
@@ -82,8 +88,28 @@ impl Reader {
             b"ping" | b"keepalive" | b"heartbeat" => return Ok(Step::Nothing),
             _ => {}
         }
-        let chunk: Chunk<'_> = serde_json::from_slice(data)
-            .map_err(|error| Fault::Malformed(format!("an event is no JSON chunk: {error}")))?;
+        if let Some((text, thinking)) = self.template.text(data) {
+            let event = if thinking { ChatEvent::Reasoning } else { ChatEvent::Text };
+            out.push_back(event(text.to_owned()));
+            self.template.praise();
+            self.output = true;
+            return Ok(Step::Output);
+        }
+        self.parse(data, secrets, out)
+    }
+
+    fn parse(
+        &mut self,
+        data: &[u8],
+        secrets: Secrets<'_>,
+        out: &mut VecDeque<ChatEvent>,
+    ) -> Result<Step, Fault> {
+        let malformed = |error: &dyn fmt::Display| {
+            Fault::Malformed(format!("an event is no JSON chunk: {error}"))
+        };
+        // Once for the whole chunk is much cheaper than for each string in it.
+        let text = std::str::from_utf8(data).map_err(|error| malformed(&error))?;
+        let chunk: Chunk<'_> = serde_json::from_str(text).map_err(|error| malformed(&error))?;
         if chunk.error.is_some() || (chunk.choices.is_none() && is_error(data)) {
             return Err(Fault::Rejected(Rejection::in_band(data, secrets)));
         }
@@ -93,6 +119,7 @@ impl Reader {
         }
         let mut step = Step::Nothing;
         if let Some(Choices(Some(choice))) = chunk.choices {
+            let plain = choice.delta.as_ref().and_then(Delta::sole_text);
             if choice.delta.is_some_and(|delta| emit(delta, out)) {
                 self.output = true;
                 step = Step::Output;
@@ -100,6 +127,9 @@ impl Reader {
             if let Some(word) = choice.finish_reason.filter(|word| !word.0.is_empty()) {
                 self.finish = Some(FinishReason::read(&word.0));
                 step = Step::Stopped;
+            } else if let (Some((plain, thinking)), None) = (plain, usage) {
+                let start = plain.as_ptr().addr() - text.as_ptr().addr();
+                self.template.learn(data, start..start + plain.len(), thinking);
             }
         }
         // Some count along with every chunk; only a count that comes with the end or after it is
@@ -162,28 +192,31 @@ fn is_error(data: &[u8]) -> bool {
     value["type"] == "error" || value["object"] == "error"
 }
 
-/// For the fuzzer: reads `data` as a stream.
+/// For the fuzzer: reads `data` as a stream, with and without the shortcut.
 ///
 /// # Panics
 ///
-/// When the reader calls something whole after an error, or output appears out of nothing.
+/// When something is whole that is not, output appears out of nothing, or the shortcut changes what
+/// is read.
 pub fn fuzz(data: &[u8]) {
     let mut decoder = sse::Decoder::default();
     let mut reader = Reader::default();
-    let mut out = VecDeque::new();
+    let mut parser = Reader { template: Template::disabled(), ..Reader::default() };
+    let (mut out, mut parsed) = (VecDeque::new(), VecDeque::new());
     decoder.feed(bytes::Bytes::copy_from_slice(data));
     while let Ok(Some(event)) = decoder.next() {
         let before = out.len();
-        match reader.take(event, Secrets::default(), &mut out) {
+        let step = reader.take(event, Secrets::default(), &mut out);
+        assert_eq!(step, parser.take(event, Secrets::default(), &mut parsed));
+        assert_eq!(out, parsed);
+        match step {
             Ok(Step::Output) => assert!(out.len() > before, "output without an event"),
             Ok(Step::Complete) => assert!(reader.finish().is_ok(), "complete, but not whole"),
             Ok(Step::Nothing | Step::Stopped) => {}
             Err(_) => break,
         }
     }
-    if let Ok(event) = reader.finish() {
-        assert!(matches!(event, ChatEvent::Finish { .. }));
-    }
+    assert_eq!(reader.finish(), parser.finish());
 }
 
 #[derive(Deserialize)]
@@ -217,6 +250,29 @@ struct Delta<'a> {
     refusal: Option<Text<'a>>,
     #[serde(borrow)]
     tool_calls: Option<Vec<ToolCall<'a>>>,
+}
+
+impl<'a> Delta<'a> {
+    /// Its text (and whether it is thinking) if that is all there is in it and lies in the chunk as
+    /// it is read.
+    fn sole_text(&self) -> Option<(&'a str, bool)> {
+        if self.tool_calls.as_ref().is_some_and(|calls| !calls.is_empty()) {
+            return None;
+        }
+        let texts = [
+            (&self.content, false),
+            (&self.refusal, false),
+            (&self.reasoning_content, true),
+            (&self.reasoning, true),
+        ];
+        let mut found = texts.into_iter().filter_map(|(text, thinking)| {
+            text.as_ref().filter(|text| !text.0.is_empty()).map(|text| (text, thinking))
+        });
+        match (found.next(), found.next()) {
+            (Some((Text(Cow::Borrowed(text)), thinking)), None) => Some((*text, thinking)),
+            _ => None,
+        }
+    }
 }
 
 #[derive(Deserialize)]

@@ -22,7 +22,8 @@ async fn answering(answer: &'static str) -> (Client, JoinSet<()>) {
 
 #[tokio::test]
 async fn json_comes_back() {
-    let (client, _server) = answering("HTTP/1.1 200 OK\r\ncontent-length: 7\r\n\r\n{\"a\":1}").await;
+    let (client, _server) =
+        answering("HTTP/1.1 200 OK\r\ncontent-length: 7\r\n\r\n{\"a\":1}").await;
     assert_eq!(client.get("/runs").await.unwrap(), serde_json::json!({"a": 1}));
 }
 
@@ -31,18 +32,24 @@ async fn problems_are_told() {
     let body = "HTTP/1.1 404 Not Found\r\nconnection: close\r\n\r\n{\"code\":\"run_not_found\",\"detail\":\"no run `x`\",\"hint\":\"List them.\"}";
     let (client, _server) = answering(body).await;
     let Err(Error::Problem(problem)) = client.get("/runs/x").await else { panic!("no problem") };
-    assert_eq!((problem.status, problem.code.as_str(), problem.detail.as_str()), (404, "run_not_found", "no run `x`"));
+    assert_eq!(
+        (problem.status, problem.code.as_str(), problem.detail.as_str()),
+        (404, "run_not_found", "no run `x`")
+    );
     assert!(matches!(client.events("/runs/x/events", None).await, Err(Error::Problem(_))));
 }
 
 #[tokio::test]
 async fn streams_end_or_break() {
-    let (client, _server) = answering("HTTP/1.1 200 OK\r\nconnection: close\r\n\r\nid: 1-256\nevent: a\ndata: 1\n\n").await;
+    let (client, _server) =
+        answering("HTTP/1.1 200 OK\r\nconnection: close\r\n\r\nid: 1-256\nevent: a\ndata: 1\n\n")
+            .await;
     let mut events = client.events("/runs/x/events", None).await.unwrap();
     assert_eq!(events.next().await.unwrap().unwrap().id.as_deref(), Some("1-256"));
     assert_eq!(events.next().await.unwrap(), None);
 
-    let (client, _server) = answering("HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\nff\r\ndata: 1").await;
+    let (client, _server) =
+        answering("HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\nff\r\ndata: 1").await;
     let mut events = client.events("/runs/x/events", None).await.unwrap();
     assert!(matches!(events.next().await, Err(Error::Unexpected { .. })));
 }

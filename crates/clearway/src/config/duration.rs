@@ -22,7 +22,8 @@ pub(super) enum Invalid {
 /// Reads `500ms`, `120s`, `30m`, `2h`, `1d`, and sums such as `1m30s`.
 pub(super) fn parse(text: &str) -> Result<Duration, Invalid> {
     let text = text.trim();
-    let words = ["", "none", "never", "off", "inf", "infinite", "infinity", "unlimited", "forever", "-1"];
+    let words =
+        ["", "none", "never", "off", "inf", "infinite", "infinity", "unlimited", "forever", "-1"];
     if words.iter().any(|word| text.eq_ignore_ascii_case(word)) {
         return Err(Invalid::NoEnd);
     }

@@ -50,7 +50,12 @@ const NAME: &str = "prompt";
 
 impl Prompt {
     /// Compiles and tries out `text`, which stands at `place` in `source`.
-    pub(super) fn compile(text: &str, source: &Source, place: &Range<usize>, file: Option<PathBuf>) -> Result<Self, Vec<Problem>> {
+    pub(super) fn compile(
+        text: &str,
+        source: &Source,
+        place: &Range<usize>,
+        file: Option<PathBuf>,
+    ) -> Result<Self, Vec<Problem>> {
         let at = |range: Range<usize>, message: String, label: &str| {
             Problem::new(message).at(source, locate(source, place, text, range), label)
         };
@@ -84,8 +89,12 @@ impl Prompt {
             let range = error.range().unwrap_or(whole);
             if error.kind() == minijinja::ErrorKind::UndefinedError {
                 let message = format!("there is no variable `{}`", text[range.clone()].trim());
-                let known: Vec<_> = VARIABLES.iter().map(|(name, holds)| format!("{name} ({holds})")).collect();
-                return Err(vec![at(range, message, "not defined").help(format!("a prompt can use: {}", known.join(", ")))]);
+                let known: Vec<_> =
+                    VARIABLES.iter().map(|(name, holds)| format!("{name} ({holds})")).collect();
+                return Err(vec![
+                    at(range, message, "not defined")
+                        .help(format!("a prompt can use: {}", known.join(", "))),
+                ]);
             }
             let why = error.detail().map_or_else(|| error.kind().to_string(), ToOwned::to_owned);
             return Err(vec![at(range, format!("template error: {why}"), "here")]);
@@ -186,10 +195,13 @@ fn find_word(text: &str, word: &str) -> Option<Range<usize>> {
         let start = from + found;
         let end = start + word.len();
         let before = text[..start].chars().next_back();
-        let opened = [text[..start].rfind("{{"), text[..start].rfind("{%")].into_iter().flatten().max();
-        let closed = [text[..start].rfind("}}"), text[..start].rfind("%}")].into_iter().flatten().max();
+        let opened =
+            [text[..start].rfind("{{"), text[..start].rfind("{%")].into_iter().flatten().max();
+        let closed =
+            [text[..start].rfind("}}"), text[..start].rfind("%}")].into_iter().flatten().max();
         let inside = opened.is_some_and(|opened| closed.is_none_or(|closed| closed < opened));
-        if inside && boundary(before) && before != Some('.') && boundary(text[end..].chars().next()) {
+        if inside && boundary(before) && before != Some('.') && boundary(text[end..].chars().next())
+        {
             return Some(start..end);
         }
         from = end;

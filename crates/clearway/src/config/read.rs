@@ -21,7 +21,7 @@ use super::resolve;
 use super::walk::{At, Table, Value, Walk, nearest};
 use super::{
     Config, Deadlines, Dialect, Door, Listen, LogFormat, Origin, Pool, Provider, ProviderKind,
-    ScriptRule, Server, ServerLimits, Sim,
+    ScriptRule, Server, ServerLimits, Sim, join,
 };
 
 /// Where prompts and certificates are.
@@ -91,7 +91,17 @@ pub(super) fn config(source: Source, files: &Files, env: &Env) -> Result<Config,
         doors: read_named(&root, "doors", door),
     };
     root.unsupported(&[
-        "auth", "keys", "knowledge", "workflows", "graphs", "mcp", "workers", "webhooks", "alerts", "include", "telemetry",
+        "auth",
+        "keys",
+        "knowledge",
+        "workflows",
+        "graphs",
+        "mcp",
+        "workers",
+        "webhooks",
+        "alerts",
+        "include",
+        "telemetry",
     ]);
     root.finish();
     let mut config = resolve::config(&walk, draft, server);
@@ -101,10 +111,15 @@ pub(super) fn config(source: Source, files: &Files, env: &Env) -> Result<Config,
     }
     config.warnings = walk.take_warnings();
     for variable in env.unknown().map(ToOwned::to_owned).chain(walk.unused_overlay()) {
-        config.warnings.push(format!("the environment variable {variable} is not known and has no effect"));
+        config
+            .warnings
+            .push(format!("the environment variable {variable} is not known and has no effect"));
     }
     if env.get("DATABASE_URL").is_some() {
-        config.warnings.push("DATABASE_URL has no effect in this version: data is kept in the data directory".to_owned());
+        config.warnings.push(
+            "DATABASE_URL has no effect in this version: data is kept in the data directory"
+                .to_owned(),
+        );
     }
     config.origin = Origin::Text;
     config.files = read_files;
@@ -144,11 +159,16 @@ fn server(table: Table<'_>, files: &Files, env: &Env) -> Server {
     if let Some(value) = &port
         && value.span().is_some()
     {
-        value.problem("`server` has no key `port`", "unknown key", "write it behind the host: listen = \"127.0.0.1:8123\"");
+        value.problem(
+            "`server` has no key `port`",
+            "unknown key",
+            "write it behind the host: listen = \"127.0.0.1:8123\"",
+        );
     }
-    let port = port.filter(|value| value.span().is_none()).and_then(|value| value.integer(0..=65_535));
+    let port =
+        port.filter(|value| value.span().is_none()).and_then(|value| value.integer(0..=65_535));
     let data = table.get("data").and_then(|value| value.name()).map(|data| match files {
-        Files::Folder(folder) if data.span.is_some() => folder.join(data.value),
+        Files::Folder(folder) if data.span.is_some() => join(folder, data.value),
         Files::Folder(_) | Files::BuiltIn => PathBuf::from(data.value),
     });
     let log = table.get("log").and_then(|value| {
@@ -176,7 +196,10 @@ fn server(table: Table<'_>, files: &Files, env: &Env) -> Server {
 
 fn server_limits(table: Table<'_>) -> ServerLimits {
     let size = |key, least: u64, most: u64| {
-        table.get(key).and_then(|value| value.integer(least..=most)).and_then(|size| usize::try_from(size).ok())
+        table
+            .get(key)
+            .and_then(|value| value.integer(least..=most))
+            .and_then(|size| usize::try_from(size).ok())
     };
     let duration = |key| table.get(key).and_then(|value| value.duration(DEADLINE));
     let limits = ServerLimits {
@@ -194,13 +217,21 @@ fn server_limits(table: Table<'_>) -> ServerLimits {
 }
 
 /// `CLEARWAY_SERVER__PORT` and `PORT` change the port alone; the first goes before the second.
-fn listen_with_port(walk: &Walk<'_>, listen: Option<Listen>, port: Option<u64>, env: &Env) -> Option<Listen> {
+fn listen_with_port(
+    walk: &Walk<'_>,
+    listen: Option<Listen>,
+    port: Option<u64>,
+    env: &Env,
+) -> Option<Listen> {
     let port = port.and_then(|port| u16::try_from(port).ok());
     let usual = env.get("PORT").filter(|_| env.get("CLEARWAY_SERVER__LISTEN").is_none());
     let usual = usual.and_then(|text| {
         let parsed = text.trim().parse().ok();
         if parsed.is_none() {
-            walk.note(Problem::new(format!("PORT: `{text}` is no port")).help("set it to a number from 0 to 65535"));
+            walk.note(
+                Problem::new(format!("PORT: `{text}` is no port"))
+                    .help("set it to a number from 0 to 65535"),
+            );
         }
         parsed
     });
@@ -259,12 +290,22 @@ fn provider(table: Table<'_>, files: &Files) -> Option<Provider> {
         Some(Kind::Sim) => Some(ProviderKind::Sim(sim(&table))),
         None => {
             table.tolerate(&[
-                "base_url", "api_key", "ca_file", "script", "ttft", "token_interval", "tokens", "jitter", "max_concurrent",
+                "base_url",
+                "api_key",
+                "ca_file",
+                "script",
+                "ttft",
+                "token_interval",
+                "tokens",
+                "jitter",
+                "max_concurrent",
             ]);
             None
         }
     };
-    table.unsupported(&["retry", "breaker", "keys", "headers", "budget", "price", "hedge", "fallback"]);
+    table.unsupported(&[
+        "retry", "breaker", "keys", "headers", "budget", "price", "hedge", "fallback",
+    ]);
     table.finish();
     Some(Provider { kind: kind?, concurrent, queue, connections, keep_alive, deadline })
 }
@@ -278,7 +319,7 @@ fn openai(table: &Table<'_>, files: &Files) -> Option<ProviderKind> {
     let ca_file = table.get("ca_file").and_then(|value| {
         let name = value.name()?;
         let Files::Folder(folder) = files else { return None };
-        let path = folder.join(&name.value);
+        let path = join(folder, &name.value);
         if !path.is_file() {
             value.problem(format!("there is no file {}", path.display()), "here", "");
         }
@@ -303,7 +344,8 @@ fn sim(table: &Table<'_>) -> Sim {
 fn script_rule(value: &Value<'_>) -> Option<ScriptRule> {
     let table = value.table()?;
     let matches = table.get("match").and_then(|value| value.text()).unwrap_or_default().to_owned();
-    let reply = table.require("reply", "say what to answer: { match = \"price\", reply = \"It is free.\" }");
+    let reply = table
+        .require("reply", "say what to answer: { match = \"price\", reply = \"It is free.\" }");
     table.finish();
     let value = reply?;
     let reply = value.text()?;
@@ -356,13 +398,17 @@ fn deadlines(table: Table<'_>) -> Deadlines {
 
 fn models(root: &Table<'_>) -> BTreeMap<String, ModelDraft> {
     read_named(root, "models", |_, table| {
-        let provider = table.require("provider", "name one of [providers]").and_then(|value| value.name());
-        let model = table.require("model", "say what the provider calls it").and_then(|value| value.name());
+        let provider =
+            table.require("provider", "name one of [providers]").and_then(|value| value.name());
+        let model =
+            table.require("model", "say what the provider calls it").and_then(|value| value.name());
         let draft = ModelDraft {
             provider,
             model: model.map(|model| model.value).unwrap_or_default(),
             params: params(&table),
-            context_tokens: table.get("context_tokens").and_then(|value| value.count(256..=100_000_000)),
+            context_tokens: table
+                .get("context_tokens")
+                .and_then(|value| value.count(256..=100_000_000)),
             reasoning: table.get("reasoning").and_then(|value| value.boolean()),
             deadline: table.get("deadline").and_then(|value| value.duration(DEADLINE)),
         };
@@ -380,9 +426,17 @@ fn params(table: &Table<'_>) -> Map<String, Json> {
     for (key, value) in value.entries() {
         let json = value.json();
         if OURS.contains(&key.as_str()) {
-            value.problem(format!("the parameter `{key}` is set by the server itself"), "here", "leave it out");
+            value.problem(
+                format!("the parameter `{key}` is set by the server itself"),
+                "here",
+                "leave it out",
+            );
         } else if key == "n" && json != Some(1.into()) {
-            value.problem("the parameter `n` must be 1: a run has one answer", "here", "leave it out");
+            value.problem(
+                "the parameter `n` must be 1: a run has one answer",
+                "here",
+                "leave it out",
+            );
         } else if let Some(json) = json {
             params.insert(key, json);
         }
@@ -391,7 +445,9 @@ fn params(table: &Table<'_>) -> Map<String, Json> {
 }
 
 fn pool(table: Table<'_>) -> Option<Pool> {
-    let slots = table.require("slots", "say how many runs may run at once").and_then(|value| value.count(1..=1_000_000));
+    let slots = table
+        .require("slots", "say how many runs may run at once")
+        .and_then(|value| value.count(1..=1_000_000));
     let queue = table.get("queue").map(|value| value.count(0..=10_000_000));
     table.unsupported(&["per_user", "weight", "priority"]);
     table.finish();
@@ -408,7 +464,11 @@ fn agent(table: Table<'_>, files: &Files, read_files: &mut Vec<PathBuf>) -> Agen
     ];
     let when_busy = table.get("when_busy").and_then(|value| match value.text() {
         Some("rollback") => {
-            value.problem("`rollback` is not supported by this version", "not supported yet", "one of: queue, reject, interrupt");
+            value.problem(
+                "`rollback` is not supported by this version",
+                "not supported yet",
+                "one of: queue, reject, interrupt",
+            );
             None
         }
         _ => value.one_of(&choices),
@@ -432,12 +492,28 @@ fn agent(table: Table<'_>, files: &Files, read_files: &mut Vec<PathBuf>) -> Agen
     for key in ["temperature", "max_tokens"] {
         if let Some(value) = table.get(key) {
             let help = format!("write params = {{ {key} = … }}");
-            value.problem(format!("`{}` is a parameter of the model", value.path), "not here", help);
+            value.problem(
+                format!("`{}` is a parameter of the model", value.path),
+                "not here",
+                help,
+            );
         }
     }
     table.unsupported(&[
-        "tools", "confirm", "cite", "knowledge", "graph", "worker", "output", "memory", "retry", "budget", "on_outage", "priority",
-        "fallback", "max_steps",
+        "tools",
+        "confirm",
+        "cite",
+        "knowledge",
+        "graph",
+        "worker",
+        "output",
+        "memory",
+        "retry",
+        "budget",
+        "on_outage",
+        "priority",
+        "fallback",
+        "max_steps",
     ]);
     table.finish();
     draft
@@ -445,14 +521,17 @@ fn agent(table: Table<'_>, files: &Files, read_files: &mut Vec<PathBuf>) -> Agen
 
 /// A text, or `{ file = "…" }`.
 fn prompt(value: &Value<'_>, files: &Files, read_files: &mut Vec<PathBuf>) -> Option<Prompt> {
-    let note = |problems: Vec<Problem>| problems.into_iter().for_each(|problem| value.walk().note(problem));
+    let note = |problems: Vec<Problem>| {
+        problems.into_iter().for_each(|problem| value.walk().note(problem))
+    };
     if !value.is_table() {
         let text = value.text()?;
         let place = value.span().unwrap_or_default();
         return Prompt::compile(text, &value.walk().source, &place, None).map_err(note).ok();
     }
     let table = value.table()?;
-    let file = table.require("file", "write prompt = { file = \"prompts/name.md\" } or the text itself");
+    let file =
+        table.require("file", "write prompt = { file = \"prompts/name.md\" } or the text itself");
     table.finish();
     let file = file?;
     let name = file.name()?.value;
@@ -473,12 +552,14 @@ fn read_file(value: &Value<'_>, name: &str, files: &Files) -> Option<(String, Op
             return found.map(|(_, text)| ((*text).to_owned(), None));
         }
     };
-    let path = folder.join(name);
+    let path = join(folder, name);
     match std::fs::read_to_string(&path) {
         Ok(text) => Some((text, Some(path))),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
             let help = match similar_file(&path) {
-                Some(near) => format!("did you mean `{}`?", Path::new(name).with_file_name(near).display()),
+                Some(near) => {
+                    format!("did you mean `{}`?", Path::new(name).with_file_name(near).display())
+                }
                 None => "paths are relative to the configuration file".to_owned(),
             };
             value.problem(format!("there is no file {name}"), "not found", help);
@@ -527,11 +608,16 @@ fn known_dialect(table: &Table<'_>, name: &str) -> Option<Dialect> {
     } else {
         let help = match nearest(name, names()) {
             Some(near) => format!("did you mean `{near}`?"),
-            None => format!("say which dialect it speaks: dialect = \"{}\"", names().collect::<Vec<_>>().join("\" or \"")),
+            None => format!(
+                "say which dialect it speaks: dialect = \"{}\"",
+                names().collect::<Vec<_>>().join("\" or \"")
+            ),
         };
         (format!("there is no dialect `{name}`"), help)
     };
-    table.walk.note(Problem::new(message).at(&table.walk.source, table.span.clone(), "").help(help));
+    table
+        .walk
+        .note(Problem::new(message).at(&table.walk.source, table.span.clone(), "").help(help));
     None
 }
 

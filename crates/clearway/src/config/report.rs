@@ -5,8 +5,8 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use miette::{
-    Diagnostic, GraphicalReportHandler, GraphicalTheme, LabeledSpan, MietteError, MietteSpanContents, SourceCode, SourceSpan,
-    SpanContents,
+    Diagnostic, GraphicalReportHandler, GraphicalTheme, LabeledSpan, MietteError,
+    MietteSpanContents, SourceCode, SourceSpan, SpanContents,
 };
 
 /// The text of a file, under the name that people see.
@@ -42,7 +42,12 @@ impl Source {
 
 /// Shows the whole line of a place, and no other.
 impl SourceCode for Source {
-    fn read_span<'a>(&'a self, span: &SourceSpan, _: usize, _: usize) -> Result<Box<dyn SpanContents<'a> + 'a>, MietteError> {
+    fn read_span<'a>(
+        &'a self,
+        span: &SourceSpan,
+        _: usize,
+        _: usize,
+    ) -> Result<Box<dyn SpanContents<'a> + 'a>, MietteError> {
         let text = self.text();
         let (start, end) = (span.offset(), span.offset() + span.len());
         if end > text.len() {
@@ -55,7 +60,8 @@ impl SourceCode for Source {
         let shown = (line_start, line_end - line_start).into();
         // The position in the heading is the place's, not the line's beginning.
         let column = text[line_start..start].chars().count();
-        let contents = MietteSpanContents::new_named(self.0.name.clone(), data, shown, line, column, 1);
+        let contents =
+            MietteSpanContents::new_named(self.0.name.clone(), data, shown, line, column, 1);
         Ok(Box::new(contents))
     }
 }

@@ -7,6 +7,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use clearway_engine::upstream::Endpoint;
 use serde_json::Map;
 
 use super::env::Env;
@@ -14,8 +15,8 @@ use super::read::{AgentDraft, Draft, ModelDraft};
 use super::report::Problem;
 use super::walk::{At, Walk, nearest};
 use super::{
-    Agent, Config, DEFAULT_AGENT, DEFAULT_MODEL, Deadlines, Model, OPENAI, Origin, Pool, Provider, ProviderKind, SIM, Secret, Server,
-    Sim,
+    Agent, Config, DEFAULT_AGENT, DEFAULT_MODEL, Deadlines, Model, OPENAI, Origin, Pool, Provider,
+    ProviderKind, SIM, Secret, Server, Sim,
 };
 
 pub(super) const OPENAI_URL: &str = "https://api.openai.com/v1";
@@ -27,14 +28,18 @@ const WORKING: Duration = Duration::from_secs(30 * 60);
 const HISTORY_TOKENS: u32 = 16_000;
 
 pub(super) fn config(walk: &Walk<'_>, draft: Draft, server: Server) -> Config {
-    let mut pools: BTreeMap<String, Pool> =
-        [("chat", 1024, 4096), ("background", 64, 10_000)].map(|(name, slots, queue)| (name.to_owned(), Pool { slots, queue })).into();
+    let mut pools: BTreeMap<String, Pool> = [("chat", 1024, 4096), ("background", 64, 10_000)]
+        .map(|(name, slots, queue)| (name.to_owned(), Pool { slots, queue }))
+        .into();
     pools.extend(draft.pools);
     let default = default_model(&draft.providers, &draft.models, walk.env);
     let mut providers = draft.providers;
-    add_providers(&mut providers, walk.env);
-    let mut models: BTreeMap<String, Model> =
-        draft.models.into_iter().map(|(name, model)| (name, resolve_model(walk, &providers, model))).collect();
+    add_providers(walk, &mut providers);
+    let mut models: BTreeMap<String, Model> = draft
+        .models
+        .into_iter()
+        .map(|(name, model)| (name, resolve_model(walk, &providers, model)))
+        .collect();
     if let Some(default) = default {
         let model = match default {
             Default::Same(name) => models[&name].clone(),
@@ -42,11 +47,15 @@ pub(super) fn config(walk: &Walk<'_>, draft: Draft, server: Server) -> Config {
         };
         models.insert(DEFAULT_MODEL.to_owned(), model);
     }
+    // Names as written: an agent with an error in it is not missing as well.
+    let names: Vec<String> = draft.agents.keys().cloned().collect();
     let default_agent = choose_default_agent(&draft.agents);
     let mut agents: BTreeMap<String, Agent> = draft
         .agents
         .into_iter()
-        .filter_map(|(name, agent)| Some((name.clone(), resolve_agent(walk, &name, &models, &pools, agent)?)))
+        .filter_map(|(name, agent)| {
+            Some((name.clone(), resolve_agent(walk, &name, &models, &pools, agent)?))
+        })
         .collect();
     let default_agent = default_agent.unwrap_or_else(|| {
         agents = built_in_agents(walk, &models);
@@ -56,7 +65,8 @@ pub(super) fn config(walk: &Walk<'_>, draft: Draft, server: Server) -> Config {
         if let Some(agent) = &door.agent
             && agent.value != DEFAULT_AGENT
         {
-            known(walk, "agent", agent, agents.keys());
+            let built_in = names.is_empty().then(|| agents.keys()).into_iter().flatten();
+            known(walk, "agent", agent, names.iter().chain(built_in));
         }
     }
     let doors = draft.doors.into_iter().map(|(name, door)| (name, door.door)).collect();
@@ -76,7 +86,12 @@ pub(super) fn config(walk: &Walk<'_>, draft: Draft, server: Server) -> Config {
 }
 
 /// Notes a problem unless `name` is one of `names`.
-fn known<'n>(walk: &Walk<'_>, what: &str, name: &At<String>, names: impl Iterator<Item = &'n String> + Clone) -> bool {
+fn known<'n>(
+    walk: &Walk<'_>,
+    what: &str,
+    name: &At<String>,
+    names: impl Iterator<Item = &'n String> + Clone,
+) -> bool {
     if names.clone().any(|known| *known == name.value) {
         return true;
     }
@@ -95,7 +110,7 @@ fn known<'n>(walk: &Walk<'_>, what: &str, name: &At<String>, names: impl Iterato
 }
 
 /// The providers that exist without being in the file.
-fn add_providers(providers: &mut BTreeMap<String, Provider>, env: &Env) {
+fn add_providers(walk: &Walk<'_>, providers: &mut BTreeMap<String, Provider>) {
     let provider = |kind| Provider {
         kind,
         concurrent: None,
@@ -104,8 +119,18 @@ fn add_providers(providers: &mut BTreeMap<String, Provider>, env: &Env) {
         keep_alive: None,
         deadline: Deadlines::default(),
     };
-    if let Some(kind) = openai_of_environment(env) {
-        providers.entry(OPENAI.to_owned()).or_insert_with(|| provider(kind));
+    if let Some(kind) = openai_of_environment(walk.env)
+        && !providers.contains_key(OPENAI)
+    {
+        if let ProviderKind::OpenAi { base_url, .. } = &kind
+            && let Err(why) = Endpoint::parse(base_url)
+        {
+            // People put passwords into addresses, so the value is not repeated.
+            let why = why.replace(&format!("{base_url:?} "), "it ");
+            let problem = Problem::new(format!("OPENAI_BASE_URL: {why}"));
+            walk.note(problem.help(format!("such as {OPENAI_URL}")));
+        }
+        providers.insert(OPENAI.to_owned(), provider(kind));
     }
     providers.entry(SIM.to_owned()).or_insert_with(|| provider(ProviderKind::Sim(Sim::default())));
 }
@@ -117,7 +142,11 @@ fn openai_of_environment(env: &Env) -> Option<ProviderKind> {
     if api_key.is_none() && base_url.is_none() {
         return None;
     }
-    Some(ProviderKind::OpenAi { base_url: base_url.unwrap_or_else(|| OPENAI_URL.to_owned()), api_key, ca_file: None })
+    Some(ProviderKind::OpenAi {
+        base_url: base_url.unwrap_or_else(|| OPENAI_URL.to_owned()),
+        api_key,
+        ca_file: None,
+    })
 }
 
 /// What the name `default` stands for when the file does not say.
@@ -128,7 +157,11 @@ enum Default {
 }
 
 /// `None` when the file defines it, or when it is not clear which model is meant.
-fn default_model(providers: &BTreeMap<String, Provider>, models: &BTreeMap<String, ModelDraft>, env: &Env) -> Option<Default> {
+fn default_model(
+    providers: &BTreeMap<String, Provider>,
+    models: &BTreeMap<String, ModelDraft>,
+    env: &Env,
+) -> Option<Default> {
     if models.contains_key(DEFAULT_MODEL) {
         return None;
     }
@@ -150,7 +183,9 @@ fn default_model(providers: &BTreeMap<String, Provider>, models: &BTreeMap<Strin
             let model = SIM.to_owned();
             return Some(Default::New(plain_model(SIM.to_owned(), model)));
         }
-        several => several.iter().find(|name| name.as_str() == OPENAI).map(|name| (*name).clone())?,
+        several => {
+            several.iter().find(|name| name.as_str() == OPENAI).map(|name| (*name).clone())?
+        }
     };
     let model = env.get("OPENAI_MODEL").map_or(OPENAI_MODEL, str::trim);
     Some(Default::New(plain_model(provider, model.to_owned())))
@@ -164,10 +199,15 @@ fn plain_model(provider: String, model: String) -> Model {
 /// Models that are known to be silent for long before their first token, by name.
 fn thinks_first(model: &str) -> bool {
     let name = model.rsplit('/').next().unwrap_or(model);
-    ["gpt-5", "o1", "o3", "o4"].iter().any(|prefix| name.starts_with(prefix)) && !name.contains("chat")
+    ["gpt-5", "o1", "o3", "o4"].iter().any(|prefix| name.starts_with(prefix))
+        && !name.contains("chat")
 }
 
-fn resolve_model(walk: &Walk<'_>, providers: &BTreeMap<String, Provider>, draft: ModelDraft) -> Model {
+fn resolve_model(
+    walk: &Walk<'_>,
+    providers: &BTreeMap<String, Provider>,
+    draft: ModelDraft,
+) -> Model {
     if let Some(provider) = &draft.provider {
         known(walk, "provider", provider, providers.keys());
     }
@@ -184,7 +224,8 @@ fn resolve_model(walk: &Walk<'_>, providers: &BTreeMap<String, Provider>, draft:
 /// `agent` if there is one, else `cofounder`, else the first of the file; `None` without agents.
 fn choose_default_agent(agents: &BTreeMap<String, AgentDraft>) -> Option<String> {
     let named = [DEFAULT_AGENT, "cofounder"].into_iter().find(|name| agents.contains_key(*name));
-    let first = || agents.iter().min_by_key(|(_, agent)| agent.span.start).map(|(name, _)| name.clone());
+    let first =
+        || agents.iter().min_by_key(|(_, agent)| agent.span.start).map(|(name, _)| name.clone());
     named.map(ToOwned::to_owned).or_else(first)
 }
 
@@ -225,11 +266,17 @@ fn resolve_agent(
     })
 }
 
-fn note_no_default(walk: &Walk<'_>, path: &str, models: &BTreeMap<String, Model>, span: &std::ops::Range<usize>) {
+fn note_no_default(
+    walk: &Walk<'_>,
+    path: &str,
+    models: &BTreeMap<String, Model>,
+    span: &std::ops::Range<usize>,
+) {
     let problem = Problem::new(format!("`{path}` has no `model`, and there are several"));
     let names: Vec<&str> = models.keys().map(String::as_str).collect();
     let help = if names.is_empty() {
-        "there are several providers: add [models] default = { provider = \"…\", model = \"…\" }".to_owned()
+        "there are several providers: add [models] default = { provider = \"…\", model = \"…\" }"
+            .to_owned()
     } else {
         format!("one of: {}; or name one of them `{DEFAULT_MODEL}`", names.join(", "))
     };
@@ -243,8 +290,12 @@ fn built_in_agents(walk: &Walk<'_>, models: &BTreeMap<String, Model>) -> BTreeMa
         return BTreeMap::new();
     }
     if !models.contains_key(DEFAULT_MODEL) {
-        let problem = Problem::new(format!("there are no agents, and the built-in one needs a model `{DEFAULT_MODEL}`"));
-        walk.note(problem.help("add [agents.NAME] with a model, or name one of the models `default`"));
+        let problem = Problem::new(format!(
+            "there are no agents, and the built-in one needs a model `{DEFAULT_MODEL}`"
+        ));
+        walk.note(
+            problem.help("add [agents.NAME] with a model, or name one of the models `default`"),
+        );
         return BTreeMap::new();
     }
     match Config::built_in(&Env::default()) {

@@ -37,7 +37,10 @@ pub(super) fn pieces(text: &str) -> Option<Vec<Piece<'_>>> {
     while let Some((before, after)) = rest.split_once("${") {
         let (name, after) = after.split_once('}')?;
         let sound = |c: char| c.is_ascii_alphanumeric() || c == '_';
-        if name.is_empty() || name.starts_with(|c: char| c.is_ascii_digit()) || !name.chars().all(sound) {
+        if name.is_empty()
+            || name.starts_with(|c: char| c.is_ascii_digit())
+            || !name.chars().all(sound)
+        {
             return None;
         }
         if !before.is_empty() {
@@ -66,7 +69,10 @@ mod tests {
         use Piece::{Text, Variable};
         assert_eq!(pieces("plain"), Some(vec![Text("plain")]));
         assert_eq!(pieces("${KEY}"), Some(vec![Variable("KEY")]));
-        assert_eq!(pieces("http://${HOST}:80"), Some(vec![Text("http://"), Variable("HOST"), Text(":80")]));
+        assert_eq!(
+            pieces("http://${HOST}:80"),
+            Some(vec![Text("http://"), Variable("HOST"), Text(":80")])
+        );
         for bad in ["${", "${}", "${A B}", "${1A}", "${A"] {
             assert_eq!(pieces(bad), None, "{bad}");
         }

@@ -109,7 +109,14 @@ pub(super) struct At<T> {
 
 impl<'a> Table<'a> {
     pub(super) fn root(walk: &'a Walk<'a>, map: &'a DeTable<'a>) -> Self {
-        Self { walk, path: String::new(), span: 0..0, map: Some(map), known: RefCell::default(), tolerated: RefCell::default() }
+        Self {
+            walk,
+            path: String::new(),
+            span: 0..0,
+            map: Some(map),
+            known: RefCell::default(),
+            tolerated: RefCell::default(),
+        }
     }
 
     fn join(&self, key: &str) -> String {
@@ -139,18 +146,27 @@ impl<'a> Table<'a> {
     }
 
     /// The sub-table of `key`; one that is missing reads as empty, so that the environment can fill it.
-    pub(super) fn sub(&self, key: &'static str) -> Table<'a> {
+    pub(super) fn sub(&self, key: &'static str) -> Self {
         self.known.borrow_mut().push(key);
-        let mut table =
-            Table { walk: self.walk, path: self.join(key), span: self.span.clone(), map: None, known: RefCell::default(), tolerated: RefCell::default() };
-        let Some((key, value)) = self.map.and_then(|map| map.get_key_value(key)) else { return table };
+        let mut table = Table {
+            walk: self.walk,
+            path: self.join(key),
+            span: self.span.clone(),
+            map: None,
+            known: RefCell::default(),
+            tolerated: RefCell::default(),
+        };
+        let Some((key, value)) = self.map.and_then(|map| map.get_key_value(key)) else {
+            return table;
+        };
         match value.get_ref() {
             DeValue::Table(map) => {
                 table.span = header(&self.walk.source, key.span(), value.span());
                 table.map = Some(map);
             }
             other => {
-                let value = Value { walk: self.walk, path: table.path.clone(), from: From::File(value) };
+                let value =
+                    Value { walk: self.walk, path: table.path.clone(), from: From::File(value) };
                 value.wrong("a table", describe(other));
             }
         }
@@ -158,7 +174,7 @@ impl<'a> Table<'a> {
     }
 
     /// The tables of a table of tables, with their names: `[providers.NAME]`.
-    pub(super) fn named(&self, key: &'static str) -> Vec<(String, Table<'a>)> {
+    pub(super) fn named(&self, key: &'static str) -> Vec<(String, Self)> {
         let outer = self.sub(key);
         let Some(map) = outer.map else { return Vec::new() };
         let mut tables = Vec::new();
@@ -175,11 +191,19 @@ impl<'a> Table<'a> {
             }
             match value.get_ref() {
                 DeValue::Table(map) => {
-                    let table = Table { walk: self.walk, path, span, map: Some(map), known: RefCell::default(), tolerated: RefCell::default() };
+                    let table = Table {
+                        walk: self.walk,
+                        path,
+                        span,
+                        map: Some(map),
+                        known: RefCell::default(),
+                        tolerated: RefCell::default(),
+                    };
                     tables.push((name.get_ref().clone().into_owned(), table));
                 }
                 other => {
-                    Value { walk: self.walk, path, from: From::File(value) }.wrong("a table", describe(other));
+                    Value { walk: self.walk, path, from: From::File(value) }
+                        .wrong("a table", describe(other));
                 }
             }
         }
@@ -191,7 +215,8 @@ impl<'a> Table<'a> {
         self.tolerate(keys);
         for &key in keys {
             let Some((name, _)) = self.map.and_then(|map| map.get_key_value(key)) else { continue };
-            let problem = Problem::new(format!("`{}` is not supported by this version", self.join(key)));
+            let problem =
+                Problem::new(format!("`{}` is not supported by this version", self.join(key)));
             self.walk.note(
                 problem
                     .at(&self.walk.source, name.span(), "not supported yet")
@@ -319,7 +344,9 @@ impl<'a> Value<'a> {
         let parsed = match self.from {
             From::Variable { text, .. } => text.trim().parse::<i128>().ok(),
             From::File(value) => match value.get_ref() {
-                DeValue::Integer(number) => i128::from_str_radix(number.as_str(), number.radix()).ok(),
+                DeValue::Integer(number) => {
+                    i128::from_str_radix(number.as_str(), number.radix()).ok()
+                }
                 other => {
                     self.wrong("a whole number", describe(other));
                     return None;
@@ -329,7 +356,8 @@ impl<'a> Value<'a> {
         let number = parsed.and_then(|number| u64::try_from(number).ok());
         let inside = number.filter(|number| range.contains(number));
         if inside.is_none() {
-            let message = format!("`{}` must be from {} to {}", self.path, range.start(), range.end());
+            let message =
+                format!("`{}` must be from {} to {}", self.path, range.start(), range.end());
             self.problem(message, "out of range", "");
         }
         inside
@@ -356,7 +384,8 @@ impl<'a> Value<'a> {
         };
         let inside = parsed.filter(|number| range.contains(number));
         if inside.is_none() {
-            let message = format!("`{}` must be from {} to {}", self.path, range.start(), range.end());
+            let message =
+                format!("`{}` must be from {} to {}", self.path, range.start(), range.end());
             self.problem(message, "out of range", "");
         }
         inside
@@ -389,7 +418,11 @@ impl<'a> Value<'a> {
             Ok(duration) if range.contains(&duration) => Some(duration),
             Ok(_) => {
                 let [least, most] = [range.start(), range.end()].map(|end| duration::show(*end));
-                self.problem(format!("`{}` must be from {least} to {most}", self.path), "out of range", "");
+                self.problem(
+                    format!("`{}` must be from {least} to {most}", self.path),
+                    "out of range",
+                    "",
+                );
                 None
             }
             Err(Invalid::NoEnd) => {
@@ -402,11 +435,19 @@ impl<'a> Value<'a> {
             }
             Err(Invalid::NoUnit) => {
                 let help = format!("write `\"{}s\"` if you mean seconds", text.trim());
-                self.problem(format!("`{}` is a duration and has no unit", self.path), "seconds? minutes?", help);
+                self.problem(
+                    format!("`{}` is a duration and has no unit", self.path),
+                    "seconds? minutes?",
+                    help,
+                );
                 None
             }
             Err(Invalid::Malformed) => {
-                self.problem(format!("`{}` is no duration", self.path), "not understood", format!("write {EXAMPLE}"));
+                self.problem(
+                    format!("`{}` is no duration", self.path),
+                    "not understood",
+                    format!("write {EXAMPLE}"),
+                );
                 None
             }
         }
@@ -415,7 +456,11 @@ impl<'a> Value<'a> {
     /// A pause that something makes on purpose: zero is fine, and it has an end.
     pub(super) fn pause(&self) -> Option<Duration> {
         let zero = matches!(self.from, From::File(value) if matches!(value.get_ref(), DeValue::String(text) if matches!(text.trim(), "0ms" | "0s")));
-        if zero { Some(Duration::ZERO) } else { self.duration(Duration::from_millis(1)..=Duration::from_secs(3600)) }
+        if zero {
+            Some(Duration::ZERO)
+        } else {
+            self.duration(Duration::from_millis(1)..=Duration::from_secs(3600))
+        }
     }
 
     /// One of a few words.
@@ -428,20 +473,32 @@ impl<'a> Value<'a> {
                 Some(near) => format!("did you mean `{near}`?"),
                 None => format!("one of: {}", words.join(", ")),
             };
-            self.problem(format!("`{}` cannot be `{text}`", self.path), "not one of the choices", help);
+            self.problem(
+                format!("`{}` cannot be `{text}`", self.path),
+                "not one of the choices",
+                help,
+            );
         }
         found
     }
 
     /// An address in which `${NAME}` stands for an environment variable, read by `read`. People put
     /// passwords into addresses, so neither the text nor its value is shown when it is wrong.
-    pub(super) fn address<T>(&self, read: impl FnOnce(&str) -> Result<T, String>, example: &str) -> Option<String> {
+    pub(super) fn address<T>(
+        &self,
+        read: impl FnOnce(&str) -> Result<T, String>,
+        example: &str,
+    ) -> Option<String> {
         let address = self.expanded()?;
         match read(address.expose()) {
             Ok(_) => Some(address.expose().to_owned()),
             Err(why) => {
                 let why = why.replace(&format!("{:?} ", address.expose()), "it ");
-                self.hidden_problem(format!("`{}`: {why}", self.path), "here", format!("such as {example}"));
+                self.hidden_problem(
+                    format!("`{}`: {why}", self.path),
+                    "here",
+                    format!("such as {example}"),
+                );
                 None
             }
         }
@@ -462,7 +519,11 @@ impl<'a> Value<'a> {
     pub(super) fn expanded(&self) -> Option<Secret> {
         let text = self.text()?;
         let Some(pieces) = pieces(text) else {
-            self.problem(format!("`{}` has a broken `${{…}}`", self.path), "here", "write `${NAME}`");
+            self.problem(
+                format!("`{}` has a broken `${{…}}`", self.path),
+                "here",
+                "write `${NAME}`",
+            );
             return None;
         };
         let mut whole = String::new();
@@ -498,14 +559,19 @@ impl<'a> Value<'a> {
             );
             return None;
         }
-        self.expanded()
+        // Files and shells like to end a value with a line break.
+        self.expanded().map(|secret| Secret::new(secret.expose().trim()))
     }
 
     /// A table with known keys.
     pub(super) fn table(&self) -> Option<Table<'a>> {
         match self.from {
             From::Variable { .. } => {
-                self.problem("a table cannot be set as a whole", "", "set its keys, joined with `__`");
+                self.problem(
+                    "a table cannot be set as a whole",
+                    "",
+                    "set its keys, joined with `__`",
+                );
                 None
             }
             From::File(value) => match value.get_ref() {
@@ -533,13 +599,17 @@ impl<'a> Value<'a> {
     /// The texts of a list; a variable holds them with commas between.
     pub(super) fn texts(&self) -> Vec<String> {
         match self.from {
-            From::Variable { text, .. } => text.split(',').map(|part| part.trim().to_owned()).collect(),
-            From::File(_) => self.list().iter().filter_map(|item| item.text().map(ToOwned::to_owned)).collect(),
+            From::Variable { text, .. } => {
+                text.split(',').map(|part| part.trim().to_owned()).collect()
+            }
+            From::File(_) => {
+                self.list().iter().filter_map(|item| item.text().map(ToOwned::to_owned)).collect()
+            }
         }
     }
 
     /// The elements of a list.
-    pub(super) fn list(&self) -> Vec<Value<'a>> {
+    pub(super) fn list(&self) -> Vec<Self> {
         let From::File(value) = self.from else { return Vec::new() };
         match value.get_ref() {
             DeValue::Array(items) => items
@@ -565,7 +635,10 @@ impl<'a> Value<'a> {
             From::File(value) => match to_json(value.get_ref()) {
                 Some(json) => Some(json),
                 None => {
-                    self.wrong("a text, number, true or false, list or table", describe(value.get_ref()));
+                    self.wrong(
+                        "a text, number, true or false, list or table",
+                        describe(value.get_ref()),
+                    );
                     None
                 }
             },
@@ -573,11 +646,17 @@ impl<'a> Value<'a> {
     }
 
     /// Keys and values of a table whose keys are not ours.
-    pub(super) fn entries(&self) -> Vec<(String, Value<'a>)> {
+    pub(super) fn entries(&self) -> Vec<(String, Self)> {
         let Some(table) = self.table() else { return Vec::new() };
         let Some(map) = table.map else { return Vec::new() };
-        let value = |key: &str, value| Value { walk: self.walk, path: table.join(key), from: From::File(value) };
-        map.iter().map(|(key, item)| (key.get_ref().clone().into_owned(), value(key.get_ref(), item))).collect()
+        let value = |key: &str, value| Value {
+            walk: self.walk,
+            path: table.join(key),
+            from: From::File(value),
+        };
+        map.iter()
+            .map(|(key, item)| (key.get_ref().clone().into_owned(), value(key.get_ref(), item)))
+            .collect()
     }
 }
 
@@ -602,10 +681,11 @@ fn is_name(name: &str) -> bool {
 fn to_json(value: &DeValue<'_>) -> Option<serde_json::Value> {
     Some(match value {
         DeValue::String(text) => text.as_ref().into(),
-        DeValue::Integer(number) => i64::from_str_radix(number.as_str(), number.radix()).ok()?.into(),
-        DeValue::Float(number) => {
-            serde_json::Number::from_f64(number.as_str().parse().ok()?).map(serde_json::Value::Number)?
+        DeValue::Integer(number) => {
+            i64::from_str_radix(number.as_str(), number.radix()).ok()?.into()
         }
+        DeValue::Float(number) => serde_json::Number::from_f64(number.as_str().parse().ok()?)
+            .map(serde_json::Value::Number)?,
         DeValue::Boolean(value) => (*value).into(),
         DeValue::Datetime(_) => return None,
         DeValue::Array(items) => {
@@ -635,7 +715,10 @@ fn describe(value: &DeValue<'_>) -> String {
 }
 
 /// The word that was probably meant, if any is near.
-pub(super) fn nearest<'w>(wrong: &str, words: impl IntoIterator<Item = &'w str>) -> Option<&'w str> {
+pub(super) fn nearest<'w>(
+    wrong: &str,
+    words: impl IntoIterator<Item = &'w str>,
+) -> Option<&'w str> {
     let near = |word: &&str| strsim::damerau_levenshtein(wrong, word);
     let best = words.into_iter().min_by_key(near)?;
     let far = (wrong.chars().count().max(best.chars().count()) / 3).max(1);

@@ -112,7 +112,7 @@ fn every_kind_of_event_has_its_frame_or_none() {
         id: 13-256
         data: {"message":"handed back by a server that stops; it goes on as soon as one is there","type":"progress"}
 
-        id: 14-512
+        id: 14-514
         data: {"message":"taken up again (attempt 2)","type":"progress"}
 
         id: 15-512
@@ -201,22 +201,28 @@ fn a_client_whose_last_event_was_lost_is_told_to_start_over() {
         &events,
         Some("5-256"),
         expect![[r#"
-        id: 3-512
-        data: {"message":"output.reset: what came before is void (lost in a crash)","type":"progress"}
+            id: 3-512
+            data: {"message":"output.reset: what came before is void (lost in a crash)","type":"progress"}
 
-        id: 3-513
-        data: {"type":"delta","text":"stands. "}
+            id: 3-513
+            data: {"type":"delta","text":"stands. "}
 
-        id: 3-512
-        data: {"message":"taken up again (attempt 2)","type":"progress"}
+            id: 3-514
+            data: {"message":"taken up again (attempt 2)","type":"progress"}
 
-        id: 4-512
-        data: {"type":"delta","text":"new"}
+            id: 4-512
+            data: {"type":"delta","text":"new"}
 
-        id: 5-513
-        data: {"type":"final","text":"stands. new"}
+            id: 5-513
+            data: {"type":"final","text":"stands. new"}
 
-    "#]],
+        "#]],
+    );
+    // Cut again between the two frames of the reset: the second one follows.
+    let rest = render(&mut fresh(Some("3-512")), &events);
+    assert!(
+        rest.starts_with("id: 3-513\ndata: {\"type\":\"delta\",\"text\":\"stands. \"}"),
+        "{rest}"
     );
     // The same for a stream that stayed open meanwhile.
     let mut frames = fresh(None);

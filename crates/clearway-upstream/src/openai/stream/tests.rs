@@ -261,7 +261,47 @@ fn plain_text_is_borrowed() {
     assert!(matches!(content.0, Cow::Borrowed("hello")));
 }
 
+#[test]
+fn repeated_chunks_are_compared_instead_of_parsed() {
+    let chunk =
+        |text: &str| format!("{{\"id\":1,\"choices\":[{{\"delta\":{{\"content\":\"{text}\"}}}}]}}");
+    let mut reader = Reader::default();
+    let mut take = |data: &str| {
+        let mut out = VecDeque::new();
+        let event = sse::Event { kind: b"", data: data.as_bytes() };
+        let fits = reader.template.text(data.as_bytes()).is_some();
+        let step = reader.take(event, Secrets::default(), &mut out);
+        (fits, step.is_ok(), out.pop_front())
+    };
+    let text = |text: &str| Some(ChatEvent::Text(text.into()));
+    assert_eq!(take(&chunk("a")), (false, true, text("a")));
+    assert_eq!(take(&chunk("größer 🦀")), (true, true, text("größer 🦀")));
+    // Escapes, nothing, and whatever else is not plain is parsed.
+    assert_eq!(take(&chunk("\\n")), (false, true, text("\n")));
+    assert_eq!(take(&chunk("")), (false, true, None));
+    assert_eq!(take(&chunk("\u{1}")), (false, false, None));
+    assert_eq!(
+        take(&chunk("b\"},\"finish_reason\":\"stop\",\"x\":{\"y\":\"")),
+        (false, true, text("b"))
+    );
+    // Another layout is learnt.
+    let thought = r#"{"choices":[{"delta":{"reasoning_content":"hm"}}]}"#;
+    assert_eq!(take(thought), (false, true, Some(ChatEvent::Reasoning("hm".into()))));
+}
+
 proptest! {
+    #[test]
+    fn comparing_reads_what_parsing_reads(texts in proptest::collection::vec("[a-cäß🦀\"\\\\\n]{0,3}", 1..8)) {
+        let mut stream = String::new();
+        for text in texts {
+            // Half of them escaped as they should be, half of them raw.
+            let quoted = serde_json::to_string(&text).unwrap();
+            stream.push_str(&format!("data: {{\"choices\":[{{\"delta\":{{\"content\":{quoted}}}}}]}}\n\n"));
+            stream.push_str(&format!("data: {{\"choices\":[{{\"delta\":{{\"content\":\"{text}\"}}}}]}}\n\n"));
+        }
+        fuzz(stream.as_bytes());
+    }
+
     #[test]
     fn nothing_panics(bytes in proptest::collection::vec(any::<u8>(), 0..300)) {
         fuzz(&bytes);

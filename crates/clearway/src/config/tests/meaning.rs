@@ -10,7 +10,10 @@ fn the_built_in_configuration_is_sound() {
     assert_eq!(config.agents["cofounder"].when_busy, Multitask::Enqueue);
     let (model, provider) = config.default_model();
     assert_eq!(model.model, "sim");
-    assert!(matches!(&provider.kind, ProviderKind::Sim(sim) if sim.script.len() == 4), "{provider:?}");
+    assert!(
+        matches!(&provider.kind, ProviderKind::Sim(sim) if sim.script.len() == 4),
+        "{provider:?}"
+    );
     assert_eq!(config.warnings, [""; 0]);
 }
 
@@ -19,16 +22,21 @@ fn a_key_in_the_environment_makes_the_model_real() {
     let config = Config::built_in(&env()).unwrap();
     let (model, provider) = config.default_model();
     assert_eq!((model.model.as_str(), model.reasoning), ("gpt-5-mini", true));
-    let ProviderKind::OpenAi { base_url, api_key, .. } = &provider.kind else { panic!("{provider:?}") };
+    let ProviderKind::OpenAi { base_url, api_key, .. } = &provider.kind else {
+        panic!("{provider:?}")
+    };
     assert_eq!(base_url, "https://api.openai.com/v1");
     assert_eq!(api_key.as_ref().map(Secret::expose), Some("sk-very-secret"));
     assert!(!format!("{config:?}").contains("very-secret"));
 
-    let env = Env::new([("OPENAI_BASE_URL", "http://127.0.0.1:9000/v1"), ("OPENAI_MODEL", "llama")]);
+    let env =
+        Env::new([("OPENAI_BASE_URL", "http://127.0.0.1:9000/v1"), ("OPENAI_MODEL", "llama")]);
     let config = Config::built_in(&env).unwrap();
     let (model, provider) = config.default_model();
     assert_eq!(model.model, "llama");
-    let ProviderKind::OpenAi { base_url, api_key, .. } = &provider.kind else { panic!("{provider:?}") };
+    let ProviderKind::OpenAi { base_url, api_key, .. } = &provider.kind else {
+        panic!("{provider:?}")
+    };
     assert_eq!((base_url.as_str(), api_key), ("http://127.0.0.1:9000/v1", &None));
 }
 
@@ -45,19 +53,29 @@ fn a_file_without_agents_has_the_built_in_one() {
     assert_eq!(config.agents.keys().collect::<Vec<_>>(), ["cofounder"]);
     assert_eq!(config.default_model().0.provider, SIM);
     let house = "[providers.house]\nkind = \"openai\"\nbase_url = \"http://house/v1\"\n";
-    assert_eq!(parse(house).default_model().0.provider, "house", "the provider of the file goes first");
+    assert_eq!(
+        parse(house).default_model().0.provider,
+        "house",
+        "the provider of the file goes first"
+    );
 }
 
 #[test]
 fn the_only_model_is_the_default() {
-    let config = parse("[models]\nwriter = { provider = \"openai\", model = \"gpt-4o\", reasoning = false }\n[agents.a]\n");
+    let config = parse(
+        "[models]\nwriter = { provider = \"openai\", model = \"gpt-4o\", reasoning = false }\n[agents.a]\n",
+    );
     assert_eq!(config.agents["a"].model, DEFAULT_MODEL);
     assert_eq!(config.default_model().0.model, "gpt-4o");
 }
 
 #[test]
 fn the_default_agent() {
-    assert_eq!(parse("[agents.zoe]\n[agents.adam]\n").default_agent, "zoe", "the first of the file");
+    assert_eq!(
+        parse("[agents.zoe]\n[agents.adam]\n").default_agent,
+        "zoe",
+        "the first of the file"
+    );
     assert_eq!(parse("[agents.zoe]\n[agents.cofounder]\n").default_agent, "cofounder");
     assert_eq!(parse("[agents.zoe]\n[agents.agent]\n[agents.cofounder]\n").default_agent, "agent");
 }
@@ -104,7 +122,7 @@ expose_state = true
 "#,
     );
     assert_eq!(config.server.listen.as_ref().unwrap().to_string(), "[::1]:9000");
-    assert_eq!(config.server.data.as_deref(), Some(Path::new("./data")));
+    assert_eq!(config.server.data.as_deref(), Some(Path::new("data")));
     assert_eq!(config.server.drain, Duration::from_secs(5));
     assert_eq!(config.server.limits.max_body_bytes, Some(1_000_000));
     assert_eq!(config.pools["chat"], Pool { slots: 256, queue: 2000 });
@@ -113,10 +131,16 @@ expose_state = true
     assert_eq!((agent.when_busy, agent.history_tokens), (Multitask::Interrupt, 6000));
     assert_eq!(config.models["writer"].params["stop"], serde_json::json!(["x"]));
     let provider = &config.providers["openai"];
-    assert_eq!((provider.concurrent, provider.connections, provider.keep_alive), (Some(10), Some(20), Some(10)));
+    assert_eq!(
+        (provider.concurrent, provider.connections, provider.keep_alive),
+        (Some(10), Some(20), Some(10))
+    );
     assert_eq!(provider.deadline.total, Some(Duration::from_secs(30)));
     let door = &config.doors["cofounder"];
-    assert_eq!((door.dialect, door.mount.as_str(), door.expose_state), (Dialect::CoFounder, "/cofounder", true));
+    assert_eq!(
+        (door.dialect, door.mount.as_str(), door.expose_state),
+        (Dialect::CoFounder, "/cofounder", true)
+    );
 }
 
 #[test]
@@ -133,7 +157,10 @@ fn the_environment_goes_before_the_file() {
     let limits = server(&[("CLEARWAY_SERVER__LIMITS__MAX_BODY_BYTES", "2048")]).limits;
     assert_eq!(limits.max_body_bytes, Some(2048));
     assert_eq!(server(&[("ENVIRONMENT", "production")]).log, Some(LogFormat::Json));
-    assert_eq!(server(&[("ENVIRONMENT", "production"), ("CLEARWAY_SERVER__LOG", "pretty")]).log, Some(LogFormat::Pretty));
+    assert_eq!(
+        server(&[("ENVIRONMENT", "production"), ("CLEARWAY_SERVER__LOG", "pretty")]).log,
+        Some(LogFormat::Pretty)
+    );
 }
 
 #[test]
@@ -147,20 +174,25 @@ fn variables_that_nobody_reads_are_named() {
     let config = Config::built_in(&env).unwrap();
     expect![[r#"
         the environment variable CLEARWAY_LOG is not known and has no effect
-        the environment variable CLEARWAY_SERVER__LISTN is not known and has no effect"#]].assert_eq(&config.warnings.join("\n"));
+        the environment variable CLEARWAY_SERVER__LISTN is not known and has no effect"#]]
+    .assert_eq(&config.warnings.join("\n"));
     assert_eq!(config.ignored_variables, ["BC_API_OPENAI_NO_THREAD"]);
 }
 
 #[test]
 fn what_has_no_effect_is_said() {
-    let config = parse("[providers.x]\nkind = \"sim\"\npool = { idle_expiry = \"30s\" }\n[doors.cofounder]\non_disconnect = \"continue\"\n");
+    let config = parse(
+        "[providers.x]\nkind = \"sim\"\npool = { idle_expiry = \"30s\" }\n[doors.cofounder]\non_disconnect = \"continue\"\n",
+    );
     assert_eq!(config.warnings.len(), 1, "{:?}", config.warnings);
     assert!(config.warnings[0].starts_with("`providers.x.pool.idle_expiry` has no effect"));
 }
 
 #[test]
 fn prompts_are_rendered_per_call() {
-    let config = parse("[agents.a]\ntitle = \"Ada <x>\"\nprompt = \"\"\"\n{{ agent.title }} on {{ today }}, turn {{ turn }}{% if turn > 1 %}!{% endif %}\n\n\"\"\"\n");
+    let config = parse(
+        "[agents.a]\ntitle = \"Ada <x>\"\nprompt = \"\"\"\n{{ agent.title }} on {{ today }}, turn {{ turn }}{% if turn > 1 %}!{% endif %}\n\n\"\"\"\n",
+    );
     let values = prompt::Values {
         agent_name: "a",
         agent_title: &config.agents["a"].title,
@@ -170,18 +202,27 @@ fn prompts_are_rendered_per_call() {
         now: "2026-11-20T20:46:29.363+00:00".to_owned(),
         turn: 2,
     };
-    assert_eq!(config.agents["a"].prompt.render(&values).unwrap(), "Ada <x> on 2026-11-20, turn 2!");
+    assert_eq!(
+        config.agents["a"].prompt.render(&values).unwrap(),
+        "Ada <x> on 2026-11-20, turn 2!"
+    );
 }
 
 #[test]
 fn a_loop_in_a_prompt_ends() {
-    let report = Config::parse(FILE, "[agents.a]\nprompt = \"{% for a in range(9999) %}{% for b in range(9999) %}{% endfor %}{% endfor %}\"\n", &env());
+    let report = Config::parse(
+        FILE,
+        "[agents.a]\nprompt = \"{% for a in range(9999) %}{% for b in range(9999) %}{% endfor %}{% endfor %}\"\n",
+        &env(),
+    );
     assert!(report.unwrap_err().to_string().contains("fuel"));
 }
 
 #[test]
 fn where_to_listen() {
-    let parse = |text: &str| text.parse::<Listen>().map(|listen| (listen.to_string(), listen.is_loopback()));
+    let parse = |text: &str| {
+        text.parse::<Listen>().map(|listen| (listen.to_string(), listen.is_loopback()))
+    };
     assert_eq!(parse("127.0.0.1:80"), Ok(("127.0.0.1:80".to_owned(), true)));
     assert_eq!(parse("[::1]:80"), Ok(("[::1]:80".to_owned(), true)));
     assert_eq!(parse("localhost:0"), Ok(("localhost:0".to_owned(), true)));

@@ -1,0 +1,96 @@
+//! Servers on loopback, started and stopped by their handle.
+
+use std::future::{pending, ready};
+
+use clearway_server::BindError;
+
+use super::*;
+use crate::client::Client;
+use crate::config::Env;
+
+const HOUSE: &str = "[providers.house]\nkind = 'openai'\nbase_url = 'http://127.0.0.1:9/v1'\n";
+const AGENT: &str = "[agents.a]\nprompt = 'one'\n";
+
+fn config(text: &str, data: &Path) -> Config {
+    let mut config = Config::parse("clearway.toml", text, &Env::default()).unwrap();
+    config.server.listen = Some("127.0.0.1:0".parse().unwrap());
+    config.server.data = Some(data.to_owned());
+    config
+}
+
+async fn start(text: &str, data: &Path) -> Clearway {
+    Clearway::start(config(text, data), Options::default()).await.unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_is_ready_when_start_returns_and_gone_when_shutdown_does() {
+    let data = tempfile::tempdir().unwrap();
+    let clearway = start(HOUSE, data.path()).await;
+    let client = Client::new(&format!("http://{}", clearway.address())).unwrap();
+    assert_eq!(client.get("/runs").await.unwrap()["runs"], serde_json::json!([]));
+    clearway.shutdown(Duration::from_secs(5), pending()).await;
+    assert!(client.get("/runs").await.is_err());
+    // The data directory is free again.
+    start(HOUSE, data.path()).await.shutdown(Duration::ZERO, ready(())).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_taken_port_is_told_before_anything_else_happens() {
+    let (one, two) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let clearway = start(HOUSE, one.path()).await;
+    let mut second = config(HOUSE, &two.path().join("data"));
+    second.server.listen = Some(clearway.address().to_string().parse().unwrap());
+
+    let refused = Clearway::start(second.clone(), Options::default()).await.unwrap_err();
+    assert!(matches!(refused, StartError::Bind(BindError::AddressInUse(_))), "{refused}");
+    assert!(!two.path().join("data").exists(), "the data directory was touched");
+
+    let next = Options { ports: Ports::NextFree, ..Options::default() };
+    let beside = Clearway::start(second, next).await.unwrap();
+    assert_eq!(beside.port_taken(), Some(clearway.address().port()));
+    assert!(beside.address().port() > clearway.address().port());
+    beside.shutdown(Duration::ZERO, ready(())).await;
+    clearway.shutdown(Duration::ZERO, ready(())).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn strangers_are_not_let_in_by_accident() {
+    let data = tempfile::tempdir().unwrap();
+    let mut open = config(HOUSE, data.path());
+    open.server.listen = Some("0.0.0.0:0".parse().unwrap());
+    let refused = Clearway::start(open.clone(), Options::default()).await.unwrap_err();
+    assert!(matches!(refused, StartError::Bind(BindError::Unguarded(_))), "{refused}");
+    open.server.insecure = true;
+    let clearway = Clearway::start(open, Options::default()).await.unwrap();
+    clearway.shutdown(Duration::ZERO, ready(())).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_data_directory_has_one_server() {
+    let data = tempfile::tempdir().unwrap();
+    let clearway = start(HOUSE, data.path()).await;
+    let refused =
+        Clearway::start(config(HOUSE, data.path()), Options::default()).await.unwrap_err();
+    assert!(refused.to_string().contains("is in use by another Clearway server"), "{refused}");
+    clearway.shutdown(Duration::ZERO, ready(())).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn agents_change_at_once_and_the_rest_at_the_next_start() {
+    let data = tempfile::tempdir().unwrap();
+    let mut clearway = start(&format!("{HOUSE}{AGENT}"), data.path()).await;
+    let names =
+        |clearway: &Clearway| clearway.engine.agents().all().keys().cloned().collect::<Vec<_>>();
+    assert_eq!(names(&clearway), ["a", "agent"]);
+
+    let more = config(&format!("{HOUSE}{AGENT}[agents.b]\nprompt = 'two'\n"), data.path());
+    assert_eq!(clearway.reload(more), [""; 0]);
+    assert_eq!(names(&clearway), ["a", "agent", "b"]);
+
+    let other = format!(
+        "{HOUSE}{AGENT}[agents.c]\npool = 'new'\n[pools.new]\nslots = 1\n[models]\nx = {{ provider = 'house', model = 'm' }}\n"
+    );
+    assert_eq!(clearway.reload(config(&other, data.path())), ["models", "pools"]);
+    assert_eq!(names(&clearway), ["a", "agent"], "an agent whose pool is not there yet waits");
+    clearway.shutdown(Duration::ZERO, ready(())).await;
+}
