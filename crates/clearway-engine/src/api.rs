@@ -92,6 +92,8 @@ pub struct Submit {
     pub priority: Priority,
     pub kind: Kind,
     pub idempotency: Option<clearway_store::Idempotency>,
+    /// End the run if the caller has left before it learns that the run was accepted.
+    pub cancel_if_left: bool,
 }
 
 /// Whether somebody waits for the run.

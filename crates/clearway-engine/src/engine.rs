@@ -156,15 +156,23 @@ impl Engine {
     /// back), `idempotency_conflict`, `shutting_down`, `store_unavailable`.
     pub async fn submit(&self, submit: Submit) -> Result<Submitted, Error> {
         let (answer, answered) = tokio::sync::oneshot::channel();
-        let inner = self.inner.clone();
+        let engine = self.clone();
+        let cancel_if_left = submit.cancel_if_left;
         // In a task of its own: a caller that leaves half-way must not leave half a run.
         self.inner.tasks.spawn(async move {
+            let inner = &engine.inner;
             let result = inner.submit(submit).await;
             if let Err(error) = &result {
                 let refusal = metrics::Refusal { code: error.code().as_str().to_owned() };
                 inner.metrics.refused.get_or_create(&refusal).inc();
             }
-            drop(answer.send(result));
+            if let Err(Ok(submitted)) = answer.send(result)
+                && cancel_if_left
+                && !submitted.existing
+                && let Err(error) = engine.cancel(submitted.run, "client_gone").await
+            {
+                tracing::warn!(run.id = %submitted.run, "a client left, and its run could not be cancelled: {error}");
+            }
         });
         answered
             .await

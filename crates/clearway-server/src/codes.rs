@@ -170,7 +170,7 @@ const fn request(code: Code) -> About {
             "Use a new key for a new request, and the same body with the same key.",
         ),
         Code::Overloaded => later(entry(
-            StatusCode::SERVICE_UNAVAILABLE,
+            StatusCode::TOO_MANY_REQUESTS,
             "Too much at once",
             "A queue, a pool or the number of connections is at its limit. Nothing was accepted.",
             "Try again after the time given; an operator can raise the limit.",

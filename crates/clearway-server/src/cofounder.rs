@@ -36,9 +36,9 @@ const DIALECT: &str = "cofounder";
 
 /// Which conversation of which user.
 #[derive(Clone, Debug, PartialEq, Eq)]
-struct Conversation {
-    user: String,
-    id: String,
+pub(crate) struct Conversation {
+    pub(crate) user: String,
+    pub(crate) id: String,
 }
 
 impl Conversation {
@@ -48,7 +48,7 @@ impl Conversation {
         format!("bc::{}::{}", self.user, self.id)
     }
 
-    fn key(&self) -> ThreadKey {
+    pub(crate) fn key(&self) -> ThreadKey {
         ThreadKey::new(DIALECT, &[&self.user, &self.id])
     }
 
@@ -168,6 +168,7 @@ async fn accept(
         // The agent's own limit is the cap: asking for more changes nothing.
         kind: Kind::Turn { deadline: deadline.map(|asked| asked.min(agent.deadline)) },
         idempotency,
+        cancel_if_left: cancel_on_disconnect,
         tenant,
     };
     let run = app.engine.submit(submit).await.map_err(|error| refuse(error.into()))?;
@@ -197,7 +198,7 @@ fn on_disconnect(query: &Query) -> Result<bool, Problem> {
     }
 }
 
-fn thread_metadata(conversation: &Conversation) -> Map<String, Value> {
+pub(crate) fn thread_metadata(conversation: &Conversation) -> Map<String, Value> {
     let pairs = [
         ("thread_key", conversation.shown()),
         ("user_id", conversation.user.clone()),

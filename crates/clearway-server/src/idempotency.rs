@@ -2,7 +2,7 @@
 
 use clearway_core::Code;
 use clearway_core::id::length_prefixed;
-use clearway_store::Idempotency;
+use clearway_engine::Idempotency;
 use http::HeaderMap;
 use uuid::Uuid;
 

@@ -35,6 +35,8 @@ struct Parts {
     retry_after: Option<Duration>,
     shape: Shape,
     headers: HeaderMap,
+    /// What the failure knows for machines: `queue_position`, `active_run`, `phase`, …
+    extra: Map<String, Value>,
 }
 
 /// How a problem looks on the wire.
@@ -60,6 +62,7 @@ impl Problem {
             retry_after: about.retry_after,
             shape: Shape::Own,
             headers: HeaderMap::new(),
+            extra: Map::new(),
         }))
     }
 
@@ -127,6 +130,7 @@ impl Problem {
         if let Some(after) = self.retry_after_ms() {
             object.insert("retry_after_ms".into(), after.into());
         }
+        self.add_extra(&mut object);
         Value::Object(object)
     }
 
@@ -145,7 +149,17 @@ impl Problem {
         if let Some(after) = self.retry_after_ms() {
             body["retry_after_ms"] = after.into();
         }
+        if let Value::Object(body) = &mut body {
+            self.add_extra(body);
+        }
         body
+    }
+
+    /// Extension members never replace the problem's own.
+    fn add_extra(&self, body: &mut Map<String, Value>) {
+        for (name, value) in &self.0.extra {
+            body.entry(name).or_insert_with(|| value.clone());
+        }
     }
 }
 
@@ -153,6 +167,7 @@ impl From<Failure> for Problem {
     fn from(failure: Failure) -> Self {
         let mut problem = Self::new(failure.code, failure.message);
         problem.0.retry_after = failure.retry_after.or(problem.0.retry_after);
+        problem.0.extra = failure.detail;
         problem
     }
 }

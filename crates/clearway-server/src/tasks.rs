@@ -107,10 +107,15 @@ pub(crate) async fn create(State(app): State<App>, request: Request) -> Result<R
         Problem::new(Code::AgentNotFound, format!("the default agent `{name}` does not exist"))
     })?;
     let caller = caller(&parts.headers, ask.user.as_deref());
+    // A user's conversation is the same thread whether somebody waits for the answer or not.
     // Without a conversation of its own name, a task shares its thread with nobody.
-    let key = ask.conversation.as_ref().map(|conversation| {
-        ThreadKey::new(DIALECT, &[ask.user.as_deref().unwrap_or_default(), conversation])
-    });
+    let shared = ask.user.clone().zip(ask.conversation.clone());
+    let shared = shared.map(|(user, id)| cofounder::Conversation { user, id });
+    let key = match (&shared, &ask.conversation) {
+        (Some(shared), _) => Some(shared.key()),
+        (None, Some(conversation)) => Some(ThreadKey::new(DIALECT, &["", conversation])),
+        (None, None) => None,
+    };
     let thread = match &key {
         Some(key) => key.thread_id(&caller.tenant),
         None => ThreadId(app.engine.new_id()),
@@ -122,7 +127,7 @@ pub(crate) async fn create(State(app): State<App>, request: Request) -> Result<R
             owner: caller.owner,
             thread,
             thread_key: key,
-            thread_metadata: Map::new(),
+            thread_metadata: shared.as_ref().map(cofounder::thread_metadata).unwrap_or_default(),
             thread_must_exist: false,
             agent: name.clone(),
             door: DIALECT,
@@ -134,6 +139,7 @@ pub(crate) async fn create(State(app): State<App>, request: Request) -> Result<R
                 working_limit: asked.map(|asked| asked.min(agent.working_limit)),
             },
             idempotency,
+            cancel_if_left: false,
         })
         .await?;
     let run = submitted.run;

@@ -89,8 +89,7 @@ impl SqliteStore {
         let directory = directory.to_owned();
         let file = path.clone();
         let open = move || {
-            std::fs::create_dir_all(&directory)
-                .map_err(|error| explain_io(error, "create the data directory", &directory))?;
+            create(&directory)?;
             let lock = lock_directory(&directory)?;
             Writer::open(file, lock, policy, clock, max_bytes)
         };
@@ -110,6 +109,19 @@ impl SqliteStore {
     pub async fn limit_size(&self, max_bytes: Option<u64>) -> Result<()> {
         self.queue.write(upkeep::LimitSize(max_bytes)).await
     }
+}
+
+/// Makes the data directory, and makes sure that it outlives a power failure.
+fn create(directory: &Path) -> Result<()> {
+    if directory.is_dir() {
+        return Ok(());
+    }
+    std::fs::create_dir_all(directory)
+        .map_err(|error| explain_io(error, "create the data directory", directory))?;
+    let parent = directory.parent().filter(|parent| !parent.as_os_str().is_empty());
+    // Not every file system can sync a directory; SQLite does the same for the files in it.
+    let _ = File::open(parent.unwrap_or(Path::new("."))).and_then(|parent| parent.sync_all());
+    Ok(())
 }
 
 /// Makes sure that no other process works on the directory.

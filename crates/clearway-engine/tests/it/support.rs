@@ -148,6 +148,7 @@ pub(crate) fn turn(agent: &str, conversation: &str, text: &str) -> Submit {
         priority: Priority::NORMAL,
         kind: Kind::Turn { deadline: None },
         idempotency: None,
+        cancel_if_left: false,
     }
 }
 

@@ -45,7 +45,7 @@ async fn a_chat_answers_in_the_old_shape() {
     let mut server = TestServer::start().await;
     let answer = server.post("/chat", &turn("hello")).await;
     assert_eq!(answer.status, 200);
-    expect![[r#"{"conversation_id":"default","reply":"you said: hello","thread_id":"bc::ann::default","user_id":"ann"}"#]]
+    expect![[r#"{"user_id":"ann","conversation_id":"default","thread_id":"bc::ann::default","reply":"you said: hello"}"#]]
         .assert_eq(&answer.body);
     assert_eq!(answer.header("location"), format!("/runs/{}/events", answer.run()));
     let run = server.get(&format!("/runs/{}", answer.run())).await.json();
@@ -57,7 +57,7 @@ async fn a_failed_chat_is_502_with_the_code() {
     let mut server = TestServer::start().await;
     let answer = server.post("/chat", &turn("fail")).await;
     assert_eq!(answer.status, 502);
-    expect![[r#"{"error_message":"the provider said 500","error_type":"upstream.server_error","thread_id":"bc::ann::default"}"#]]
+    expect![[r#"{"error_type":"upstream.server_error","error_message":"the provider said 500","thread_id":"bc::ann::default"}"#]]
         .assert_eq(&answer.json()["detail"].to_string());
 }
 
@@ -215,9 +215,7 @@ async fn turns_of_a_conversation_wait_for_each_other() {
     read_until(&mut second, "queued: 1 ahead in this conversation").await;
     // A reset ends both, and the next turn begins with nothing before it.
     let reset = server.post("/reset", &json!({"user_id": "ann"})).await;
-    expect![[
-        r#"{"conversation_id":"default","ok":true,"thread_id":"bc::ann::default","user_id":"ann"}"#
-    ]]
+    expect![[r#"{"user_id":"ann","conversation_id":"default","thread_id":"bc::ann::default","ok":true}"#]]
     .assert_eq(&reset.body);
     read_until(&mut first, r#""error_type":"cancelled""#).await;
     read_until(&mut second, r#""error_type":"cancelled""#).await;
@@ -241,6 +239,6 @@ async fn the_state_is_shown_only_where_it_is_switched_on() {
 #[tokio::test(start_paused = true)]
 async fn health_is_the_old_shape_and_more() {
     let mut server = TestServer::start().await;
-    expect![[r#"{"checkpoints_path":"/data","draining":false,"ready":true,"status":"ok","version":"1.2.3"}"#]]
+    expect![[r#"{"status":"ok","checkpoints_path":"/data","ready":true,"draining":false,"version":"1.2.3"}"#]]
         .assert_eq(&server.get("/health").await.body);
 }

@@ -42,7 +42,7 @@ async fn every_code_is_an_error_with_a_page() {
         409 thread_busy later
         409 run_ended
         409 idempotency_conflict
-        503 overloaded later
+        429 overloaded later
         503 shutting_down later
         504 deadline_exceeded
         409 cancelled
@@ -95,13 +95,13 @@ async fn each_shape_looks_as_its_clients_expect() {
     };
     let (_, headers, body) = rendered(busy()).await;
     assert_eq!(headers[RETRY_AFTER], "2", "rounded up");
-    expect![[r#"{"code":"overloaded","detail":"pool chat is full","hint":"Try again after the time given; an operator can raise the limit.","request_id":"req-1","retry_after_ms":1200,"status":503,"title":"Too much at once","type":"/errors/overloaded"}"#]]
+    expect![[r#"{"type":"/errors/overloaded","title":"Too much at once","status":429,"detail":"pool chat is full","code":"overloaded","request_id":"req-1","hint":"Try again after the time given; an operator can raise the limit.","retry_after_ms":1200}"#]]
         .assert_eq(&body);
 
     let chat = busy().shape(Shape::Chat { thread_id: Some("bc::u::c".to_owned()) });
     let (_, headers, body) = rendered(chat).await;
     assert_eq!(headers[CONTENT_TYPE], "application/json");
-    expect![[r#"{"code":"overloaded","detail":{"error_message":"pool chat is full","error_type":"overloaded","thread_id":"bc::u::c"},"request_id":"req-1","retry_after_ms":1200}"#]]
+    expect![[r#"{"detail":{"error_type":"overloaded","error_message":"pool chat is full","thread_id":"bc::u::c"},"code":"overloaded","request_id":"req-1","retry_after_ms":1200}"#]]
         .assert_eq(&body);
 
     let invalid =
@@ -111,7 +111,7 @@ async fn each_shape_looks_as_its_clients_expect() {
         .shape(Shape::Invalid(invalid));
     let (status, _, body) = rendered(refused).await;
     assert_eq!(status, 422);
-    expect![[r#"{"code":"invalid_request","detail":[{"loc":["body","items",3,"name"],"msg":"this field is required","type":"missing"}],"request_id":"req-1"}"#]]
+    expect![[r#"{"detail":[{"type":"missing","loc":["body","items",3,"name"],"msg":"this field is required"}],"code":"invalid_request","request_id":"req-1"}"#]]
         .assert_eq(&body);
 }
 

@@ -99,41 +99,41 @@ fn a_run_shows_what_it_waits_for() {
     let json = serde_json::to_string_pretty(&run(&view, Timestamp(20_000))).unwrap();
     expect![[r#"
         {
+          "run_id": "00000000-0000-0000-0000-000000000001",
+          "thread_id": "00000000-0000-0000-0000-000000000002",
           "agent": "cofounder",
+          "door": "cofounder",
+          "status": "ready",
+          "created_at": "1970-01-01T00:00:00.000+00:00",
+          "started_at": null,
+          "ended_at": null,
+          "deadline_at": null,
+          "priority": 3,
+          "pool": "chat",
           "attempt": 0,
           "cancel_requested": false,
-          "created_at": "1970-01-01T00:00:00.000+00:00",
-          "deadline_at": null,
-          "door": "cofounder",
-          "ended_at": null,
-          "error": null,
           "metadata": {},
-          "pool": "chat",
-          "priority": 3,
-          "queue_position": 3,
-          "run_id": "00000000-0000-0000-0000-000000000001",
+          "waiting_on": {
+            "kind": "slot",
+            "detail": "pool chat",
+            "since": "1970-01-01T00:00:07.600+00:00",
+            "for_ms": 12400,
+            "who": "operator",
+            "how": "raise the pool's slots, or cancel runs that hold them",
+            "sentence": "waiting for a slot in pool chat: 3 ahead, 12.4 s so far, about 2.5 s to go; an operator can raise the pool's slots, or cancel runs that hold them",
+            "eta_ms": 2500
+          },
           "spent_ms": {
             "slot": 12400
           },
-          "started_at": null,
-          "status": "ready",
-          "thread_id": "00000000-0000-0000-0000-000000000002",
+          "queue_position": 3,
           "usage": {
-            "calls": 0,
             "input_tokens": 0,
             "output_tokens": 0,
-            "rebilled_tokens": 0
+            "rebilled_tokens": 0,
+            "calls": 0
           },
-          "waiting_on": {
-            "detail": "pool chat",
-            "eta_ms": 2500,
-            "for_ms": 12400,
-            "how": "raise the pool's slots, or cancel runs that hold them",
-            "kind": "slot",
-            "sentence": "waiting for a slot in pool chat: 3 ahead, 12.4 s so far, about 2.5 s to go; an operator can raise the pool's slots, or cancel runs that hold them",
-            "since": "1970-01-01T00:00:07.600+00:00",
-            "who": "operator"
-          }
+          "error": null
         }"#]].assert_eq(&json);
 }
 

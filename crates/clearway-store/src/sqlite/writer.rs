@@ -179,9 +179,14 @@ impl<O: Operation> Ticket for Pending<O> {
             }
             Err(Fail::Sql(error)) => {
                 let error = explain(error, tx.path);
-                let broken = duplicate(&error);
+                let copy = duplicate(&error);
                 self.result = Some(Err(error));
-                Applied::Broken(broken)
+                // A row that must not be is the operation's fault, not the disk's.
+                if copy.kind == ErrorKind::Conflict {
+                    Applied::Refused
+                } else {
+                    Applied::Broken(copy)
+                }
             }
         }
     }

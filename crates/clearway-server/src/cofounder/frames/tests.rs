@@ -92,31 +92,31 @@ fn every_kind_of_event_has_its_frame_or_none() {
     ];
     expect![[r#"
         id: 0-0
-        data: {"message":"queued: 3 ahead","type":"progress"}
+        data: {"type":"progress","message":"queued: 3 ahead"}
 
         id: 2-256
-        data: {"message":"started: answer","type":"progress"}
+        data: {"type":"progress","message":"started: answer"}
 
         id: 3-256
-        data: {"message":"history.trimmed: the oldest 4 messages were left out of the prompt, 2 kept (budget 900 tokens)","type":"progress"}
+        data: {"type":"progress","message":"history.trimmed: the oldest 4 messages were left out of the prompt, 2 kept (budget 900 tokens)"}
 
         id: 5-256
         data: {"type":"delta","text":"He said \"hi\"\n"}
 
         id: 8-256
-        data: {"message":"called the plan tool","type":"progress"}
+        data: {"type":"progress","message":"called the plan tool"}
 
         id: 10-256
         data: {"type":"delta","text":"ü😀"}
 
         id: 13-256
-        data: {"message":"handed back by a server that stops; it goes on as soon as one is there","type":"progress"}
+        data: {"type":"progress","message":"handed back by a server that stops; it goes on as soon as one is there"}
 
         id: 14-514
-        data: {"message":"taken up again (attempt 2)","type":"progress"}
+        data: {"type":"progress","message":"taken up again (attempt 2)"}
 
         id: 15-512
-        data: {"message":"cancel requested by client","type":"progress"}
+        data: {"type":"progress","message":"cancel requested by client"}
 
         id: 16-513
         data: {"type":"final","text":"He said \"hi\"\nü😀"}
@@ -133,10 +133,10 @@ fn a_failed_run_ends_with_its_error() {
         &[fact(3, 1, EventKind::RunEnded, data)],
         None,
         expect![[r#"
-        id: 3-256
-        data: {"detail":{"error_message":"120.0 s spent: first_byte 117.5","error_type":"deadline_exceeded","thread_id":"bc::u::c"},"type":"error"}
+            id: 3-256
+            data: {"type":"error","detail":{"error_type":"deadline_exceeded","error_message":"120.0 s spent: first_byte 117.5","thread_id":"bc::u::c"}}
 
-    "#]],
+        "#]],
     );
 }
 
@@ -159,13 +159,13 @@ fn a_reset_sends_what_stands_once_more() {
         &events[3..5],
         None,
         expect![[r#"
-        id: 4-512
-        data: {"message":"output.reset: what came before is void (restarted)","type":"progress"}
+            id: 4-512
+            data: {"type":"progress","message":"output.reset: what came before is void (restarted)"}
 
-        id: 5-512
-        data: {"type":"delta","text":"second step."}
+            id: 5-512
+            data: {"type":"delta","text":"second step."}
 
-    "#]],
+        "#]],
     );
 }
 
@@ -202,13 +202,13 @@ fn a_client_whose_last_event_was_lost_is_told_to_start_over() {
         Some("5-256"),
         expect![[r#"
             id: 3-512
-            data: {"message":"output.reset: what came before is void (lost in a crash)","type":"progress"}
+            data: {"type":"progress","message":"output.reset: what came before is void (lost in a crash)"}
 
             id: 3-513
             data: {"type":"delta","text":"stands. "}
 
             id: 3-514
-            data: {"message":"taken up again (attempt 2)","type":"progress"}
+            data: {"type":"progress","message":"taken up again (attempt 2)"}
 
             id: 4-512
             data: {"type":"delta","text":"new"}

@@ -242,9 +242,13 @@ fn the_environment_is_checked_too() {
 
         error: CLEARWAY_SERVER__LIMITS__MAX_BODY_BYTES: `server.limits.max_body_bytes` must be from 1024 to 1073741824"#]],
     );
-    check_with("", &Env::new([("OPENAI_BASE_URL", "me:very-secret@host/v1")]), expect![[r#"
+    check_with(
+        "",
+        &Env::new([("OPENAI_BASE_URL", "me:very-secret@host/v1")]),
+        expect![[r#"
         error: OPENAI_BASE_URL: it is not a URL: invalid format
-        help: such as https://api.openai.com/v1"#]]);
+        help: such as https://api.openai.com/v1"#]],
+    );
     check_with(
         "",
         &Env::new([("PORT", "http")]),
