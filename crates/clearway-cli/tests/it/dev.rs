@@ -4,7 +4,9 @@ use std::fs;
 use std::time::Duration;
 
 use anyhow::Result;
-use clearway_testkit::{Client, Command, PATIENCE, Scratch, Server, free_port, reserve_port, until};
+use clearway_testkit::{
+    Client, Command, PATIENCE, Scratch, Server, free_port, reserve_port, until,
+};
 use serde_json::json;
 
 use crate::binary;
@@ -17,7 +19,8 @@ async fn ask(client: Client, user: &str, message: &str) -> Result<String> {
 
 /// What is printed when it is ready, down to its last line.
 async fn banner(server: &Server) -> Result<String> {
-    until("the banner is printed", PATIENCE, async || Ok(server.log().contains("/runs?limit="))).await?;
+    until("the banner is printed", PATIENCE, async || Ok(server.log().contains("/runs?limit=")))
+        .await?;
     Ok(server.log())
 }
 
