@@ -21,10 +21,7 @@ pub struct Options {
 impl Default for Options {
     fn default() -> Self {
         Self {
-            pools: vec![
-                PoolOptions::new("chat", 1024, 4096),
-                PoolOptions::new("background", 64, 10_000),
-            ],
+            pools: vec![PoolOptions::new("chat", 1024, 4096)],
             limits: Limits::default(),
             ageing: Duration::from_secs(30),
         }

@@ -50,3 +50,23 @@ impl Clock for ManualClock {
         Timestamp(self.0.load(Ordering::SeqCst))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_wall_clock_is_in_this_century() {
+        let now = SystemClock.now();
+        assert!((1_750_000_000_000..4_000_000_000_000).contains(&now.0), "{now}");
+    }
+
+    #[test]
+    fn a_manual_clock_moves_when_told() {
+        let clock = ManualClock::new(Timestamp(5));
+        clock.advance(Duration::from_millis(7));
+        assert_eq!(clock.now(), Timestamp(12));
+        clock.set(Timestamp(3));
+        assert_eq!(clock.now(), Timestamp(3), "backwards too");
+    }
+}

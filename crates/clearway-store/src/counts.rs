@@ -140,3 +140,46 @@ impl Pool {
         self.blocked + self.ready()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn change(tenant: &str, from: Option<Status>, to: Status) -> Move {
+        let (pool, tenant) = ("chat".to_owned(), tenant.to_owned());
+        Move { pool, tenant, priority: Priority::NORMAL, from, to }
+    }
+
+    #[test]
+    fn numbers_follow_and_are_taken_back() {
+        let mut counts = Counts::default();
+        counts.apply(&change("a", None, Status::Ready));
+        counts.apply(&change("b", None, Status::Blocked));
+        let claim = change("a", Some(Status::Ready), Status::Running);
+        counts.apply(&claim);
+        assert_eq!(
+            (counts.waiting("chat"), counts.ready("chat"), counts.held("chat", "a")),
+            (1, 0, 1)
+        );
+        counts.revert(&claim);
+        assert_eq!(
+            (counts.waiting("chat"), counts.ready("chat"), counts.held("chat", "a")),
+            (2, 1, 0)
+        );
+        counts.apply(&claim);
+        counts.apply(&change("a", Some(Status::Running), Status::Success));
+        counts.apply(&change("b", Some(Status::Blocked), Status::Cancelled));
+        assert!(counts.list().is_empty(), "a pool without runs is not listed");
+    }
+
+    #[test]
+    fn newcomers_stand_behind_their_own_priority() {
+        let mut counts = Counts::default();
+        for priority in [Priority::HIGH, Priority::NORMAL, Priority::NORMAL, Priority::LOW] {
+            counts.apply(&Move { priority, ..change("a", None, Status::Ready) });
+        }
+        let ahead = |priority| counts.ahead("chat", priority);
+        assert_eq!([Priority::HIGH, Priority::NORMAL, Priority::LOW].map(ahead), [1, 3, 4]);
+        assert_eq!(counts.ahead("other", Priority::LOW), 0);
+    }
+}

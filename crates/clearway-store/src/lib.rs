@@ -53,15 +53,30 @@ pub trait Store: Send + Sync + std::fmt::Debug + 'static {
     async fn sweep(&self, me: InstanceId) -> Result<Swept>;
 
     /// Accepts a run: thread row, run row, event 0 and idempotency key in one durable transaction.
-    /// Claims it in the same transaction when `claim` is set, its thread is free and nobody waits
-    /// in front of it in its pool.
+    ///
+    /// Claims it in the same transaction when `claim` is set, its thread is free, it has no delay
+    /// and nobody who could start waits in its pool. A run that interrupts another is never claimed
+    /// at once, so that [`Queued::interrupted`] reaches the caller.
     async fn create_run(&self, new: NewRun) -> Result<Admission>;
 
-    /// Takes up to `slots` ready runs per pool: by effective priority (ageing), fairly between
-    /// tenants, then by age.
+    /// Takes up to `slots` ready runs per pool: by effective priority (ageing), then so that the
+    /// slots held are shared between tenants by weight, then by age. The cost does not depend on
+    /// how many runs wait.
+    ///
+    /// A claim raises `fence` and `attempt`, and `fruitless` when no superstep was committed under
+    /// the claim before it and that one was not given back by [`StepOutcome::Release`]. It books
+    /// the waiting time on the run's `spent`.
     async fn claim(&self, request: ClaimRequest) -> Result<Vec<Claim>>;
 
     /// One fenced commit of a running run. Group commit is the implementation's business.
+    ///
+    /// An end frees the thread and makes its next blocked run ready: interrupting ones first, then
+    /// in the order of admission. A run from before a reset of its thread keeps its events and its
+    /// end; its checkpoints are void.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Conflict`], and nothing written, when the commit contradicts itself or the
+    /// rows: events beyond the tail, deltas that do not continue the thread's head.
     async fn commit(&self, commit: StepCommit) -> Result<CommitAck>;
 
     /// Stores volatile output, without waiting for the disk. One answer per segment, in order.

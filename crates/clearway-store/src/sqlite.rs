@@ -175,8 +175,9 @@ impl Store for SqliteStore {
     async fn sweep(&self, me: InstanceId) -> Result<Swept> {
         let mut swept = self.queue.write(upkeep::Sweep(me)).await?;
         let mut last = swept.expired.len();
+        // Later rounds may fail; what the earlier ones did must be told all the same.
         while last == upkeep::EXPIRE_CHUNK && swept.expired.len() < rules::EXPIRE_LIMIT {
-            let more = self.queue.write(upkeep::Sweep(me)).await?;
+            let Ok(more) = self.queue.write(upkeep::Sweep(me)).await else { return Ok(swept) };
             last = more.expired.len();
             swept.taken_over.extend(more.taken_over);
             swept.expired.extend(more.expired);
@@ -185,8 +186,9 @@ impl Store for SqliteStore {
         }
         // Bounded, so that a long backlog of old logs is worked off between sweeps' other duties.
         for _ in 0..TRIM_ROUNDS {
-            if self.queue.write(upkeep::Trim).await? < upkeep::TRIM_CHUNK {
-                break;
+            match self.queue.write(upkeep::Trim).await {
+                Ok(upkeep::TRIM_CHUNK) => {}
+                Ok(_) | Err(_) => break,
             }
         }
         Ok(swept)
@@ -203,7 +205,12 @@ impl Store for SqliteStore {
             while free > 0 {
                 let slots = free.min(claim::CHUNK);
                 let some = claim::ClaimSome { me, pool: pool.clone(), slots, ageing };
-                let more = self.queue.write(some).await?;
+                let more = match self.queue.write(some).await {
+                    Ok(more) => more,
+                    // What is claimed already must reach its owner.
+                    Err(_) if !claims.is_empty() => return Ok(claims),
+                    Err(error) => return Err(error),
+                };
                 let found = more.len() as u32;
                 claims.extend(more);
                 if found < slots {

@@ -67,7 +67,7 @@ pub enum Admission {
     Claimed(Box<Claim>),
     /// Accepted; it waits.
     Queued(Box<Queued>),
-    /// The idempotency key (or the run id) was seen before with the same body.
+    /// The run id was seen before, or the idempotency key with the same body.
     Existing(Box<RunRecord>),
     /// The pool's queue is full; `queued` runs wait in it.
     QueueFull {
@@ -95,7 +95,8 @@ pub struct Queued {
 /// Who is in front of a waiting run.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct QueuePosition {
-    /// Ready runs in the pool that would be claimed first, as of now (ageing may change it).
+    /// Ready runs in the pool that would be claimed first, as of now (ageing and fairness may
+    /// change it); counted up to 1000. At admission runs that are not due yet count as well.
     pub pool_ahead: u32,
     /// The run that holds the thread, for a blocked run.
     pub thread_active: Option<RunId>,
@@ -153,8 +154,9 @@ pub struct StepCommit {
 #[derive(Clone, Debug, PartialEq)]
 pub enum StepOutcome {
     Continue,
-    /// Give the lease back: `ready`, fence raised, `attempt` and `fruitless` unchanged by the next
-    /// claim's own counting.
+    /// Give the lease back: `ready`, fence raised. Only events and totals are taken from the
+    /// commit: step, next nodes and `committed_seq` stay, because the next owner begins after the
+    /// last superstep and what was shown since then is void. The next claim is not fruitless.
     Release,
     End {
         status: Status,

@@ -24,6 +24,7 @@ mod connections;
 mod faults;
 mod limits;
 mod streams;
+mod tcp;
 
 /// A client with one provider `p`, whose connections run a script.
 struct Rig {

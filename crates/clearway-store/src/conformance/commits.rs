@@ -401,15 +401,43 @@ async fn output_with_a_gap_is_refused(bed: Bed) {
     assert_eq!(bed.run(owner.run).await.next_seq, 1);
 }
 
+/// Every way to lose a lease, each after output was taken under it.
 async fn output_of_a_stale_owner_is_refused(bed: Bed) {
-    let mut stale = bed.started(new_run(1, 1)).await;
-    bed.store.release(stale.run, stale.fence).await.unwrap();
-    let output = stale.tokens(1);
-    assert_eq!(bed.store.append(vec![output.clone()]).await.unwrap(), [Appended::Refused]);
-    let mut owner = bed.claim_one().await;
-    assert_eq!(bed.store.append(vec![output]).await.unwrap(), [Appended::Refused]);
-    let output = owner.tokens(1);
-    assert_eq!(bed.store.append(vec![output]).await.unwrap(), [Appended::Stored { end_seq: 2 }]);
+    bed.store.join(ME).await.unwrap();
+    for (number, way) in (1..).zip(["release", "hand back", "end", "sweep", "join"]) {
+        let mut stale = bed.started(new_run(number, number)).await;
+        let output = stale.tokens(1);
+        bed.store.append(vec![output]).await.unwrap();
+        match way {
+            "release" => assert!(bed.store.release(stale.run, stale.fence).await.unwrap()),
+            "hand back" => {
+                assert_eq!(bed.commit(stale.commit(StepOutcome::Release)).await, APPLIED);
+            }
+            "end" => assert_eq!(bed.commit(stale.end(Status::Success)).await, APPLIED),
+            "sweep" => {
+                bed.advance(60);
+                assert!(bed.store.sweep(OTHER).await.unwrap().taken_over.contains(&stale.run));
+            }
+            _ => assert!(bed.store.join(OTHER).await.unwrap().resumed > 0),
+        }
+        let before = bed.log(stale.run).await;
+        let output = stale.tokens(1);
+        let refused = bed.store.append(vec![output.clone()]).await.unwrap();
+        assert_eq!(refused, [Appended::Refused], "after {way}");
+        if way != "end" {
+            let mut owner = bed.claim_one().await;
+            assert_eq!(owner.run, stale.run);
+            let refused = bed.store.append(vec![output]).await.unwrap();
+            assert_eq!(refused, [Appended::Refused], "after {way} and a new claim");
+            let output = owner.tokens(1);
+            let end_seq = owner.seq;
+            let stored = bed.store.append(vec![output]).await.unwrap();
+            assert_eq!(stored, [Appended::Stored { end_seq }], "after {way}");
+            bed.commit(owner.end(Status::Success)).await;
+        } else {
+            assert_eq!(bed.log(stale.run).await, before);
+        }
+    }
 }
 
 async fn output_survives_a_kill(mut bed: Bed) {

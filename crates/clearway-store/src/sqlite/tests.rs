@@ -303,10 +303,17 @@ async fn one_bad_operation_does_not_hurt_its_batch() {
     commits.push(wrong);
     commits.push(StepCommit { fence: 9, events: None, ..owners[3].clone().step(&[]) });
     let mut joined = tokio::task::JoinSet::new();
+    let mut created = tokio::task::JoinSet::new();
     for (at, commit) in commits.into_iter().enumerate() {
-        let store = store.clone();
-        joined.spawn(async move { (at, store.commit(commit).await) });
+        let (commits, creates) = (store.clone(), store.clone());
+        joined.spawn(async move { (at, commits.commit(commit).await) });
+        let number = 100 + at as u128;
+        created.spawn(async move { creates.create_run(new_run(number, number)).await });
     }
+    let created = created.join_all().await;
+    assert!(created.iter().all(Result::is_ok));
+    let ready: u32 = store.pool_counts().iter().map(|count| count.ready).sum();
+    assert_eq!(ready as usize, created.len(), "done twice, counted once");
     let mut answers = joined.join_all().await;
     answers.sort_by_key(|(at, _)| *at);
     for (at, answer) in answers {
@@ -424,6 +431,28 @@ async fn a_large_value_is_stored_once_per_tenant() {
     assert_eq!(one::<i64>(&conn, "SELECT count(*) FROM blobs"), 2);
     assert!(one::<i64>(&conn, "SELECT max(length(data)) FROM blobs") < 1000, "compressed");
     assert_eq!(one::<i64>(&conn, "SELECT count(*) FROM deltas WHERE data IS NULL"), 4);
+}
+
+#[tokio::test]
+async fn assignments_need_no_snapshots() {
+    let directory = scratch();
+    let store = try_open(directory.path()).await.unwrap();
+    let mut owner = started(&store, 1).await;
+    let text = "word ".repeat(4000);
+    let snapshots = || one::<i64>(&look(directory.path()), "SELECT count(*) FROM snapshots");
+    for number in 0..10 {
+        let value = json!([number, text]);
+        store.commit(owner.step(&[("log", Op::Assign(value))])).await.unwrap();
+    }
+    store.commit(owner.step(&[("log", append("a"))])).await.unwrap();
+    assert_eq!(snapshots(), 0, "an assignment is one by itself");
+    for _ in 0..4 {
+        store.commit(owner.step(&[("log", append(&text))])).await.unwrap();
+    }
+    store.commit(owner.step(&[("other", append("a"))])).await.unwrap();
+    assert_eq!(snapshots(), 1);
+    store.commit(owner.step(&[("log", Op::Assign(json!([])))])).await.unwrap();
+    assert_eq!(snapshots(), 0, "nobody would read it");
 }
 
 #[tokio::test]

@@ -1,6 +1,6 @@
 //! Streamed chunks.
 //!
-//! A chunk is compared with the one before it ([`template`]) or read into borrowed structures: no
+//! A chunk is compared with the one before it (`template`) or read into borrowed structures: no
 //! tree, and one small string per piece of output. Anything unusual (usage, errors) is kept raw and
 //! read when it is there.
 

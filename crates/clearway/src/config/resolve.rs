@@ -2,7 +2,7 @@
 //!
 //! Also here: what exists without being written down. The provider `openai` when the environment
 //! has a key or an address for it, the provider `sim`, the model `default`, the pools `chat` and
-//! `background`, and the built-in agents in a file that has none.
+//! and the built-in agents in a file that has none.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -28,9 +28,7 @@ const WORKING: Duration = Duration::from_secs(30 * 60);
 const HISTORY_TOKENS: u32 = 16_000;
 
 pub(super) fn config(walk: &Walk<'_>, draft: Draft, server: Server) -> Config {
-    let mut pools: BTreeMap<String, Pool> = [("chat", 1024, 4096), ("background", 64, 10_000)]
-        .map(|(name, slots, queue)| (name.to_owned(), Pool { slots, queue }))
-        .into();
+    let mut pools = BTreeMap::from([("chat".to_owned(), Pool { slots: 1024, queue: 4096 })]);
     pools.extend(draft.pools);
     let default = default_model(&draft.providers, &draft.models, walk.env);
     let mut providers = draft.providers;

@@ -126,7 +126,6 @@ expose_state = true
     assert_eq!(config.server.drain, Duration::from_secs(5));
     assert_eq!(config.server.limits.max_body_bytes, Some(1_000_000));
     assert_eq!(config.pools["chat"], Pool { slots: 256, queue: 2000 });
-    assert_eq!(config.pools["background"], Pool { slots: 64, queue: 10_000 });
     let agent = &config.agents["cofounder"];
     assert_eq!((agent.when_busy, agent.history_tokens), (Multitask::Interrupt, 6000));
     assert_eq!(config.models["writer"].params["stop"], serde_json::json!(["x"]));
