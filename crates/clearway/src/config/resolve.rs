@@ -1,7 +1,7 @@
 //! From names to things: every reference is looked up, every default filled in.
 //!
 //! Also here: what exists without being written down. The provider `openai` when the environment
-//! has a key or an address for it, the provider `sim`, the model `default`, the pools `chat` and
+//! has a key or an address for it, the provider `sim`, the model `default`, the pool `chat`,
 //! and the built-in agents in a file that has none.
 
 use std::collections::BTreeMap;
