@@ -35,8 +35,8 @@ enum End {
     Final,
     /// An error event came before the end.
     Told(String),
-    /// The connection was simply gone.
-    Cut,
+    /// The connection was simply gone. How, and after which event.
+    Cut(String),
 }
 
 pub(crate) async fn run(tools: &Tools, options: &Options, report: &mut Report) -> Result<()> {
@@ -71,7 +71,7 @@ pub(crate) async fn run(tools: &Tools, options: &Options, report: &mut Report) -
     let ended = |is: fn(&End) -> bool| runs.iter().filter(|(_, end)| is(end)).count();
     let finished = ended(|end| *end == End::Final);
     let told = ended(|end| matches!(end, End::Told(_)));
-    let cut = ended(|end| *end == End::Cut);
+    let cut = ended(|end| matches!(end, End::Cut(_)));
 
     let begin = Instant::now();
     let mut server = bed.restart(server.address)?;
@@ -105,6 +105,11 @@ pub(crate) async fn run(tools: &Tools, options: &Options, report: &mut Report) -
     section
         .note(format!("ready again {} ms after the restart", number(ready.as_secs_f64() * 1000.0)));
     errors.iter().chain(&problems).take(5).for_each(|what| section.note(what));
+    for (run, end) in &runs {
+        if let End::Cut(how) = end {
+            section.note(format!("{run} was cut: {how}"));
+        }
+    }
     if let Some((_, End::Told(what))) = runs.iter().find(|(_, end)| matches!(end, End::Told(_))) {
         section.note(format!("what the readers of unfinished runs are told: {what}"));
     }
@@ -136,18 +141,24 @@ async fn follow(address: SocketAddr, n: u32) -> Result<(String, End)> {
     let head = conn.head().await?;
     ensure!(head.status == 200, "status {}", head.status);
     let run = head.header("x-run-id").context("no x-run-id")?.to_owned();
-    let (mut events, mut end) = (Events::default(), End::Cut);
+    let mut events = Events::default();
+    let (mut end, mut last) = (None, String::new());
     loop {
-        match conn.more(&mut events.bytes).await {
-            Ok(true) => {}
-            Ok(false) | Err(_) => return Ok((run, end)),
-        }
+        let how = match conn.more(&mut events.bytes).await {
+            Ok(true) => None,
+            Ok(false) => Some("the body ended in good order".to_owned()),
+            Err(error) => Some(format!("{error:#}")),
+        };
         while let Some(event) = events.next()? {
+            event.data.clone_into(&mut last);
             match Dialect::Chat.meaning(event.data)? {
-                Meaning::Final(_) => end = End::Final,
-                Meaning::Error(what) => end = End::Told(what),
+                Meaning::Final(_) => end = Some(End::Final),
+                Meaning::Error(what) => end = Some(End::Told(what)),
                 Meaning::Token(_) | Meaning::Done | Meaning::Other => {}
             }
+        }
+        if let Some(how) = how {
+            return Ok((run, end.unwrap_or_else(|| End::Cut(format!("{how}, after {last}")))));
         }
     }
 }

@@ -1,7 +1,7 @@
 //! Many readers of streams at once, and what they saw.
 
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail, ensure};
@@ -192,45 +192,46 @@ fn lags(arrivals_us: &[u32], interval_us: u64) -> impl Iterator<Item = u64> {
 /// Lets all readers run. They begin spread over the length of one stream, so that the load is even.
 pub(crate) async fn volley(target: Target, volley: Volley) -> Shot {
     let expected = Arc::new(Expected::counted(volley.pace.tokens));
+    let shot = Arc::new(Mutex::new(Shot::default()));
     let begin = tokio::time::Instant::now();
     let mut tasks = JoinSet::new();
     for n in 0..volley.clients {
         let start = begin + volley.pace.duration() * n / volley.clients;
-        let expected = Arc::clone(&expected);
+        let (expected, shot) = (Arc::clone(&expected), Arc::clone(&shot));
         tasks.spawn(async move {
             sleep_until(start).await;
-            reader(target, volley, n, &expected).await
+            reader(target, volley, n, &expected, &shot).await;
         });
     }
-    let mut shot = Shot::default();
     while let Some(done) = tasks.join_next().await {
-        match done {
-            Ok(part) => shot.merge(part),
-            Err(error) => shot.errors.push(format!("a reader broke: {error}")),
+        if let Err(error) = done {
+            lock(&shot).errors.push(format!("a reader broke: {error}"));
         }
     }
-    shot
+    std::mem::take(&mut *lock(&shot))
 }
 
-async fn reader(target: Target, volley: Volley, n: u32, expected: &Expected) -> Shot {
-    let mut shot = Shot::default();
+fn lock(shot: &Mutex<Shot>) -> MutexGuard<'_, Shot> {
+    shot.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+async fn reader(target: Target, volley: Volley, n: u32, expected: &Expected, shot: &Mutex<Shot>) {
     let mut client = Client::default();
     let limit = volley.pace.duration() * 4 + Duration::from_secs(30);
     for round in 0..volley.repeat {
         let request = target.stream_request(&unique(n, round), "Say something.");
-        match timeout(limit, client.stream(&target, &request, expected)).await {
-            Ok(Ok(seen)) => shot.add(seen, &client.arrivals_us, volley.pace),
-            Ok(Err(error)) => {
-                shot.errors.push(format!("{error:#}"));
-                client = Client::default();
+        let result = timeout(limit, client.stream(&target, &request, expected)).await;
+        let error = match result {
+            Ok(Ok(seen)) => {
+                lock(shot).add(seen, &client.arrivals_us, volley.pace);
+                continue;
             }
-            Err(_) => {
-                shot.errors.push(format!("a stream took longer than {limit:?}"));
-                client = Client::default();
-            }
-        }
+            Ok(Err(error)) => format!("{error:#}"),
+            Err(_) => format!("a stream took longer than {limit:?}"),
+        };
+        lock(shot).errors.push(error);
+        client = Client::default();
     }
-    shot
 }
 
 /// A name that no other stream of this process has.

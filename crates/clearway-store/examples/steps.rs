@@ -1,7 +1,8 @@
 //! Measures the embedded store: `cargo run --release -p clearway-store --example steps [RUNS [AT_ONCE]]`.
 //!
 //! Not a benchmark suite: it prints what one machine does with trivial runs of five supersteps, with
-//! volatile output of many streams, and with claims out of a deep queue.
+//! volatile output of many streams, and with claims out of a deep queue. `STORE_DIR` says on which
+//! disk; what is in that directory is deleted.
 
 #![expect(clippy::print_stdout, reason = "it is a program that prints")]
 #![expect(clippy::unwrap_used, reason = "a failure here has nobody to be told to but the console")]

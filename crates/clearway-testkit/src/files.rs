@@ -47,6 +47,15 @@ pub fn is_root() -> bool {
 /// # Errors
 /// It is somebody else's.
 pub fn make_readable(path: &Path) -> Result<()> {
-    fs::set_permissions(path, fs::Permissions::from_mode(0o755))
+    set_mode(path, 0o755)
+}
+
+/// Lets everybody do everything with a folder.
+pub(crate) fn make_open(path: &Path) -> Result<()> {
+    set_mode(path, 0o777)
+}
+
+fn set_mode(path: &Path, mode: u32) -> Result<()> {
+    fs::set_permissions(path, fs::Permissions::from_mode(mode))
         .with_context(|| format!("changing who may read {}", path.display()))
 }

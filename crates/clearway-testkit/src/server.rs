@@ -141,12 +141,10 @@ impl Server {
     /// # Errors
     /// It is gone already.
     pub fn terminate(&self) -> Result<()> {
-        if !self.is_wrapped {
-            return self.process.terminate();
+        // A tracer is the server's parent; other wrappers have become the server.
+        match children(self.process.pid()).as_slice() {
+            [server] if self.is_wrapped => crate::process::terminate(*server),
+            _ => self.process.terminate(),
         }
-        for child in children(self.process.pid()) {
-            crate::process::terminate(child)?;
-        }
-        Ok(())
     }
 }

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use crate::check::{check_gapless, pairs};
 use crate::cli::{Binary, Output, finish};
 use crate::config::{Agent, Config};
-use crate::files::Scratch;
+use crate::files::{Scratch, make_open};
 use crate::http::{Client, Request};
 use crate::port::free_port;
 use crate::process::Exit;
@@ -25,6 +25,8 @@ pub struct Builder {
     config: Config,
     command: &'static str,
     wrapper: Vec<String>,
+    env: Vec<(String, String)>,
+    for_anybody: bool,
 }
 
 /// See the module. Dropping it kills everything; a test that went well ends with
@@ -51,7 +53,15 @@ impl World {
     )]
     pub fn new(binary: Binary) -> Builder {
         let (sim, config) = (SimOptions::default(), Config::default());
-        Builder { binary, sim, config, command: "serve", wrapper: Vec::new() }
+        Builder {
+            binary,
+            sim,
+            config,
+            command: "serve",
+            wrapper: Vec::new(),
+            env: Vec::new(),
+            for_anybody: false,
+        }
     }
 
     pub const fn client(&self) -> Client {
@@ -358,16 +368,34 @@ impl Builder {
         self
     }
 
+    /// With a variable in the server's environment.
+    #[must_use]
+    pub fn env(mut self, name: &str, value: &str) -> Self {
+        self.env.push((name.to_owned(), value.to_owned()));
+        self
+    }
+
+    /// Whoever the wrapper makes of the server may write in its folder.
+    #[must_use]
+    pub const fn for_anybody(mut self) -> Self {
+        self.for_anybody = true;
+        self
+    }
+
     /// Starts the simulator and the server, and waits until both are ready.
     ///
     /// # Errors
     /// One of them is not.
     pub async fn start(self) -> Result<World> {
         let scratch = Scratch::new()?;
+        if self.for_anybody {
+            make_open(scratch.path())?;
+        }
         let sim = Sim::start(&self.binary, scratch.path(), &self.sim).await?;
         scratch.write("clearway.toml", self.config.render(&sim.url()))?;
         let mut command = Command::new(&self.binary, self.command, scratch.path());
         command.wrapper = self.wrapper;
+        command.env = self.env;
         if self.command == "serve" {
             command = command.arg("--config").arg("clearway.toml");
         }

@@ -146,6 +146,34 @@ async fn a_wrong_configuration_is_underlined() -> Result<()> {
     Ok(())
 }
 
+/// A provider of the environment is enough; no file is needed.
+#[tokio::test]
+async fn a_provider_of_the_environment_is_used() -> Result<()> {
+    let world = World::new(binary()).start().await?;
+    let scratch = Scratch::new()?;
+    let mut command = Command::new(&binary(), "serve", scratch.path());
+    command.env = vec![
+        ("OPENAI_BASE_URL".to_owned(), world.sim().url()),
+        ("OPENAI_API_KEY".to_owned(), "sk-test-secret".to_owned()),
+        ("CLEARWAY_COLOUR".to_owned(), "blue".to_owned()),
+    ];
+    let mut server = command.start(free_port()?, &scratch.path().join("server.log")).await?;
+    let body = serde_json::json!({"user_id": "ann", "message": "the blue bicycle"});
+    let answer = server.client().post("/chat").json(&body).send().await?.expect(200)?;
+    assert!(answer.text().contains("the blue bicycle"), "{}", answer.text());
+    assert_eq!(
+        world.sim().count("requests").await?,
+        1,
+        "somebody else answered, or it was asked unasked"
+    );
+    assert_eq!(server.stop(PATIENCE).await?.code, Some(0));
+    let log = server.log();
+    assert!(log.contains("CLEARWAY_COLOUR"), "an unknown variable is not warned of: {log}");
+    assert!(!log.contains("sk-test-secret"), "the key is in the log");
+    server.process().passed();
+    world.finish().await
+}
+
 #[tokio::test]
 async fn wrong_usage_is_said() -> Result<()> {
     let scratch = Scratch::new()?;

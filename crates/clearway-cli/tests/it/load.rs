@@ -1,9 +1,12 @@
 //! What must not grow with the load: OS threads at all, open files afterwards.
 
+use std::fs;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use clearway_testkit::{Agent, PATIENCE, SimOptions, World, until};
+use clearway_testkit::{
+    Agent, Binary, PATIENCE, Scratch, SimOptions, World, is_root, make_readable, until,
+};
 use tokio::task::JoinSet;
 
 use crate::{binary, joined, last};
@@ -75,5 +78,35 @@ async fn calls_that_time_out_leak_nothing() -> Result<()> {
         Ok(now.files <= before.files + STORE && now.threads == before.threads)
     });
     closed.await.with_context(|| format!("{before:?} before, {now:?} now"))?;
+    world.finish().await
+}
+
+/// Where no further thread can be started, nothing needs one. The limit is of a user's threads, so
+/// the server gets a user of its own; without root the test of constant threads has to do.
+#[tokio::test]
+async fn a_server_at_the_limit_of_threads_works_on() -> Result<()> {
+    let mut world = World::new(binary()).start().await?;
+    let needed = world.server()?.census()?.threads;
+    world.finish().await?;
+    if !is_root() {
+        return Ok(());
+    }
+    let scratch = Scratch::new()?;
+    let copy = scratch.path().join("clearway");
+    fs::copy(binary().path(), &copy)?;
+    make_readable(scratch.path())?;
+    make_readable(&copy)?;
+    let limit = format!("--nproc={}", needed + 1);
+    let wrapper =
+        ["prlimit", &limit, "setpriv", "--reuid=54321", "--regid=54321", "--clear-groups", "--"];
+    let mut world = World::new(Binary::new(copy)).for_anybody().through(&wrapper).start().await?;
+    let mut chats = JoinSet::new();
+    for number in 0..100 {
+        chats.spawn(world.chat(&format!("user {number}"), "hello").send());
+    }
+    while let Some(answer) = chats.join_next().await {
+        answer??.expect(200)?;
+    }
+    assert_eq!(world.server()?.census()?.threads, needed);
     world.finish().await
 }

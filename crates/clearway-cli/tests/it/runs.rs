@@ -115,6 +115,38 @@ async fn commands_show_what_the_addresses_show() -> Result<()> {
 }
 
 #[tokio::test]
+async fn watching_a_run_ends_as_the_run_does() -> Result<()> {
+    let world = World::new(binary())
+        .config(|config| {
+            config.agents = vec![
+                Agent::new("agent").fault("stall:3"),
+                Agent::new("good"),
+                Agent::new("cut").fault("cut_end:3"),
+            ];
+        })
+        .start()
+        .await?;
+    let chat = async |mount: &str| {
+        let body = json!({"user_id": mount, "message": "hello", "deadline_ms": 800});
+        let answer = world.client().post(format!("/{mount}/chat")).json(&body).send().await?;
+        crate::run_id(&answer.headers)
+    };
+    let cancelled = world.task(json!({"message": "x"})).await?;
+    world.waits_for(&cancelled, "next_token").await?;
+    let args = ["runs", "watch", &cancelled];
+    let (watched, ()) = tokio::try_join!(world.cli(&args), async {
+        world.cancel(&cancelled, "?wait=1").await?.expect(200)?;
+        anyhow::Ok(())
+    })?;
+    watched.expect(5)?;
+    let timed_out = world.task(json!({"message": "x", "deadline_ms": 300})).await?;
+    for (run, code) in [(chat("good").await?, 0), (chat("cut").await?, 1), (timed_out, 4)] {
+        world.cli(&["runs", "watch", &run]).await?.expect(code)?;
+    }
+    world.finish().await
+}
+
+#[tokio::test]
 async fn a_chat_from_the_command_line() -> Result<()> {
     let world = World::new(binary()).start().await?;
     let output = world.cli(&["chat", "--message", "the green door"]).await?.expect(0)?;
