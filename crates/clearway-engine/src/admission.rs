@@ -17,7 +17,7 @@ use clearway_core::{
     CheckpointId, Code, Failure, Priority, RunId, RunRecord, Status, ThreadId, Timestamp,
 };
 use clearway_store::{Admission, Claim, NewRun};
-use tokio::sync::oneshot;
+use tokio::sync::{oneshot, watch};
 
 use crate::agent::Agent;
 use crate::engine::{Inner, bounded};
@@ -27,6 +27,14 @@ use crate::metrics;
 use crate::pools::Slot;
 use crate::watchdog::Watched;
 use crate::{Error, Kind, Submit, Submitted};
+
+/// A thread that a run here executes on, or is about to.
+#[derive(Debug)]
+pub(crate) struct Busy {
+    pub run: RunId,
+    /// Closed when a start ahead has its answer from the store; `None` for other starts.
+    pub admitting: Option<watch::Receiver<()>>,
+}
 
 /// What is foreseen about a thread before the store is asked.
 struct Foreseen {
@@ -60,12 +68,16 @@ impl Inner {
             Error::new(Code::InvalidConfig, text)
         })?;
         let door = submit.door;
+        self.earlier_start(submit.thread).await;
         let mut slot = pool.take();
         let claim = slot.as_ref().map(|_| self.me);
         let new = NewRun { claim, ..new_run(submit, &agent, self.ids.run(), pool.queue) };
-        let mut ahead = match self.foresee(&new).await {
-            Some(foreseen) => slot.take().map(|slot| self.start_ahead(&new, foreseen, slot)),
-            None => None,
+        let (mut ahead, _admitting) = match self.foresee(&new).await {
+            Some((foreseen, admitting)) => {
+                let ahead = slot.take().map(|slot| self.start_ahead(&new, foreseen, slot));
+                (ahead, Some(admitting))
+            }
+            None => (None, None),
         };
         let (id, thread) = (new.id, new.thread);
         let admission = match bounded(self.store.create_run(new.clone())).await {
@@ -93,8 +105,19 @@ impl Inner {
         self.admitted(admission, slot, id, &agent.pool, door).await
     }
 
-    /// What the store will say about the thread, if that is known without waiting for a disk.
-    async fn foresee(&self, new: &NewRun) -> Option<Foreseen> {
+    /// Waits until a start ahead on the same thread has its answer from the store: two turns of a
+    /// thread must reach the provider one after the other, and the store in the order they came.
+    async fn earlier_start(&self, thread: ThreadId) {
+        let admitting = lock(&self.busy).get(&thread).and_then(|busy| busy.admitting.clone());
+        if let Some(mut admitting) = admitting {
+            // Nothing is ever sent: the sender goes when the answer is there, or with its task.
+            drop(admitting.changed().await);
+        }
+    }
+
+    /// What the store will say about the thread, if that is known without waiting for a disk. Until
+    /// the returned sender is dropped, other turns of the thread wait.
+    async fn foresee(&self, new: &NewRun) -> Option<(Foreseen, watch::Sender<()>)> {
         // A key may name an earlier run, and a foreign thread may be refused: those ask first.
         if new.claim.is_none() || new.idempotency.is_some() || new.thread_must_exist {
             return None;
@@ -104,16 +127,17 @@ impl Inner {
         if self.store.pool_counts().iter().any(waits) {
             return None;
         }
+        let (admitting, told) = watch::channel(());
         match lock(&self.busy).entry(new.thread) {
             Entry::Occupied(_) => return None,
-            Entry::Vacant(free) => free.insert(new.id),
+            Entry::Vacant(free) => free.insert(Busy { run: new.id, admitting: Some(told) }),
         };
         let cached = self.cache.take_for(new.thread, &new.tenant, new.owner.as_deref());
         if let Some((head, state)) = cached {
-            return Some(Foreseen { head: Some(head), state });
+            return Some((Foreseen { head: Some(head), state }, admitting));
         }
         if matches!(bounded(self.store.thread(new.thread)).await, Ok(None)) {
-            return Some(Foreseen { head: None, state: State::new() });
+            return Some((Foreseen { head: None, state: State::new() }, admitting));
         }
         self.idle(new.thread, new.id);
         None
@@ -268,7 +292,7 @@ impl Inner {
     /// The run of this thread has left the executor.
     pub(crate) fn idle(&self, thread: ThreadId, run: RunId) {
         if let Entry::Occupied(entry) = lock(&self.busy).entry(thread)
-            && *entry.get() == run
+            && entry.get().run == run
         {
             entry.remove();
         }

@@ -11,6 +11,7 @@ use clearway_core::RunId;
 use clearway_core::wait::WaitKind;
 use clearway_store::{Appended, Claim, ClaimRequest, OutputSegment, Swept};
 
+use crate::admission::Busy;
 use crate::engine::{Inner, bounded};
 use crate::executor::execute;
 use crate::live::{End, Live, lock};
@@ -107,7 +108,7 @@ impl Inner {
         // The claim has booked the time in the queue, so the account goes on from there.
         live.wait.restart(WaitKind::Work, record.spent.clone(), crate::clock::instant());
         let run = record.id;
-        lock(&self.busy).insert(record.thread, run);
+        lock(&self.busy).insert(record.thread, Busy { run, admitting: None });
         self.tasks.spawn(Watched::new(run, execute(self.clone(), claim, live, slot, None)));
     }
 

@@ -20,6 +20,7 @@ use clearway_upstream::Upstream;
 use tokio::sync::Notify;
 use uuid::Uuid;
 
+use crate::admission::Busy;
 use crate::agent::Agents;
 use crate::cache::StateCache;
 use crate::clock::{Clocks, Ids, instant};
@@ -50,7 +51,7 @@ pub(crate) struct Inner {
     pub hub: Hub,
     pub cache: StateCache,
     /// Threads that a run here executes on, or is about to.
-    pub busy: Mutex<HashMap<ThreadId, RunId>>,
+    pub busy: Mutex<HashMap<ThreadId, Busy>>,
     pub pools: Pools,
     pub tasks: Tasks,
     pub metrics: Metrics,

@@ -97,8 +97,10 @@ async fn a_server_at_the_limit_of_threads_works_on() -> Result<()> {
     make_readable(scratch.path())?;
     make_readable(&copy)?;
     let limit = format!("--nproc={}", needed + 1);
-    let wrapper =
-        ["prlimit", &limit, "setpriv", "--reuid=54321", "--regid=54321", "--clear-groups", "--"];
+    // Nobody's, and not that of another run of this test.
+    let user = 100_000 + std::process::id();
+    let (user, group) = (format!("--reuid={user}"), format!("--regid={user}"));
+    let wrapper = ["prlimit", &limit, "setpriv", &user, &group, "--clear-groups", "--"];
     let mut world = World::new(Binary::new(copy)).for_anybody().through(&wrapper).start().await?;
     let mut chats = JoinSet::new();
     for number in 0..100 {

@@ -269,3 +269,32 @@ async fn nothing_is_started_ahead_of_runs_that_wait() {
     let calls = calls.lock().unwrap().iter().filter(|&&call| call == run).count();
     assert_eq!(calls, 1, "one call was made for nothing");
 }
+
+/// The first turn of a new thread asks the store whether the thread exists; a second one that comes
+/// meanwhile must not overtake it, and the provider must never see both.
+#[tokio::test(start_paused = true)]
+async fn turns_that_come_together_reach_the_provider_one_after_the_other() {
+    let clock = TestClock::new();
+    let store = Late::new(&clock);
+    store.delay("thread", Side::Before, std::time::Duration::from_millis(50));
+    let sim = sim();
+    let engine = engine(store.clone(), &sim, options(8, 10), clock.clone()).await;
+    let submit = |text: &'static str| {
+        let engine = engine.clone();
+        async move { engine.submit(turn("good", "c", text)).await.unwrap().run }
+    };
+    let later = async {
+        tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+        submit("second").await
+    };
+    let (first, second) = tokio::join!(submit("first"), later);
+    for run in [first, second] {
+        ended(&engine.wait(run).await.unwrap(), clearway_core::Status::Success);
+    }
+    assert_eq!(sim.stats().peak_in_flight, 1, "two turns of a thread overlapped");
+    assert_eq!(sim.stats().requests, 2, "a call was made for nothing");
+    let thread = turn("good", "c", "x").thread;
+    let texts: Vec<String> =
+        conversation(&engine, thread).await.into_iter().map(|(_, text)| text).collect();
+    assert_eq!((texts[0].as_str(), texts[2].as_str()), ("first", "second"));
+}
