@@ -60,7 +60,7 @@ pub struct Limits {
 impl Default for Limits {
     fn default() -> Self {
         Self {
-            log_bytes: 256 << 10,
+            log_bytes: 32 << 10,
             output_bytes: 16 << 20,
             cache_bytes: 64 << 20,
             ended_runs: 256,

@@ -215,7 +215,9 @@ async fn turns_of_a_conversation_wait_for_each_other() {
     read_until(&mut second, "queued: 1 ahead in this conversation").await;
     // A reset ends both, and the next turn begins with nothing before it.
     let reset = server.post("/reset", &json!({"user_id": "ann"})).await;
-    expect![[r#"{"user_id":"ann","conversation_id":"default","thread_id":"bc::ann::default","ok":true}"#]]
+    expect![[
+        r#"{"user_id":"ann","conversation_id":"default","thread_id":"bc::ann::default","ok":true}"#
+    ]]
     .assert_eq(&reset.body);
     read_until(&mut first, r#""error_type":"cancelled""#).await;
     read_until(&mut second, r#""error_type":"cancelled""#).await;
