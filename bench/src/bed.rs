@@ -73,7 +73,8 @@ impl Process {
     ) -> Result<Self> {
         let log = folder.join(format!("{name}.log"));
         let file = std::fs::OpenOptions::new().create(true).append(true).open(&log)?;
-        command.stdin(Stdio::null()).stdout(file.try_clone()?).stderr(file).kill_on_drop(true);
+        command.stdin(Stdio::null()).stdout(file.try_clone()?).stderr(file);
+        command.kill_on_drop(name != NGINX);
         let child = command.spawn().with_context(|| format!("starting {name}: {command:?}"))?;
         let pid = child.id().context("a process without an id")?;
         Ok(Self { name, child, pid, address, log })
@@ -138,6 +139,17 @@ impl Process {
     }
 }
 
+impl Drop for Process {
+    /// nginx's workers outlive a master that is killed; asked to end, it ends them first. All others are killed.
+    fn drop(&mut self) {
+        if self.name == NGINX && self.child.id().is_some() {
+            let _ = self.signal(Signal::TERM);
+        }
+    }
+}
+
+const NGINX: &str = "nginx";
+
 /// How fast the simulated model talks.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Pace {
@@ -192,7 +204,7 @@ impl Bed {
         let file = nginx::write(self.folder(), address, upstream)?;
         let mut command = Command::new(&self.tools.nginx);
         command.arg("-c").arg(file).arg("-p").arg(self.folder());
-        let mut nginx = Process::start("nginx", command, address, self.folder())?;
+        let mut nginx = Process::start(NGINX, command, address, self.folder())?;
         nginx.ready("/health").await?;
         Ok(nginx)
     }

@@ -14,6 +14,7 @@ use std::process::ExitCode;
 use anyhow::{Context as _, Result};
 use clap::{Parser, Subcommand};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use tokio::signal::unix::{SignalKind, signal};
 
 use crate::bed::Tools;
 use crate::report::Report;
@@ -104,7 +105,15 @@ fn start(cli: Cli) -> Result<bool> {
         .enable_all()
         .build()
         .context("starting the runtime")?;
-    runtime.block_on(run(cli))
+    runtime.block_on(async {
+        let mut terminated = signal(SignalKind::terminate())?;
+        // Whichever ends it, what was started is ended, too: the processes go with the future that holds them.
+        tokio::select! {
+            passed = run(cli) => passed,
+            _ = tokio::signal::ctrl_c() => anyhow::bail!("interrupted"),
+            _ = terminated.recv() => anyhow::bail!("terminated"),
+        }
+    })
 }
 
 /// Thousands of streams need thousands of sockets, here and in the processes that are started.

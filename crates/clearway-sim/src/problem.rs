@@ -69,7 +69,7 @@ mod tests {
         let problem = Problem::invalid("no \"model\"").param("model").code("missing");
         assert_eq!(
             problem.body(),
-            r#"{"error":{"code":"missing","message":"no \"model\"","param":"model","type":"invalid_request_error"}}"#
+            r#"{"error":{"message":"no \"model\"","type":"invalid_request_error","param":"model","code":"missing"}}"#
         );
         assert!(Problem::internal("x").body().contains(r#""code":null"#));
     }

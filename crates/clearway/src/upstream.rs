@@ -172,7 +172,7 @@ mod tests {
         let upstream = built("").unwrap();
         let views = upstream.provider_views();
         assert_eq!(views.len(), 1);
-        assert_eq!((views[0].name.as_str(), views[0].limit), ("sim", 1024 + 64));
+        assert_eq!((views[0].name.as_str(), views[0].limit), ("sim", 1024));
         let text = "[providers.house]\nkind = \"openai\"\nbase_url = \"http://127.0.0.1:9/v1\"\nlimits = { concurrent = 7 }\n";
         let views = built(text).unwrap().provider_views();
         assert_eq!((views.len(), views[0].name.as_str(), views[0].limit), (1, "house", 7));

@@ -160,7 +160,7 @@ async fn operators_see_what_there_is() {
     ] {
         assert!(!ready.json()[name].is_null(), "{name}");
     }
-    assert_eq!(server.get("/pools").await.json()["pools"].as_array().unwrap().len(), 2);
+    assert_eq!(server.get("/pools").await.json()["pools"].as_array().unwrap().len(), 1);
     assert_eq!(server.get("/providers").await.json(), json!({"providers": []}));
     let metrics = server.get("/metrics").await;
     assert!(metrics.body.contains("clearway_pool_runs") && metrics.body.ends_with("# EOF\n"));

@@ -26,7 +26,7 @@ async fn a_stream_has_every_part_at_its_time() {
 
         data: {"id":"chatcmpl-sim-000000000000","object":"chat.completion.chunk","created":1767225600,"model":"gpt-5-mini","system_fingerprint":"fp_clearway_sim","choices":[{"index":0,"delta":{},"logprobs":null,"finish_reason":"stop"}],"usage":null}
 
-        data: {"id":"chatcmpl-sim-000000000000","object":"chat.completion.chunk","created":1767225600,"model":"gpt-5-mini","system_fingerprint":"fp_clearway_sim","choices":[],"usage":{"completion_tokens":4,"completion_tokens_details":{"reasoning_tokens":0},"prompt_tokens":4,"prompt_tokens_details":{"cached_tokens":0},"total_tokens":8}}
+        data: {"id":"chatcmpl-sim-000000000000","object":"chat.completion.chunk","created":1767225600,"model":"gpt-5-mini","system_fingerprint":"fp_clearway_sim","choices":[],"usage":{"prompt_tokens":4,"completion_tokens":4,"total_tokens":8,"prompt_tokens_details":{"cached_tokens":0},"completion_tokens_details":{"reasoning_tokens":0}}}
 
         data: [DONE]
 
