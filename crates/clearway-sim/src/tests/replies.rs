@@ -42,33 +42,33 @@ async fn a_whole_reply_takes_as_long_as_its_stream() {
     assert_eq!((answer.status, answer.end, answer.took), (200, End::Whole, 800 * MS));
     expect![[r#"
         {
+          "id": "chatcmpl-sim-000000000000",
+          "object": "chat.completion",
+          "created": 1767225600,
+          "model": "gpt-5-mini",
+          "system_fingerprint": "fp_clearway_sim",
           "choices": [
             {
-              "finish_reason": "stop",
               "index": 0,
-              "logprobs": null,
               "message": {
+                "role": "assistant",
                 "content": "tok0 tok1 tok2 tok3",
-                "refusal": null,
-                "role": "assistant"
-              }
+                "refusal": null
+              },
+              "logprobs": null,
+              "finish_reason": "stop"
             }
           ],
-          "created": 1767225600,
-          "id": "chatcmpl-sim-000000000000",
-          "model": "gpt-5-mini",
-          "object": "chat.completion",
-          "system_fingerprint": "fp_clearway_sim",
           "usage": {
-            "completion_tokens": 4,
-            "completion_tokens_details": {
-              "reasoning_tokens": 0
-            },
             "prompt_tokens": 4,
+            "completion_tokens": 4,
+            "total_tokens": 8,
             "prompt_tokens_details": {
               "cached_tokens": 0
             },
-            "total_tokens": 8
+            "completion_tokens_details": {
+              "reasoning_tokens": 0
+            }
           }
         }"#]]
     .assert_eq(&serde_json::to_string_pretty(&answer.json()).unwrap());
