@@ -42,8 +42,8 @@ kill:
 mutants *names:
     cargo xtask mutants {{names}}
 
-# measurements against the release binary: streams, overhead, cancel, kill, …
-bench name *args:
+# measurements against the release binary: all, or streams, overhead, limits, turns, cancel, kill, drain
+bench name="all" *args:
     cargo build --release -p clearway-cli
     cargo run --release -p clearway-bench -- {{name}} {{args}}
 
@@ -51,9 +51,15 @@ bench-streams *args: (bench "streams" args)
 
 bench-overhead *args: (bench "overhead" args)
 
+bench-limits *args: (bench "limits" args)
+
+bench-turns *args: (bench "turns" args)
+
 bench-cancel *args: (bench "cancel" args)
 
 bench-kill *args: (bench "kill" args)
+
+bench-drain *args: (bench "drain" args)
 
 # a development server with the simulated provider
 dev *args:
