@@ -77,7 +77,11 @@ impl Inner {
                 let ahead = slot.take().map(|slot| self.start_ahead(&new, foreseen, slot));
                 (ahead, Some(admitting))
             }
-            None => (None, None),
+            None => {
+                // One may have begun between the look above and this.
+                self.earlier_start(new.thread).await;
+                (None, None)
+            }
         };
         let (id, thread) = (new.id, new.thread);
         let admission = match bounded(self.store.create_run(new.clone())).await {

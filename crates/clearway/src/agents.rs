@@ -57,7 +57,10 @@ fn system(name: &str, agent: &config::Agent, clock: Arc<dyn Clock>) -> System {
     }
     let (name, title, model) = (name.to_owned(), agent.title.clone(), agent.model.clone());
     let prompt = agent.prompt.clone();
+    // Counting the turns looks at the whole conversation, so it is done only for who asks.
+    let counts = prompt.uses("turn");
     Arc::new(move |cx| {
+        let messages = if counts { cx.state.list(MESSAGES) } else { &[] };
         let values = Values {
             agent_name: &name,
             agent_title: &title,
@@ -65,12 +68,7 @@ fn system(name: &str, agent: &config::Agent, clock: Arc<dyn Clock>) -> System {
             run_id: cx.run.to_string(),
             thread_id: cx.thread.to_string(),
             now: clock.now().to_string(),
-            turn: cx
-                .state
-                .list(MESSAGES)
-                .iter()
-                .filter(|message| message["type"] == "human")
-                .count(),
+            turn: messages.iter().filter(|message| message["type"] == "human").count(),
         };
         prompt.render(&values).map_err(|why| {
             Failure::new(

@@ -118,6 +118,12 @@ impl Prompt {
         self.template().is_ok_and(|template| template.source().trim().is_empty())
     }
 
+    /// Whether it says something about this variable.
+    pub fn uses(&self, variable: &str) -> bool {
+        self.template()
+            .is_ok_and(|template| template.undeclared_variables(false).contains(variable))
+    }
+
     fn template(&self) -> Result<minijinja::Template<'_, '_>, minijinja::Error> {
         self.environment.get_template(NAME)
     }
