@@ -51,6 +51,9 @@ const OWNED: &[(&str, &[&str])] = &[
     ("tokio-rustls", &["clearway-upstream"]),
     ("webpki-roots", &["clearway-upstream"]),
     ("hickory-resolver", &["clearway-upstream"]),
+    ("opentelemetry", &["clearway"]),
+    ("opentelemetry_sdk", &["clearway"]),
+    ("tracing-opentelemetry", &["clearway"]),
     ("clap", &["clearway-cli", "clearway-bench"]),
     // Library errors are enums; only programs and tests may forget what went wrong.
     ("anyhow", &["clearway-cli", "clearway-testkit", "clearway-bench", "xtask"]),

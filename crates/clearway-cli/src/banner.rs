@@ -100,9 +100,9 @@ fn model(config: &Config) -> String {
         ProviderKind::Sim(_) => {
             "built-in simulator; set OPENAI_API_KEY to use a real one".to_owned()
         }
-        ProviderKind::OpenAi { base_url, .. } => {
+        ProviderKind::Remote(remote) => {
             // A query may hold a key.
-            let address = base_url.split('?').next().unwrap_or_default();
+            let address = remote.base_url.split('?').next().unwrap_or_default();
             format!("{} at {} ({address})", model.model, model.provider)
         }
     }

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use clearway::config::Listen;
-use clearway_sim::{Fault, FaultSpec, Group};
+use clearway_sim::{Fault, FaultSpec, Flap, Group, KeyRule, Window};
 
 /// An agent server in one binary, where nothing blocks, hangs or gets lost.
 #[derive(Debug, Parser)]
@@ -34,6 +34,10 @@ pub(crate) enum Command {
     Sim(SimArgs),
     /// Check a configuration before anything starts.
     Check(CheckArgs),
+    /// Look what on this machine or in this project keeps a server from running well.
+    Doctor(DoctorArgs),
+    /// Show a trap of calling providers: a naive client and Clearway, side by side.
+    Lab(LabArgs),
     /// Talk to the default agent of a running server.
     Chat(ChatArgs),
     /// Look at runs and end them.
@@ -93,14 +97,35 @@ pub(crate) struct SimArgs {
     #[arg(long, value_name = "0..1", default_value_t = 0.0)]
     pub(crate) jitter: f64,
     /// Above so many requests at once the answer is 429.
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", visible_alias = "concurrency")]
     pub(crate) max_concurrent: Option<u32>,
+    /// Above so many requests per minute and key the answer is 429.
+    #[arg(long, value_name = "N")]
+    pub(crate) rpm: Option<u32>,
+    /// Above so many tokens per minute and key the answer is 429.
+    #[arg(long, value_name = "N")]
+    pub(crate) tpm: Option<u32>,
+    /// Do not say in headers how much is left of --rpm and --tpm.
+    #[arg(long)]
+    pub(crate) no_rate_headers: bool,
+    /// How a key is treated: ok, dead (401), limited (429) or quota (429, nothing left to spend). Repeatable.
+    #[arg(long = "key", value_name = "KEY=STATE")]
+    pub(crate) keys: Vec<KeyRule>,
     /// What to do wrong, such as `cut_rst:5`; --help lists all faults.
     #[arg(long, value_name = "NAME[:N]")]
     pub(crate) fault: Option<FaultSpec>,
     /// The share of requests that get it.
     #[arg(long, value_name = "0..1", default_value_t = 1.0)]
     pub(crate) fault_rate: f64,
+    /// Down from START to END, in seconds after the start. Repeatable.
+    #[arg(long = "outage", value_name = "START..END")]
+    pub(crate) outages: Vec<Window>,
+    /// Up and down in turns, in seconds.
+    #[arg(long, value_name = "UP/DOWN")]
+    pub(crate) flap: Option<Flap>,
+    /// What every request meets while the provider is down, such as `unavailable`, `silent` or `reset`.
+    #[arg(long, value_name = "NAME[:N]", default_value = "unavailable")]
+    pub(crate) outage_fault: FaultSpec,
     /// The same seed does the same.
     #[arg(long, value_name = "N", default_value_t = 0)]
     pub(crate) seed: u64,
@@ -111,6 +136,37 @@ pub(crate) struct CheckArgs {
     /// A configuration file, or a folder with a clearway.toml.
     #[arg(default_value = ".")]
     pub(crate) file: PathBuf,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct DoctorArgs {
+    /// Time the way to this provider: name, connection, TLS, first byte; nothing is called without.
+    #[arg(long, value_name = "PROVIDER")]
+    pub(crate) net: Option<String>,
+    #[command(flatten)]
+    pub(crate) server: ServerArgs,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct LabArgs {
+    /// Which trap.
+    #[arg(value_enum)]
+    pub(crate) trap: Trap,
+}
+
+/// A way in which providers fail and clients do not notice.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Trap {
+    /// The provider accepts the request and never answers.
+    Hang,
+    /// It falls silent, but a comment each second keeps timeouts of reading from firing.
+    Drip,
+    /// It is out of order, and everybody tries again at once.
+    Storm,
+    /// It works for two seconds, fails for two seconds, and again.
+    Flap,
+    /// The answer ends in the middle, and the end looks like any other.
+    Truncate,
 }
 
 /// Which server to ask.
@@ -212,7 +268,9 @@ pub(crate) struct WatchArgs {
 fn faults() -> String {
     use std::fmt::Write as _;
     let mut text = String::from(
-        "Faults, by --fault, by the request header x-sim-fault, or behind the model's name (gpt-5-mini+stall:20).\n\
+        "Settings change at run time by POST /control: {\"outage\": true}, {\"fault\": \"stall:20\"}, {\"concurrency\": 7}.\n\
+         GET /control shows them, GET /stats what was seen.\n\n\
+         Faults, by --fault, by the request header x-sim-fault, or behind the model's name (gpt-5-mini+stall:20).\n\
          The number after the colon is optional:\n",
     );
     let width = Fault::ALL.iter().map(|fault| fault.name().len()).max().unwrap_or(0) + 1;

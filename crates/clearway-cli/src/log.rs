@@ -1,8 +1,11 @@
-//! Log output on standard error.
+//! Log output on standard error, and the process's subscriber.
 //!
 //! Lines go through a bounded queue to a thread of their own: a terminal that is scrolled back, or a
 //! collector that hangs, must not stop the threads that move tokens. When the queue is full lines
 //! are dropped, counted, and the count is logged.
+//!
+//! Spans for telemetry go by here: they have a target of their own, which no log line shows, and an
+//! exporter brings its own layer. Without one they are switched off where they are made.
 
 use std::io::{self, IsTerminal, Write};
 use std::sync::Arc;
@@ -10,11 +13,14 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::time::{Duration, Instant};
 
+use anyhow::{Context, Result};
 use clearway::config::LogFormat;
-use tracing_subscriber::EnvFilter;
+use clearway::telemetry;
+use tracing_subscriber::filter::{Directive, LevelFilter};
 use tracing_subscriber::fmt::MakeWriter;
-use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::layer::{Layer, SubscriberExt};
 use tracing_subscriber::util::SubscriberInitExt;
+use tracing_subscriber::{EnvFilter, Registry};
 
 use crate::output::{Output, may_colour};
 
@@ -32,9 +38,35 @@ pub(crate) struct Guard {
 
 /// Starts logging for the whole process.
 ///
-/// `RUST_LOG` says what is logged; without it, what operators need.
-pub(crate) fn start(format: LogFormat, output: Output) -> io::Result<Guard> {
-    let queue = Queue::start()?;
+/// `RUST_LOG` says what is logged; without it, what operators need. Spans go to `telemetry`, if
+/// anywhere.
+///
+/// # Errors
+/// The host refuses the thread, or somebody logs already.
+pub(crate) fn start(
+    format: LogFormat,
+    output: Output,
+    telemetry: Option<telemetry::Layer>,
+) -> Result<Guard> {
+    // It is the first thread of the process, so the limit is met here before anywhere else.
+    let queue = Queue::start().context(
+        "cannot start the thread that writes the log; raise the limit of processes (`ulimit -u`, \
+         or `pids` of the container)",
+    )?;
+    let lines = lines(format, queue.clone()).with_filter(filter(output)).boxed();
+    tracing_subscriber::registry()
+        .with(layers(lines, telemetry))
+        .try_init()
+        .context("the log cannot be started")?;
+    Ok(Guard { queue })
+}
+
+/// As one list of layers with a filter each, so that what none of them wants costs nothing.
+fn layers(lines: telemetry::Layer, telemetry: Option<telemetry::Layer>) -> Vec<telemetry::Layer> {
+    std::iter::once(lines).chain(telemetry).collect()
+}
+
+fn filter(output: Output) -> EnvFilter {
     let default = if output.quiet { "warn" } else { "info" };
     let filter = match std::env::var("RUST_LOG") {
         Ok(text) if !text.trim().is_empty() => match EnvFilter::try_new(&text) {
@@ -48,17 +80,26 @@ pub(crate) fn start(format: LogFormat, output: Output) -> io::Result<Guard> {
         },
         Ok(_) | Err(_) => EnvFilter::new(default),
     };
-    let registry = tracing_subscriber::registry().with(filter);
-    let layer = tracing_subscriber::fmt::layer().with_writer(queue.clone());
-    let started = match format {
-        LogFormat::Json => registry.with(layer.json().flatten_event(true)).try_init(),
+    without_spans(filter)
+}
+
+fn without_spans(filter: EnvFilter) -> EnvFilter {
+    // The directive with the longest target decides.
+    match format!("{}={}", telemetry::TARGET, LevelFilter::OFF).parse::<Directive>() {
+        Ok(off) => filter.add_directive(off),
+        Err(_) => filter,
+    }
+}
+
+fn lines(format: LogFormat, queue: Queue) -> telemetry::Layer {
+    let layer = tracing_subscriber::fmt::layer::<Registry>().with_writer(queue);
+    match format {
+        LogFormat::Json => layer.json().flatten_event(true).boxed(),
         LogFormat::Pretty => {
             let colour = may_colour(io::stderr().is_terminal());
-            registry.with(layer.compact().with_target(false).with_ansi(colour)).try_init()
+            layer.compact().with_target(false).with_ansi(colour).boxed()
         }
-    };
-    started.map_err(io::Error::other)?;
-    Ok(Guard { queue })
+    }
 }
 
 impl Drop for Guard {
@@ -146,5 +187,52 @@ impl<'a> MakeWriter<'a> for Queue {
 
     fn make_writer(&'a self) -> Line<'a> {
         Line(self)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What a span for telemetry costs when nobody exports: not even a call into the subscriber.
+    fn is_off_where_it_is_made(directives: &str) -> bool {
+        let queue = Queue { lines: sync_channel(8).0, shared: Arc::default() };
+        let filter = without_spans(EnvFilter::new(directives));
+        let lines = lines(LogFormat::Json, queue).with_filter(filter).boxed();
+        let subscriber = tracing_subscriber::registry().with(layers(lines, None));
+        tracing::subscriber::with_default(subscriber, || {
+            tracing::enabled!(target: "clearway", tracing::Level::WARN)
+                && !tracing::enabled!(target: telemetry::TARGET, tracing::Level::ERROR)
+                && tracing::info_span!(target: telemetry::TARGET, "run").is_disabled()
+        })
+    }
+
+    #[test]
+    fn spans_are_never_part_of_the_log() {
+        for directives in ["info", "trace", "warn,clearway=trace", "info,clearway::trace=trace"] {
+            assert!(is_off_where_it_is_made(directives), "{directives}");
+        }
+    }
+
+    #[test]
+    fn lines_are_the_same_within_spans_and_without() {
+        let (sender, receiver) = sync_channel(8);
+        let queue = Queue { lines: sender, shared: Arc::default() };
+        let filter = without_spans(EnvFilter::new("info"));
+        let lines = lines(LogFormat::Json, queue).with_filter(filter).boxed();
+        // As the exporter's: it wants the spans and nothing else.
+        let only = tracing_subscriber::filter::Targets::new()
+            .with_target(telemetry::TARGET, LevelFilter::INFO);
+        let spans = tracing_subscriber::layer::Identity::new().with_filter(only).boxed();
+        let subscriber = tracing_subscriber::registry().with(layers(lines, Some(spans)));
+        tracing::subscriber::with_default(subscriber, || {
+            let span = tracing::info_span!(target: telemetry::TARGET, "run", id = 1);
+            assert!(!span.is_disabled());
+            let _entered = span.entered();
+            tracing::info!(run.id = 2, "ready");
+        });
+        let line = String::from_utf8(receiver.try_recv().unwrap()).unwrap();
+        assert!(line.contains("\"message\":\"ready\",\"run.id\":2"), "{line}");
+        assert!(!line.contains("span"), "{line}");
     }
 }

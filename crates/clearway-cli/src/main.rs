@@ -16,7 +16,9 @@ mod banner;
 mod chat;
 mod check;
 mod cli;
+mod doctor;
 mod exit;
+mod lab;
 mod limits;
 mod log;
 mod output;
@@ -38,6 +40,8 @@ fn main() -> ExitCode {
         Command::Dev(args) => serve::dev(&args, output),
         Command::Serve(args) => serve::serve(&args, output),
         Command::Sim(args) => sim::run(&args, output),
+        Command::Doctor(args) => doctor::run(&args, output),
+        Command::Lab(args) => lab::run(&args, output),
         Command::Check(args) => check::run(&args, output),
         Command::Chat(args) => chat::run(&args, output),
         Command::Runs(args) => runs::run(&args, output),

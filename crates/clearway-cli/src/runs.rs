@@ -26,7 +26,7 @@ pub(crate) fn run(args: &RunsArgs, output: Output) -> Result<Exit> {
 }
 
 /// A runtime for one command: one thread is enough.
-pub(crate) fn block_on(work: impl Future<Output = Result<Exit>>) -> Result<Exit> {
+pub(crate) fn block_on<T>(work: impl Future<Output = Result<T>>) -> Result<T> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let result = runtime.block_on(work);
     runtime.shutdown_background();

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Result, bail};
 use clearway::config::{Config, Env, FILE, Listen, LogFormat};
-use clearway::{Clearway, Options, Ports};
+use clearway::{Clearway, Options, Ports, Telemetry, telemetry};
 
 use crate::cli::{DevArgs, ServeArgs, ServerArgs};
 use crate::exit::{Exit, Usage};
@@ -82,12 +82,22 @@ impl Settings {
         }
     }
 
+    /// Those of `clearway serve` with these flags.
+    pub(crate) fn of_serve(args: &ServerArgs) -> Self {
+        Self::new(&SERVE, Path::new("."), args)
+    }
+
     /// The configuration with flags put over it.
     pub(crate) fn load(&self) -> Result<Config, clearway::Report> {
-        let mut config = match &self.file {
+        let config = match &self.file {
             Some(file) => Config::load(file, &self.env)?,
             None => Config::load_folder(&self.folder, &self.env)?,
         };
+        Ok(self.over(config))
+    }
+
+    /// Puts the flags over a configuration.
+    pub(crate) fn over(&self, mut config: Config) -> Config {
         let server = &mut config.server;
         if let Some(listen) = &self.listen {
             server.listen = Some(listen.clone());
@@ -100,7 +110,7 @@ impl Settings {
         }
         server.data.get_or_insert_with(|| self.default_data.clone());
         server.insecure |= self.insecure;
-        Ok(config)
+        config
     }
 
     /// The file that is looked for, whether it is there or not.
@@ -120,19 +130,25 @@ fn run(mode: &Mode, folder: &Path, args: &ServerArgs, output: Output) -> Result<
     let settings = Settings::new(mode, folder, args);
     let config = settings.load()?;
     let format = config.server.log.unwrap_or(mode.log);
-    let logging = log::start(format, output)?;
+    let telemetry = config.telemetry.as_ref().map(Telemetry::start).transpose()?;
+    let logging = log::start(format, output, telemetry.as_ref().map(Telemetry::layer))?;
     limits::raise_open_files();
     say_what_is_odd(&config);
     let runtime = clearway::runtime(config.server.worker_threads)?;
     let watcher = Watcher::start(mode.reload, &settings, &config);
-    let exit = runtime.block_on(serve_until_told(mode, config, watcher, output));
+    let counts = telemetry.as_ref().map(Telemetry::counts);
+    let exit = runtime.block_on(serve_until_told(mode, config, counts, watcher, output));
     // Whatever is left belongs to nobody any more and must not delay the end.
     runtime.shutdown_background();
+    drop(telemetry);
     drop(logging);
     exit
 }
 
 fn say_what_is_odd(config: &Config) {
+    if let Some(telemetry) = &config.telemetry {
+        tracing::info!("exporting spans to {}", telemetry.endpoint);
+    }
     for warning in &config.warnings {
         tracing::warn!("{warning}");
     }
@@ -145,13 +161,14 @@ fn say_what_is_odd(config: &Config) {
 async fn serve_until_told(
     mode: &Mode,
     config: Config,
+    telemetry: Option<telemetry::Counts>,
     mut watcher: Watcher,
     output: Output,
 ) -> Result<Exit> {
     // Before anything is started, so that no signal ends the process in the middle of it.
     let mut signals = Signals::new()?;
     let drain = config.server.drain;
-    let options = Options { simulator: Some(simulator()), ports: mode.ports };
+    let options = Options { simulator: Some(simulator()), ports: mode.ports, telemetry };
     let mut clearway = tokio::select! {
         started = Clearway::start(config, options) => started?,
         _ = signals.next() => return Ok(Exit::Ok),

@@ -21,8 +21,15 @@ pub(crate) fn run(args: &SimArgs, output: Output) -> Result<Exit> {
         token_interval: Duration::from_millis(args.token_interval_ms),
         jitter: args.jitter,
         max_concurrent: args.max_concurrent,
+        rpm: args.rpm,
+        tpm: args.tpm,
+        rate_headers: !args.no_rate_headers,
+        keys: args.keys.clone(),
         fault: args.fault,
         fault_rate: args.fault_rate,
+        outages: args.outages.clone(),
+        flap: args.flap,
+        outage_fault: args.outage_fault,
         seed: args.seed,
         epoch_s: seconds_since_1970(),
         ..Options::default()
@@ -51,6 +58,7 @@ async fn serve(args: &SimArgs, options: Options, output: Output) -> Result<Exit>
             "clearway sim: a simulated provider on http://{address}/v1, fault: {fault}\n\n\
              \x20 use it    OPENAI_BASE_URL=http://{address}/v1 clearway dev\n\
              \x20 look      curl -s http://{address}/stats\n\
+             \x20 break it  curl -s http://{address}/control -d '{{\"outage\": true}}'\n\
              \x20 misbehave curl -sN http://{address}/v1/chat/completions -H 'x-sim-fault: cut_rst:3' \\\n\
              \x20             -d '{{\"model\": \"m\", \"stream\": true, \"messages\": [{{\"role\": \"user\", \"content\": \"hello\"}}]}}'"
         ));

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use clearway::Simulator;
 use clearway::config;
-use clearway_sim::{Options, ScriptRule, Sim};
+use clearway_sim::{Flap, Options, ScriptRule, Sim};
 
 /// Simulated providers for `kind = "sim"`.
 pub(crate) fn simulator() -> Simulator {
@@ -20,6 +20,7 @@ fn options(settings: &config::Sim) -> Options {
     let rule = |rule: &config::ScriptRule| ScriptRule {
         match_text: rule.matches.clone(),
         reply: rule.reply.clone(),
+        tool: None,
     };
     Options {
         ttft: settings.ttft,
@@ -27,6 +28,9 @@ fn options(settings: &config::Sim) -> Options {
         tokens: settings.tokens,
         jitter: settings.jitter,
         max_concurrent: settings.max_concurrent,
+        rpm: settings.rpm,
+        tpm: settings.tpm,
+        flap: settings.flap.map(|flap| Flap { up: flap.up, down: flap.down }),
         script: settings.script.iter().map(rule).collect(),
         epoch_s: seconds_since_1970(),
         ..Options::default()

@@ -83,6 +83,10 @@ codes! {
     UpstreamQueueTimeout = "upstream.queue_timeout",
     /// The queue in front of a provider is full.
     UpstreamShedQueueFull = "upstream.shed_queue_full",
+    /// The queue in front of a provider moves too slowly for the call's deadline.
+    UpstreamShedDeadline = "upstream.shed_deadline",
+    /// The circuit breaker of the only route, or of every route, is open.
+    UpstreamRouteOpen = "upstream.route_open",
     UpstreamRateLimited = "upstream.rate_limited",
     UpstreamQuotaExhausted = "upstream.quota_exhausted",
     UpstreamCredentialsExhausted = "upstream.credentials_exhausted",
@@ -116,6 +120,10 @@ codes! {
     UpstreamTimeout = "upstream.timeout",
     /// 409 or 425 from the provider.
     UpstreamConflict = "upstream.conflict",
+    /// Vectors that are too few, mixed up or not usable.
+    UpstreamBadVectors = "upstream.bad_vectors",
+    /// A text is longer than the model takes; nothing was sent.
+    UpstreamInputTooLong = "upstream.input_too_long",
 }
 
 impl fmt::Display for Code {

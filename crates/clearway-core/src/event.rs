@@ -184,6 +184,10 @@ kinds! {
     Custom = 12 "custom",
     /// The run was handed back and waits for an instance: `{reason}`.
     RunReleased = 13 "run.released",
+    /// A provider call failed or was given up: `{attempt, provider, model, key, phase, outcome,
+    /// status, input_tokens, output_tokens, source, cost_micros, ms}`. The good one is told by
+    /// `message.completed`.
+    ProviderAttempt = 14 "provider.attempt",
 }
 
 /// How many dialects can keep a rendered frame with an event.

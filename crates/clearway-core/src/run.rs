@@ -119,6 +119,8 @@ pub struct Usage {
     pub rebilled_tokens: u64,
     /// Provider calls made, failed ones included.
     pub calls: u32,
+    /// By the configured prices, in millionths of the currency unit.
+    pub cost_micros: u64,
 }
 
 impl Usage {
@@ -127,6 +129,7 @@ impl Usage {
         self.output_tokens += other.output_tokens;
         self.rebilled_tokens += other.rebilled_tokens;
         self.calls += other.calls;
+        self.cost_micros += other.cost_micros;
     }
 }
 

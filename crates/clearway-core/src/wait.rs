@@ -48,6 +48,8 @@ kinds! {
     Slot = "slot" Operator "raise the pool's slots, or cancel runs that hold them",
     /// The provider's concurrency limit is reached.
     ProviderSlot = "provider_slot" Operator "raise the provider's limits.concurrent",
+    /// A text that waits for the batch in which it will be sent.
+    Batch = "batch" Nobody "the batch leaves within moments, or when an earlier one is done",
     RateLimit = "rate_limit" Nobody "the provider's window refills by itself",
     Breaker = "breaker" Operator "the next probe decides; an operator may reset it",
     Dns = "dns" Nobody "name resolution answers or runs into its limit",
@@ -99,6 +101,13 @@ impl Spent {
 
     pub fn add(&mut self, kind: WaitKind, duration: Duration) {
         self.0[kind as usize] += duration;
+    }
+
+    /// Adds what `later` has more than `earlier`.
+    fn add_growth(&mut self, earlier: &Self, later: &Self) {
+        for &kind in WaitKind::ALL {
+            self.add(kind, later.get(kind).saturating_sub(earlier.get(kind)));
+        }
     }
 
     /// Kinds with at least a millisecond, in the order of [`WaitKind`].
@@ -176,13 +185,32 @@ struct Inner {
     deadline: Option<Deadline>,
     eta: Option<Duration>,
     spent: Spent,
+    /// Whose wait this one shares, and what that one had spent when the sharing began.
+    followed: Option<(Arc<WaitCell>, Spent)>,
+}
+
+impl Inner {
+    /// Books the time until `now` on what was waited for.
+    fn book(&mut self, now: Instant) {
+        match self.followed.take() {
+            Some((other, before)) => self.spent.add_growth(&before, &other.read(now).spent),
+            None => self.spent.add(self.kind, now.saturating_duration_since(self.since)),
+        }
+    }
 }
 
 impl WaitCell {
     /// A cell that waits for `kind`, with the time that earlier processes already spent.
     pub fn new(kind: WaitKind, detail: impl Into<Arc<str>>, spent: Spent, now: Instant) -> Self {
-        let inner =
-            Inner { kind, detail: detail.into(), since: now, deadline: None, eta: None, spent };
+        let inner = Inner {
+            kind,
+            detail: detail.into(),
+            since: now,
+            deadline: None,
+            eta: None,
+            spent,
+            followed: None,
+        };
         Self { inner: Mutex::new(inner), epoch: now, last_token: AtomicU64::new(0) }
     }
 
@@ -195,9 +223,7 @@ impl WaitCell {
         now: Instant,
     ) {
         let mut inner = self.lock();
-        let passed = now.saturating_duration_since(inner.since);
-        let before = inner.kind;
-        inner.spent.add(before, passed);
+        inner.book(now);
         inner.kind = kind;
         inner.detail = detail.into();
         inner.since = now;
@@ -207,10 +233,27 @@ impl WaitCell {
         self.token(now);
     }
 
+    /// From now on, and until the next [`WaitCell::enter`], it waits for whatever `other` waits for:
+    /// somebody else does the work, for several who need it. `other` follows nobody.
+    pub fn follow(&self, other: Arc<Self>, now: Instant) {
+        let spent = other.read(now).spent;
+        let mut inner = self.lock();
+        inner.book(now);
+        inner.followed = Some((other, spent));
+    }
+
     /// Starts the account anew from what is stored, because that is what the store has booked.
     pub fn restart(&self, kind: WaitKind, spent: Spent, now: Instant) {
         let mut inner = self.lock();
-        *inner = Inner { kind, detail: "".into(), since: now, deadline: None, eta: None, spent };
+        *inner = Inner {
+            kind,
+            detail: "".into(),
+            since: now,
+            deadline: None,
+            eta: None,
+            spent,
+            followed: None,
+        };
         drop(inner);
         self.token(now);
     }
@@ -228,6 +271,12 @@ impl WaitCell {
 
     pub fn read(&self, now: Instant) -> Waiting {
         let inner = self.lock();
+        if let Some((other, before)) = &inner.followed {
+            let waiting = other.read(now);
+            let mut spent = inner.spent.clone();
+            spent.add_growth(before, &waiting.spent);
+            return Waiting { spent, ..waiting };
+        }
         let since = match inner.kind {
             WaitKind::NextToken => {
                 self.epoch + Duration::from_nanos(self.last_token.load(Ordering::Relaxed))
@@ -269,6 +318,23 @@ mod tests {
         assert_eq!(waiting.for_, Duration::from_millis(100), "since the last token");
         assert_eq!(waiting.spent.to_string(), "slot 2.1, first_byte 0.4, next_token 0.5");
         assert_eq!(Spent::from_json(&waiting.spent.to_json()), waiting.spent);
+    }
+
+    #[test]
+    fn a_shared_wait_is_shown_and_booked_by_everyone() {
+        let start = Instant::now();
+        let at = |ms| start + Duration::from_millis(ms);
+        let shared = Arc::new(WaitCell::new(WaitKind::Connect, "sim/m", Spent::default(), at(0)));
+        let cell = WaitCell::new(WaitKind::Batch, "", Spent::default(), at(0));
+        cell.follow(shared.clone(), at(1000));
+        shared.enter(WaitKind::FirstByte, "sim/m", None, at(1500));
+        let waiting = cell.read(at(1800));
+        assert_eq!((waiting.kind, waiting.for_), (WaitKind::FirstByte, Duration::from_millis(300)));
+        assert_eq!(waiting.spent.to_string(), "batch 1.0, connect 0.5, first_byte 0.3");
+        cell.enter(WaitKind::Work, "", None, at(2000));
+        shared.enter(WaitKind::Dns, "sim/m", None, at(2000));
+        let spent = cell.read(at(2100)).spent.to_string();
+        assert_eq!(spent, "work 0.1, batch 1.0, connect 0.5, first_byte 0.5");
     }
 
     #[test]

@@ -12,10 +12,11 @@ use clearway_core::plan::Plan;
 use clearway_core::run::Multitask;
 use clearway_core::wait::WaitCell;
 use clearway_core::{Deadline, Failure, RunId, ThreadId, id};
-use clearway_upstream::{CallProbe, Upstream};
+use clearway_upstream::{CallCx, CallProbe, Class, Upstream};
 use serde_json::{Value, json};
 use uuid::Uuid;
 
+use crate::ledger::Ledger;
 use crate::live::Live;
 
 /// A deployed definition that can be run.
@@ -67,9 +68,44 @@ pub struct Ctx {
     pub probe: Arc<CallProbe>,
     pub upstream: Upstream,
     pub(crate) live: Arc<Live>,
+    pub(crate) tenant: Arc<str>,
+    pub(crate) class: Class,
+    pub(crate) ledger: Arc<Ledger>,
 }
 
+/// A place in a run's log.
+#[derive(Clone, Copy, Debug)]
+pub struct Mark(Option<u64>);
+
 impl Ctx {
+    /// The context of a provider call of this node; `name` tells its calls apart.
+    pub fn call(&self, name: &str) -> CallCx {
+        CallCx {
+            wait: self.wait.clone(),
+            probe: self.probe.clone(),
+            class: self.class,
+            tenant: self.tenant.clone(),
+            observer: Some(self.ledger.clone()),
+            ..CallCx::new(
+                self.deadline,
+                format!("{}-{}-{}{name}-{}", self.run, self.step, self.node, self.attempt),
+            )
+        }
+    }
+
+    /// Where the log ends now, for [`Ctx::take_back`].
+    pub fn mark(&self) -> Mark {
+        Mark(self.live.run_log().1.checked_sub(1))
+    }
+
+    /// Voids what was shown since `mark`: readers are told.
+    ///
+    /// # Errors
+    /// As [`Ctx::delta`].
+    pub fn take_back(&self, mark: Mark, reason: &str) -> Result<(), Failure> {
+        self.fact(EventKind::OutputReset, &json!({"after": mark.0, "reason": reason}))
+    }
+
     /// The stable id of the `index`-th message that this call makes.
     pub fn message_id(&self, index: u32) -> Uuid {
         id::message_id(self.run, self.step, &self.node, index)

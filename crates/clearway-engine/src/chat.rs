@@ -14,10 +14,10 @@ use clearway_core::message::{Message, Role};
 use clearway_core::plan::MESSAGES;
 use clearway_core::run::Usage;
 use clearway_core::{Failure, message};
-use clearway_upstream::{CallCx, ChatEvent, ChatRequest};
+use clearway_upstream::{ChatEvent, ChatRequest};
 use serde_json::{Map, Value, json};
 
-use crate::agent::{Ctx, Node, NodeError};
+use crate::agent::{Ctx, Mark, Node, NodeError};
 
 /// What a chat node needs to know.
 #[derive(Clone)]
@@ -58,21 +58,19 @@ impl Node for ChatNode {
     async fn call(&self, cx: Ctx) -> Result<Output, NodeError> {
         let id = cx.message_id(0);
         let request = self.request(&cx)?;
-        let call = CallCx {
-            deadline: cx.deadline,
-            wait: cx.wait.clone(),
-            probe: cx.probe.clone(),
-            call_id: format!("{}-{}-{}-{}", cx.run, cx.step, cx.node, cx.attempt),
-        };
         let mut stream = cx
             .upstream
-            .chat(call, request)
+            .chat(cx.call(""), request)
             .await
             .map_err(clearway_upstream::Error::into_failure)?;
         let mut reply = Reply::default();
         while let Some(event) =
             stream.next().await.map_err(clearway_upstream::Error::into_failure)?
         {
+            if let ChatEvent::Reset { reason } = event {
+                reply.take_back(&cx, reason)?;
+                continue;
+            }
             reply.begin(&cx)?;
             match event {
                 ChatEvent::Text(text) => {
@@ -93,15 +91,16 @@ impl Node for ChatNode {
                         },
                     );
                 }
+                ChatEvent::Reset { .. } => {}
                 ChatEvent::Finish { reason, usage } => {
                     reply.finish_reason = Some(reason.as_str().to_owned());
                     reply.usage = usage;
                 }
             }
         }
-        let route = stream.route().to_owned();
+        let (route, attempts) = (stream.route().to_owned(), stream.attempts());
         drop(stream);
-        reply.close(&cx, &route)
+        reply.close(&cx, &route, attempts)
     }
 }
 
@@ -135,7 +134,8 @@ impl ChatNode {
 /// A reply under way.
 #[derive(Debug, Default)]
 struct Reply {
-    begun: bool,
+    /// Where the log ended before it, once it has begun.
+    begun: Option<Mark>,
     text: String,
     reasoning: String,
     tool_calls: BTreeMap<u32, ToolCall>,
@@ -153,11 +153,20 @@ struct ToolCall {
 impl Reply {
     /// Says which message the deltas that follow belong to.
     fn begin(&mut self, cx: &Ctx) -> Result<(), Failure> {
-        if std::mem::replace(&mut self.begun, true) {
+        if self.begun.is_some() {
             return Ok(());
         }
+        self.begun = Some(cx.mark());
         let data = json!({"message_id": cx.message_id(0).to_string(), "node": &*cx.node});
         cx.fact(EventKind::MessageStarted, &data)
+    }
+
+    /// The answer broke off and begins anew.
+    fn take_back(&mut self, cx: &Ctx, reason: &str) -> Result<(), Failure> {
+        match std::mem::take(self).begun {
+            Some(mark) => cx.take_back(mark, reason),
+            None => Ok(()),
+        }
     }
 
     /// Providers send a tool call in pieces, told apart by an index.
@@ -173,18 +182,15 @@ impl Reply {
     }
 
     /// The finished message, as a write to the conversation.
-    fn close(self, cx: &Ctx, route: &str) -> Result<Output, Failure> {
+    fn close(self, cx: &Ctx, route: &str, attempts: u32) -> Result<Output, Failure> {
         let id = cx.message_id(0);
         let mut message = Message::new(Role::Ai, self.text, id.to_string());
-        let mut usage = Usage { calls: 1, ..Usage::default() };
         let mut metadata = json!({"model_name": route});
         if let Some(reason) = &self.finish_reason {
             metadata["finish_reason"] = reason.as_str().into();
         }
         message.rest.insert("response_metadata".to_owned(), metadata);
         if let Some(tokens) = self.usage {
-            usage.input_tokens = tokens.input_tokens;
-            usage.output_tokens = tokens.output_tokens;
             message.rest.insert(
                 "usage_metadata".to_owned(),
                 json!({
@@ -206,13 +212,16 @@ impl Reply {
             "message_id": id.to_string(),
             "finish_reason": self.finish_reason,
             "usage": message.rest.get("usage_metadata"),
+            "route": route,
+            "attempts": attempts,
         });
         cx.fact(EventKind::MessageCompleted, &data)?;
         Ok(Output {
             writes: vec![Write { channel: MESSAGES.into(), value: message.to_value() }],
             goto: None,
             reply: Some(id),
-            usage,
+            // The ledger has counted it, with the attempts that failed.
+            usage: Usage::default(),
         })
     }
 }

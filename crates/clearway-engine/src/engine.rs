@@ -54,7 +54,7 @@ pub(crate) struct Inner {
     pub busy: Mutex<HashMap<ThreadId, Busy>>,
     pub pools: Pools,
     pub tasks: Tasks,
-    pub metrics: Metrics,
+    pub metrics: Arc<Metrics>,
     /// Some run may be ready.
     pub ready: Arc<Notify>,
     /// A deadline earlier than all known ones was added.
@@ -107,7 +107,7 @@ impl Engine {
             clocks: Clocks(clock),
             ids,
             tasks: Tasks::new(),
-            metrics: Metrics::new(),
+            metrics: Arc::new(Metrics::new()),
             ready,
             deadline_armed: Notify::new(),
             next_deadline: AtomicI64::new(i64::MAX),
@@ -379,6 +379,11 @@ impl Engine {
         self.inner.pool_views()
     }
 
+    /// The providers' client, for work that is no run.
+    pub fn upstream(&self) -> &Upstream {
+        &self.inner.upstream
+    }
+
     pub fn providers(&self) -> Vec<clearway_upstream::ProviderView> {
         self.inner.upstream.provider_views()
     }
@@ -630,9 +635,14 @@ impl Inner {
         }
         for view in self.upstream.provider_views() {
             for (what, value) in [
-                ("in_flight", view.in_flight as i64),
-                ("queued", view.queued as i64),
-                ("limit", view.limit as i64),
+                ("in_flight", view.limiter.in_flight as i64),
+                ("queued", view.limiter.queued.iter().sum::<usize>() as i64),
+                ("limit", view.limiter.cap as i64),
+                ("breaker_open", i64::from(view.breaker.state != "closed")),
+                ("retry_budget", i64::from(view.retry_budget.available)),
+                ("retries_suppressed", view.retry_budget.suppressed as i64),
+                ("shed", (view.limiter.shed_deadline + view.limiter.shed_queue_full) as i64),
+                ("hedges", view.tally.hedges as i64),
                 ("connections_opened", view.connections.opened as i64),
                 ("connections_reused", view.connections.reused as i64),
                 ("connections_closed", view.connections.closed as i64),

@@ -22,20 +22,23 @@ use clearway_core::run::Usage;
 use clearway_core::wait::WaitKind;
 use clearway_core::{CheckpointId, Code, Deadline, Failure, Message, RunRecord, Status};
 use clearway_store::{Claim, CommitAck, StepCommit, StepOutcome};
-use clearway_upstream::CallProbe;
+use clearway_upstream::{CallProbe, Class};
 use futures_util::future::{AbortHandle, Abortable};
 use futures_util::stream::FuturesUnordered;
 use futures_util::{FutureExt, StreamExt};
 use serde_json::{Value, json};
 use tokio::sync::oneshot;
+use tracing::Instrument;
 use uuid::Uuid;
 
 use crate::agent::{Agent, Ctx};
 use crate::clock::instant;
 use crate::engine::{Inner, bounded_by};
+use crate::ledger::Ledger;
 use crate::live::{End, Live};
 use crate::pools::Slot;
 use crate::started::{Context, Started};
+use crate::trace;
 
 /// The store has accepted a run that was started ahead: its row as written.
 pub(crate) struct Admitted(pub Box<RunRecord>);
@@ -64,11 +67,16 @@ pub(crate) async fn execute(
     if claim.record.attempt > 1 {
         inner.metrics.resumed.inc();
     }
+    let span = trace::run(&claim.record);
     let drive = Executor::drive(inner.clone(), claim, live.clone(), context, ahead);
-    let outcome = AssertUnwindSafe(drive).catch_unwind().await.unwrap_or_else(|panic| {
-        // Not in a node, whose panics are the run's failure: in what surrounds it, or in a drop.
-        give_up(&inner, &live, panicked("executor", panic.as_ref()))
+    let drive = AssertUnwindSafe(drive).catch_unwind().map(|outcome| {
+        outcome.unwrap_or_else(|panic| {
+            // Not in a node, whose panics are the run's failure: in what surrounds it, or in a drop.
+            give_up(&inner, &live, panicked("executor", panic.as_ref()))
+        })
     });
+    let outcome = drive.instrument(span.clone()).await;
+    span.record("clearway.run.outcome", outcome);
     log.end(outcome);
     // A start that was not accepted is followed by the real one, under the same id.
     if outcome != NOT_ACCEPTED {
@@ -98,9 +106,12 @@ struct Executor {
     claimed_at: Instant,
     cancel_at: Option<Instant>,
     usage: Usage,
+    /// Of calls since the last commit.
+    unbooked: Usage,
 }
 
 struct OpenCall {
+    ledger: Arc<Ledger>,
     abort: AbortHandle,
     probe: Arc<CallProbe>,
     /// Whether a provider's socket was open when the call was told to stop.
@@ -175,6 +186,7 @@ impl Executor {
             claimed_at: now,
             cancel_at: None,
             usage: Usage::default(),
+            unbooked: Usage::default(),
         };
         executor.run(effects).await
     }
@@ -281,6 +293,7 @@ impl Executor {
             ));
         };
         let probe = Arc::new(CallProbe::default());
+        let ledger = Arc::new(Ledger::new(self.live.clone(), self.inner.metrics.clone()));
         let cx = Ctx {
             run: self.record.id,
             thread: self.record.thread,
@@ -294,10 +307,18 @@ impl Executor {
             probe: probe.clone(),
             upstream: self.inner.upstream.clone(),
             live: self.live.clone(),
+            tenant: self.record.tenant.as_str().into(),
+            // Nobody waits for a run without a deadline of its own.
+            class: match self.record.deadline_at {
+                Some(_) => Class::Interactive,
+                None => Class::Run,
+            },
+            ledger: ledger.clone(),
         };
         let log = Started::step(self.context.clone(), &node, step);
+        let span = trace::step(&node, step);
         let (abort, registration) = AbortHandle::new_pair();
-        self.open.insert(call, OpenCall { abort, probe, was_connected: false });
+        self.open.insert(call, OpenCall { abort, probe, ledger, was_connected: false });
         let guarded = async move {
             let work = AssertUnwindSafe(async move { code.call(cx).await }).catch_unwind();
             // The node's future is gone when this returns, whatever the outcome.
@@ -307,6 +328,9 @@ impl Executor {
                 Ok(Err(panic)) => CallEnd::Failed(panicked(&node, panic.as_ref())),
                 Err(_) => CallEnd::Aborted,
             };
+            if let CallEnd::Failed(failure) = &end {
+                trace::failed(failure.code);
+            }
             log.end(match &end {
                 CallEnd::Done(_) => "done",
                 CallEnd::Failed(failure) => failure.code.as_str(),
@@ -314,12 +338,15 @@ impl Executor {
             });
             (call, end)
         };
-        self.calls.push(Box::pin(guarded));
+        self.calls.push(Box::pin(guarded.instrument(span)));
         Ok(())
     }
 
     fn call_ended(&mut self, call: u32, end: CallEnd) -> Input {
         let open = self.open.remove(&call);
+        if let Some(open) = &open {
+            self.unbooked.add(open.ledger.take());
+        }
         if self.open.is_empty() {
             self.live.wait.enter(WaitKind::Work, "", Some(self.deadline), instant());
         }
@@ -355,7 +382,9 @@ impl Executor {
             .retryable()
     }
 
-    fn start_commit(&mut self, commit: Commit) {
+    fn start_commit(&mut self, mut commit: Commit) {
+        // Failed and abandoned calls count as much as those that an output came of.
+        commit.usage.add(std::mem::take(&mut self.unbooked));
         if let (Some(at), Outcome::End { .. }) = (self.cancel_at, &commit.outcome) {
             let latency = instant().saturating_duration_since(at);
             self.inner.metrics.cancel_latency.observe(latency.as_secs_f64());
@@ -488,6 +517,7 @@ impl Executor {
         {
             self.inner.cache.put(&record, head, state);
         }
+        trace::ended(self.usage, record.failure.as_ref());
         self.inner.observe_end(&record, self.live.first_output(), self.claimed_at);
         self.inner.finish_live(&self.live, record, reply);
         status.as_str()
@@ -519,6 +549,7 @@ async fn poll_commit(commit: &mut Option<CommitFuture>) -> CommitEnd {
 /// or the next start picks it up.
 fn give_up(inner: &Inner, live: &Arc<Live>, failure: Failure) -> &'static str {
     tracing::error!(run.id = %live.run, code = %failure.code, "letting go of the run: {failure}");
+    trace::failed(failure.code);
     let code = failure.code.as_str();
     live.let_go();
     live.finish(End::Lost(failure));

@@ -23,12 +23,14 @@ mod engine;
 mod executor;
 mod health;
 mod lanes;
+mod ledger;
 mod live;
 pub mod metrics;
 mod pools;
 mod started;
 mod subscription;
 mod tasks;
+mod trace;
 mod watchdog;
 
 pub use agent::{Agent, Agents, Ctx, Node, NodeError};

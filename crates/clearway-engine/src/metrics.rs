@@ -5,6 +5,7 @@
 use std::sync::atomic::AtomicU64;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use clearway_upstream::UsageRow;
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
@@ -30,6 +31,10 @@ pub struct Metrics {
     pub(crate) pools: Family<PoolState, Gauge>,
     pub(crate) process: Family<Process, Gauge<f64, AtomicU64>>,
     pub(crate) upstream: Family<Upstream, Gauge>,
+    attempts: Family<Attempt, Counter>,
+    operations: Family<Operation, Histogram, fn() -> Histogram>,
+    first_chunk: Family<Operation, Histogram, fn() -> Histogram>,
+    tokens: Family<Tokens, Counter>,
 }
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
@@ -52,6 +57,26 @@ pub(crate) struct Ended {
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
 pub(crate) struct Agent {
     pub agent: String,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct Attempt {
+    provider: String,
+    model: String,
+    outcome: String,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct Operation {
+    provider: String,
+    model: String,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct Tokens {
+    provider: String,
+    model: String,
+    kind: &'static str,
 }
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
@@ -104,6 +129,10 @@ impl Metrics {
             pools: Family::default(),
             process: Family::default(),
             upstream: Family::default(),
+            attempts: Family::default(),
+            operations: Family::new_with_constructor(seconds),
+            first_chunk: Family::new_with_constructor(seconds),
+            tokens: Family::default(),
         };
         metrics.register();
         metrics
@@ -160,6 +189,43 @@ impl Metrics {
         );
         r.register("process", "Threads, open files, memory, scheduler lag", self.process.clone());
         r.register("upstream", "Provider slots and connections", self.upstream.clone());
+        r.register("upstream_attempts", "Attempts at providers, by outcome", self.attempts.clone());
+        // The names of the OpenTelemetry GenAI conventions, with this registry's prefix.
+        r.register_with_unit(
+            "gen_ai_client_operation_duration",
+            "Attempts at providers, from admission to end",
+            s(),
+            self.operations.clone(),
+        );
+        r.register_with_unit(
+            "gen_ai_client_operation_time_to_first_chunk",
+            "From admission to the first output",
+            s(),
+            self.first_chunk.clone(),
+        );
+        r.register("gen_ai_client_token_usage", "Tokens used", self.tokens.clone());
+    }
+
+    /// Books one attempt at a provider.
+    pub(crate) fn attempt(&self, row: &UsageRow) {
+        let provider = || row.provider.to_string();
+        let model = || row.model.to_string();
+        let labels =
+            Attempt { provider: provider(), model: model(), outcome: row.outcome.to_owned() };
+        self.attempts.get_or_create(&labels).inc();
+        let labels = Operation { provider: provider(), model: model() };
+        self.operations.get_or_create(&labels).observe(row.elapsed.as_secs_f64());
+        if let Some(first) = row.first_output {
+            self.first_chunk.get_or_create(&labels).observe(first.as_secs_f64());
+        }
+        for (kind, count) in
+            [("input", row.usage.input_tokens), ("output", row.usage.output_tokens)]
+        {
+            if count > 0 {
+                let labels = Tokens { provider: provider(), model: model(), kind };
+                self.tokens.get_or_create(&labels).inc_by(count);
+            }
+        }
     }
 
     /// For rendering.

@@ -64,6 +64,8 @@ pub(crate) const fn about(code: Code) -> About {
         | Code::Internal => run(code),
         Code::UpstreamQueueTimeout
         | Code::UpstreamShedQueueFull
+        | Code::UpstreamShedDeadline
+        | Code::UpstreamRouteOpen
         | Code::UpstreamRateLimited
         | Code::UpstreamQuotaExhausted
         | Code::UpstreamCredentialsExhausted
@@ -90,7 +92,9 @@ pub(crate) const fn about(code: Code) -> About {
         | Code::UpstreamModelUnavailable
         | Code::UpstreamForbidden
         | Code::UpstreamTimeout
-        | Code::UpstreamConflict => upstream(code),
+        | Code::UpstreamConflict
+        | Code::UpstreamBadVectors
+        | Code::UpstreamInputTooLong => upstream(code),
     }
 }
 
@@ -280,6 +284,18 @@ const fn upstream(code: Code) -> About {
             "Too many calls wait for this provider already.",
             "Try later; raise the provider's queue or its concurrency.",
         ),
+        Code::UpstreamShedDeadline => (
+            BUSY,
+            "The provider's queue is too slow for this deadline",
+            "By the queue's present pace the call would begin too late to be of use, so nothing was sent.",
+            "Try after the time given; allow more time, or raise the provider's limits.",
+        ),
+        Code::UpstreamRouteOpen => (
+            BUSY,
+            "Circuit breaker is OPEN",
+            "The provider failed repeatedly and is left alone until a probe succeeds.",
+            "Try after the time given; GET /providers shows why, POST /providers/NAME/reset closes it.",
+        ),
         Code::UpstreamRateLimited => (
             BUSY,
             "The provider limits the rate",
@@ -430,6 +446,18 @@ const fn upstream(code: Code) -> About {
         Code::UpstreamConflict => {
             (BAD, "A conflict at the provider", "The provider answered 409 or 425.", "Try again.")
         }
+        Code::UpstreamBadVectors => (
+            BAD,
+            "The vectors cannot be used",
+            "The provider's embeddings are too few, mixed up, or not usable numbers. None is kept.",
+            "Try again; if it stays so, check the model and the dimension set for it.",
+        ),
+        Code::UpstreamInputTooLong => (
+            StatusCode::BAD_REQUEST,
+            "A text is too long for the model",
+            "One of the texts has more tokens than the model takes. Nothing was sent.",
+            "Split the text; the detail names which one it is.",
+        ),
         _ => (
             BAD,
             "The provider refuses the request",

@@ -162,7 +162,7 @@ async fn accept(
         agent: door.agent.clone(),
         door: DIALECT,
         input: json!({"messages": [human(app, &turn.message)]}),
-        metadata: turn.metadata.clone(),
+        metadata: extract::traced(turn.metadata.clone(), &parts.headers),
         multitask: None,
         priority: Priority::default(),
         // The agent's own limit is the cap: asking for more changes nothing.

@@ -504,5 +504,28 @@ pub(crate) fn deadline(
     Ok(header.into_iter().chain(body).min().map(Duration::from_millis))
 }
 
+/// A run's metadata with the trace that its request belongs to, so that the run's span continues it
+/// whenever and wherever the run is executed. A header that is no W3C trace context is ignored.
+pub(crate) fn traced(mut metadata: Map<String, Value>, headers: &HeaderMap) -> Map<String, Value> {
+    let header = headers.get(TRACEPARENT).and_then(|value| value.to_str().ok()).map(str::trim);
+    if let Some(parent) = header.filter(|text| is_traceparent(text)) {
+        metadata.insert(TRACEPARENT.to_owned(), parent.into());
+    }
+    metadata
+}
+
+const TRACEPARENT: &str = "traceparent";
+
+/// Version, trace, span and flags; versions to come may say more.
+fn is_traceparent(text: &str) -> bool {
+    let parts: Vec<&str> = text.splitn(5, '-').collect();
+    let is_hex = |part: &str| part.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
+    let is_id = |part: &str| is_hex(part) && part.bytes().any(|b| b != b'0');
+    let [version, trace, span, flags, rest @ ..] = parts.as_slice() else { return false };
+    let lengths = (version.len(), trace.len(), span.len(), flags.len()) == (2, 32, 16, 2);
+    let known = *version != "ff" && (*version != "00" || rest.is_empty()) && text.len() <= 256;
+    lengths && known && is_hex(version) && is_id(trace) && is_id(span) && is_hex(flags)
+}
+
 #[cfg(test)]
 mod tests;

@@ -16,6 +16,7 @@ mod caller;
 mod codes;
 mod cofounder;
 mod conn;
+mod embeddings;
 mod events;
 mod extract;
 mod guard;
@@ -34,7 +35,9 @@ mod tasks;
 mod view;
 
 pub use problem::Problem;
-pub use server::{BindError, Bound, Door, DoorKind, HttpLimits, Server, ServerOptions};
+pub use server::{
+    BindError, Bound, Door, DoorKind, HttpLimits, Server, ServerOptions, open_files_for,
+};
 
 /// Runs every parser of request bodies over bytes that may be anything. For fuzzing: whatever the
 /// bytes are, this returns.
@@ -42,6 +45,7 @@ pub fn fuzz_request_bodies(data: &[u8]) {
     let _ = extract::parse_json(data);
     cofounder::fuzz(data);
     tasks::fuzz(data);
+    embeddings::fuzz(data);
 }
 
 #[cfg(test)]

@@ -12,6 +12,7 @@ pub(crate) fn document(options: &ServerOptions) -> Value {
     operations(&mut paths);
     all_runs(&mut paths);
     background(&mut paths);
+    embeddings(&mut paths);
     for door in &options.doors {
         match door.kind {
             DoorKind::CoFounder => cofounder(&mut paths, door),
@@ -25,7 +26,7 @@ pub(crate) fn document(options: &ServerOptions) -> Value {
             "description": "An agent server where nothing blocks, hangs or gets lost.",
         },
         "paths": paths,
-        "components": {"schemas": schemas(), "responses": responses(), "headers": headers()},
+        "components": {"schemas": all_schemas(), "responses": responses(), "headers": headers()},
     })
 }
 
@@ -155,6 +156,19 @@ fn operations(paths: &mut Map<String, Value>) {
     put(
         paths,
         Operation {
+            method: "post",
+            path: "/providers/{name}/reset",
+            id: "reset_provider",
+            summary: "Closes a provider's breakers and takes its keys up again",
+            parameters: vec![path("name")],
+            body: None,
+            answers: &[("200", "the provider as it is now", JSON, "Object")],
+            problems: &["NotFound"],
+        },
+    );
+    put(
+        paths,
+        Operation {
             method: "get",
             path: "/errors/{code}",
             id: "error_page",
@@ -168,7 +182,6 @@ fn operations(paths: &mut Map<String, Value>) {
 }
 
 fn all_runs(paths: &mut Map<String, Value>) {
-    let text = || json!({"type": "string"});
     put(
         paths,
         Operation {
@@ -249,6 +262,50 @@ fn all_runs(paths: &mut Map<String, Value>) {
                 ("202", "its calls are being dropped", JSON, "Run"),
             ],
             problems: &["NotFound", "Conflict"],
+        },
+    );
+}
+
+fn embeddings(paths: &mut Map<String, Value>) {
+    put(
+        paths,
+        Operation {
+            method: "post",
+            path: "/v1/embeddings",
+            id: "embeddings",
+            summary: "Vectors of texts, as OpenAI's clients ask for them",
+            parameters: vec![deadline()],
+            body: Some("Embed"),
+            answers: &[
+                ("200", "a vector for each text", JSON, "Embeddings"),
+                ("400", "a text that cannot be embedded, or a wrong field", JSON, "OpenAiError"),
+                ("404", "there is no such embedding model", JSON, "OpenAiError"),
+                ("502", "the provider failed, or its vectors cannot be used", JSON, "OpenAiError"),
+                ("504", "the deadline passed; the error says in which phase", JSON, "OpenAiError"),
+            ],
+            problems: &[],
+        },
+    );
+    put(
+        paths,
+        Operation {
+            method: "get",
+            path: "/embeddings/{text}",
+            id: "embedding",
+            summary: "The vector of one text, to look at",
+            parameters: vec![
+                path("text"),
+                query("model", json!({"type": "string"}), "which one, where there are several"),
+                query(
+                    "purpose",
+                    json!({"type": "string", "enum": ["query", "document"], "default": "query"}),
+                    "what the vector is for",
+                ),
+                deadline(),
+            ],
+            body: None,
+            answers: &[("200", "the vector", JSON, "Embedding")],
+            problems: &["Invalid", "NotFound"],
         },
     );
 }
@@ -397,10 +454,67 @@ fn cofounder(paths: &mut Map<String, Value>, door: &Door) {
     add("get", "/health", "health", of("Whether the door is there", vec![], None, health, &[]));
 }
 
+fn all_schemas() -> Map<String, Value> {
+    let parts = [schemas(), embedding_schemas()];
+    parts.into_iter().filter_map(|part| part.as_object().cloned()).flatten().collect()
+}
+
+fn text() -> Value {
+    json!({"type": "string"})
+}
+
+fn nullable(kind: &str) -> Value {
+    json!({"type": [kind, "null"]})
+}
+
+fn object(required: &[&str], properties: Value) -> Value {
+    json!({"type": "object", "required": required, "properties": properties})
+}
+
+fn embedding_schemas() -> Value {
+    json!({
+        "Embed": object(&["model", "input"], json!({
+            "model": text(),
+            "input": {"oneOf": [
+                text(),
+                {"type": "array", "items": text(), "minItems": 1, "maxItems": 2048},
+            ]},
+            "encoding_format": {"enum": ["float", "base64"], "default": "float"},
+            "dimensions": {"type": "integer", "minimum": 1},
+            "purpose": {"enum": ["query", "document"]},
+            "user": text(),
+        })),
+        "Embeddings": object(&["object", "data", "model", "usage"], json!({
+            "object": {"const": "list"}, "model": text(),
+            "data": {"type": "array", "items": object(
+                &["object", "index", "embedding"],
+                json!({
+                    "object": {"const": "embedding"}, "index": {"type": "integer"},
+                    "embedding": {"oneOf": [{"type": "array", "items": {"type": "number"}}, text()]},
+                }),
+            )},
+            "usage": object(
+                &["prompt_tokens", "total_tokens"],
+                json!({"prompt_tokens": {"type": "integer"}, "total_tokens": {"type": "integer"}}),
+            ),
+        })),
+        "Embedding": object(&["text", "model", "purpose", "dimensions", "embedding", "cached"], json!({
+            "text": text(), "model": text(), "purpose": {"enum": ["query", "document"]},
+            "dimensions": {"type": "integer"},
+            "embedding": {"type": "array", "items": {"type": "number"}},
+            "cached": {"type": "boolean"}, "usage": {"type": "object"},
+        })),
+        "OpenAiError": object(&["error"], json!({"error": object(
+            &["message", "type", "param", "code"],
+            json!({
+                "message": text(), "type": text(), "param": nullable("string"), "code": text(),
+                "request_id": text(), "retry_after_ms": {"type": "integer"},
+            }),
+        )})),
+    })
+}
+
 fn schemas() -> Value {
-    let text = || json!({"type": "string"});
-    let nullable = |kind: &str| json!({"type": [kind, "null"]});
-    let object = |required: &[&str], properties: Value| json!({"type": "object", "required": required, "properties": properties});
     let name = || json!({"type": "string", "minLength": 1, "maxLength": 256});
     let default_name =
         || json!({"type": "string", "minLength": 1, "maxLength": 256, "default": "default"});

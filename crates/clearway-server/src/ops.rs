@@ -6,7 +6,7 @@ use axum::Json;
 use axum::extract::{Request, State};
 use axum::response::{IntoResponse, Response};
 use clearway_core::Code;
-use clearway_engine::upstream::ProviderView;
+use clearway_engine::upstream::{BreakerView, KeyView, ProviderView, RateView};
 use clearway_engine::{Health, PoolView};
 use http::header::{CACHE_CONTROL, CONTENT_TYPE, RETRY_AFTER};
 use http::{HeaderValue, StatusCode};
@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 
 use crate::Problem;
 use crate::app::App;
-use crate::extract::Query;
+use crate::extract::{PathText, Query, shown};
 
 /// `GET /health/live`: whether the runtime moves at all. Waits for nothing.
 pub(crate) async fn live(State(app): State<App>, request: Request) -> Result<Response, Problem> {
@@ -114,15 +114,110 @@ fn pool(pool: &PoolView) -> Value {
 fn provider(provider: &ProviderView) -> Value {
     json!({
         "name": provider.name,
-        "in_flight": provider.in_flight,
-        "queued": provider.queued,
-        "limit": provider.limit,
+        "kind": provider.kind.as_str(),
         "endpoint": provider.endpoint,
+        "in_flight": provider.limiter.in_flight,
+        "queued": provider.limiter.queued.iter().sum::<usize>(),
+        "limit": provider.limiter.cap,
+        "breaker": provider.breaker.state,
         "connections_opened": provider.connections.opened,
         "connections_reused": provider.connections.reused,
         "connections_closed": provider.connections.closed,
         "connections_idle": provider.connections.idle,
     })
+}
+
+/// Everything about a provider, for whoever asks why it is slow.
+fn provider_in_full(view: &ProviderView) -> Value {
+    let mut full = provider(view);
+    let [interactive, run, bulk] = view.limiter.queued;
+    let levels = |model: &str| view.limiter.models.iter().find(|level| level.model == model);
+    let models: Vec<Value> = view
+        .models
+        .iter()
+        .map(|model| {
+            let level = levels(&model.model);
+            json!({
+                "name": model.name,
+                "model": model.model,
+                "breaker": breaker(&model.breaker),
+                // Not before its first call.
+                "in_flight": level.map(|level| level.in_flight),
+                "limit": level.map(|level| level.limit),
+                "service_ms": level.and_then(|level| level.service_ms),
+                "requests": level.and_then(|level| level.requests).map(rate),
+                "tokens": level.and_then(|level| level.tokens).map(rate),
+                "cooling_ms": level.and_then(|level| level.cooling_ms),
+            })
+        })
+        .collect();
+    full["breaker"] = breaker(&view.breaker);
+    full["limiter"] = json!({
+        "in_flight": view.limiter.in_flight,
+        "peak": view.limiter.peak,
+        "limit": view.limiter.cap,
+        "queued": {"interactive": interactive, "run": run, "bulk": bulk},
+        "requests": view.limiter.requests.map(rate),
+        "tokens": view.limiter.tokens.map(rate),
+        "shed": {
+            "deadline": view.limiter.shed_deadline,
+            "queue_full": view.limiter.shed_queue_full,
+        },
+    });
+    full["models"] = models.into();
+    full["keys"] = view.keys.iter().map(key).collect();
+    full["retry_budget"] = json!({
+        "available": view.retry_budget.available,
+        "suppressed": view.retry_budget.suppressed,
+    });
+    full["attempts"] = json!(view.tally.attempts);
+    full["hedges"] = view.tally.hedges.into();
+    full["usage"] = json!({
+        "input_tokens": view.tally.input_tokens,
+        "output_tokens": view.tally.output_tokens,
+        "cost": view.tally.cost_micros as f64 / 1e6,
+    });
+    full
+}
+
+fn breaker(breaker: &BreakerView) -> Value {
+    let history: Vec<Value> = breaker
+        .history
+        .iter()
+        .map(|step| {
+            json!({
+                "ago_ms": step.ago_ms,
+                "from": step.from,
+                "to": step.to,
+                "reason": step.reason,
+            })
+        })
+        .collect();
+    json!({
+        "state": breaker.state,
+        "since_ms": breaker.since_ms,
+        "consecutive_failures": breaker.consecutive_failures,
+        "recent": {"samples": breaker.recent.samples, "failures": breaker.recent.failures},
+        "next_probe_ms": breaker.next_probe_ms,
+        "late_results": breaker.late_results,
+        "history": history,
+    })
+}
+
+fn key(key: &KeyView) -> Value {
+    let cooling: serde_json::Map<_, _> =
+        key.cooling.iter().map(|(model, ms)| (model.clone(), (*ms).into())).collect();
+    json!({
+        "label": key.label,
+        "state": key.state,
+        "reason": key.reason,
+        "enabled_in_ms": key.enabled_in_ms,
+        "cooling_ms": cooling,
+    })
+}
+
+fn rate(rate: RateView) -> Value {
+    json!({"per_minute": rate.per_minute, "available": rate.available})
 }
 
 /// `GET /pools`
@@ -141,8 +236,26 @@ pub(crate) async fn providers(
     request: Request,
 ) -> Result<Json<Value>, Problem> {
     Query::own(request.uri(), &[])?;
-    let providers: Vec<Value> = app.engine.providers().iter().map(provider).collect();
+    let providers: Vec<Value> = app.engine.providers().iter().map(provider_in_full).collect();
     Ok(Json(json!({"providers": providers})))
+}
+
+/// `POST /providers/{name}/reset`: closes its breakers and takes its keys up again.
+pub(crate) async fn reset_provider(
+    State(app): State<App>,
+    PathText(name): PathText,
+    request: Request,
+) -> Result<Json<Value>, Problem> {
+    Query::own(request.uri(), &[])?;
+    if !app.engine.upstream().reset(&name) {
+        let text = format!("there is no provider `{}`", shown(&name));
+        return Err(
+            Problem::new(Code::NotFound, text).hint("GET /providers shows what is configured.")
+        );
+    }
+    let views = app.engine.providers();
+    let view = views.iter().find(|view| view.name == name).map(provider_in_full);
+    Ok(Json(json!({"provider": view})))
 }
 
 /// `GET /metrics`

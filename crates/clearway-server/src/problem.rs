@@ -48,6 +48,9 @@ pub(crate) enum Shape {
     Chat { thread_id: Option<String> },
     /// `{"detail": [{type, loc, msg}]}`, with which the old services refuse a body.
     Invalid(Vec<Invalid>),
+    /// `{"error": {message, type, param, code}}`, OpenAI's: the field that is to blame, and OpenAI's
+    /// own word where its clients look for one.
+    OpenAi { param: Option<&'static str>, code: Option<&'static str> },
 }
 
 impl Problem {
@@ -124,6 +127,9 @@ impl Problem {
                 let detail: Vec<Value> = invalid.iter().map(Invalid::to_json).collect();
                 Map::from_iter([("detail".to_owned(), Value::Array(detail))])
             }
+            Shape::OpenAi { param, code } => {
+                return self.openai_body(*param, *code, request_id);
+            }
         };
         object.insert("code".into(), self.0.code.as_str().into());
         object.insert("request_id".into(), request_id.into());
@@ -132,6 +138,25 @@ impl Problem {
         }
         self.add_extra(&mut object);
         Value::Object(object)
+    }
+
+    fn openai_body(&self, param: Option<&str>, code: Option<&str>, request_id: &str) -> Value {
+        let kind = match self.0.status {
+            StatusCode::TOO_MANY_REQUESTS => "rate_limit_error",
+            status if status.is_client_error() => "invalid_request_error",
+            _ => "server_error",
+        };
+        let mut error = Map::new();
+        error.insert("message".into(), self.0.detail.clone().into());
+        error.insert("type".into(), kind.into());
+        error.insert("param".into(), param.into());
+        error.insert("code".into(), code.unwrap_or(self.0.code.as_str()).into());
+        error.insert("request_id".into(), request_id.into());
+        if let Some(after) = self.retry_after_ms() {
+            error.insert("retry_after_ms".into(), after.into());
+        }
+        self.add_extra(&mut error);
+        Value::Object(Map::from_iter([("error".to_owned(), Value::Object(error))]))
     }
 
     fn own_body(&self, request_id: &str) -> Value {
@@ -210,7 +235,7 @@ pub(crate) fn finish(mut response: Response, request_id: &HeaderValue) -> Respon
         let Parts { shape, headers: own, retry_after, .. } = *problem.0;
         let kind = match shape {
             Shape::Own => "application/problem+json",
-            Shape::Chat { .. } | Shape::Invalid(_) => "application/json",
+            Shape::Chat { .. } | Shape::Invalid(_) | Shape::OpenAi { .. } => "application/json",
         };
         let headers = response.headers_mut();
         headers.extend(own);

@@ -10,7 +10,7 @@ use http::header::CONTENT_TYPE;
 use crate::app::{Address, App, Routes};
 use crate::extract::{PathText, shown};
 use crate::server::{Door, DoorKind, ServerOptions};
-use crate::{Problem, codes, cofounder, ops, runs, tasks};
+use crate::{Problem, codes, cofounder, embeddings, ops, runs, tasks};
 
 /// All addresses of a server with these doors.
 ///
@@ -35,6 +35,7 @@ fn own() -> Result<Routes, Address> {
         .add(Method::GET, "/health/ready", get(ops::ready))?
         .add(Method::GET, "/metrics", get(ops::metrics))?
         .add(Method::GET, "/providers", get(ops::providers))?
+        .add(Method::POST, "/providers/{name}/reset", post(ops::reset_provider))?
         .add(Method::GET, "/pools", get(ops::pools))?
         .add(Method::GET, "/runs", get(runs::list))?
         .add(Method::GET, "/runs/{run_id}", get(runs::show))?
@@ -43,7 +44,9 @@ fn own() -> Result<Routes, Address> {
         .add(Method::POST, "/chat/async", post(tasks::create))?
         .add(Method::GET, "/chat/task/{task_id}", get(tasks::show))?
         .add(Method::GET, "/tasks", get(tasks::list))?
-        .add(Method::DELETE, "/tasks/{task_id}", delete(tasks::cancel))
+        .add(Method::DELETE, "/tasks/{task_id}", delete(tasks::cancel))?
+        .add(Method::POST, "/v1/embeddings", post(embeddings::create))?
+        .add(Method::GET, "/embeddings/{text}", get(embeddings::show))
 }
 
 fn cofounder(routes: Routes, door: &Door) -> Result<Routes, Address> {

@@ -218,10 +218,16 @@ fn listen(address: SocketAddr) -> Result<TcpListener, BindError> {
 /// How many connections so many open files allow: each may need one more to a provider, and the
 /// store, logs and listeners need some.
 const fn connections_for(open_files: u64) -> usize {
-    const RESERVE: u64 = 128;
-    let possible = open_files.saturating_sub(RESERVE) / 2;
+    let possible = open_files.saturating_sub(RESERVED_FILES) / 2;
     if possible < 16 { 16 } else { possible as usize }
 }
+
+/// How many open files a server needs for so many connections; with fewer it takes fewer.
+pub const fn open_files_for(connections: usize) -> u64 {
+    (connections as u64).saturating_mul(2).saturating_add(RESERVED_FILES)
+}
+
+const RESERVED_FILES: u64 = 128;
 
 /// A server that listens.
 pub struct Bound {

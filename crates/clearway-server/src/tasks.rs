@@ -132,7 +132,7 @@ pub(crate) async fn create(State(app): State<App>, request: Request) -> Result<R
             agent: name.clone(),
             door: DIALECT,
             input: json!({"messages": messages(&app, &ask)}),
-            metadata: ask.metadata,
+            metadata: extract::traced(ask.metadata, &parts.headers),
             multitask: None,
             priority: Priority::default(),
             kind: Kind::Background {

@@ -41,18 +41,17 @@ impl TestServer {
     }
 
     pub(crate) async fn with(options: ServerOptions) -> Self {
-        let clock = Arc::new(ManualClock::new(Timestamp(1_795_000_000_000)));
-        let store = Arc::new(MemStore::new(clock.clone()));
         let upstream =
             Upstream::new(clearway_engine::upstream::Config::default(), Default::default());
+        let upstream = upstream.expect("an empty configuration is valid");
+        Self::with_upstream(options, upstream).await
+    }
+
+    pub(crate) async fn with_upstream(options: ServerOptions, upstream: Upstream) -> Self {
+        let clock = Arc::new(ManualClock::new(Timestamp(1_795_000_000_000)));
+        let store = Arc::new(MemStore::new(clock.clone()));
         let agents = ["cofounder", "agent"].map(|name| (name.to_owned(), Arc::new(agent(name))));
-        let engine = Engine::start(
-            Options::default(),
-            store,
-            upstream.expect("an empty configuration is valid"),
-            Agents::new(agents),
-            clock,
-        );
+        let engine = Engine::start(Options::default(), store, upstream, Agents::new(agents), clock);
         let app = App::new(engine.await.expect("the engine starts"), options, None);
         let (router, _) = routes::table(&app.options).expect("the doors fit").into_parts();
         let router = router.route(

@@ -34,9 +34,15 @@ pub(crate) fn run(view: &RunView, now: Timestamp) -> Value {
             "output_tokens": record.usage.output_tokens,
             "rebilled_tokens": record.usage.rebilled_tokens,
             "calls": record.usage.calls,
+            "cost": cost(record.usage.cost_micros),
         },
         "error": record.failure.as_ref().map(clearway_core::Failure::to_json),
     })
+}
+
+/// In the currency unit of the configured prices.
+fn cost(micros: u64) -> f64 {
+    micros as f64 / 1e6
 }
 
 /// A run that has ended.
@@ -124,6 +130,10 @@ pub(crate) fn sentence(
         WaitKind::ProviderSlot => (
             with("waiting for one of the provider's concurrent calls"),
             "an operator can raise the provider's limits.concurrent",
+        ),
+        WaitKind::Batch => (
+            with("waiting for the batch that takes the texts to the provider"),
+            "it leaves within moments, or when an earlier one is done",
         ),
         WaitKind::RateLimit => {
             (with("held back by the provider's rate limit"), "the window refills by itself")

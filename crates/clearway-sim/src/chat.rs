@@ -1,5 +1,7 @@
-//! Reading a chat completion request: as strict as a provider where a client could be wrong, blind to what the
-//! simulator does not use (temperature, tools, penalties).
+//! A chat as the simulated model sees it, whatever the dialect: as strict as a provider where a client could be
+//! wrong, blind to what the simulator does not use (temperature, penalties).
+//!
+//! Here are the parts that all dialects share; how each of them words a request is in `dialect`.
 
 use serde_json::Value;
 
@@ -7,7 +9,7 @@ use crate::fault::FaultSpec;
 use crate::options::MAX_TOKENS;
 use crate::problem::Problem;
 
-/// A chat completion request.
+/// A request for a chat.
 #[derive(Debug)]
 pub(crate) struct Chat {
     pub(crate) model: Model,
@@ -16,10 +18,13 @@ pub(crate) struct Chat {
     pub(crate) include_usage: bool,
     pub(crate) max_tokens: Option<u32>,
     pub(crate) format: Format,
+    pub(crate) tools: Vec<Tool>,
+    pub(crate) tool_choice: ToolChoice,
 }
 
 #[derive(Debug)]
 pub(crate) struct Message {
+    /// `tool` for a tool's answer, in every dialect.
     pub(crate) role: String,
     pub(crate) content: String,
 }
@@ -32,14 +37,61 @@ pub(crate) enum Format {
     Schema(Value),
 }
 
-/// A model name, which may carry a fault: `gpt-5-mini+stall:3`.
+/// A tool that the model may call.
+#[derive(Debug)]
+pub(crate) struct Tool {
+    pub(crate) name: String,
+    /// The schema of its arguments.
+    pub(crate) parameters: Value,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum ToolChoice {
+    /// The model calls if it is told to.
+    Auto,
+    Never,
+    /// Some tool must be called.
+    Any,
+    Named(String),
+}
+
+impl Tool {
+    /// A tool with its schema under the name `schema`.
+    pub(crate) fn read(raw: &Value, schema: &str) -> Option<Self> {
+        let name = raw.get("name")?.as_str()?.to_owned();
+        Some(Self { name, parameters: raw.get(schema).cloned().unwrap_or(Value::Null) })
+    }
+}
+
+impl ToolChoice {
+    pub(crate) fn of_word(word: &str) -> Self {
+        match word {
+            "none" => Self::Never,
+            "required" | "any" => Self::Any,
+            _ => Self::Auto,
+        }
+    }
+
+    /// The choice of `{name}`.
+    pub(crate) fn of_name(choice: &Value) -> Self {
+        let name = choice.get("name").and_then(Value::as_str);
+        name.map_or(Self::Auto, |name| Self::Named(name.to_owned()))
+    }
+}
+
+/// A model name, which may carry a fault and a number of thoughts: `gpt-5-mini+think:10+stall:3`.
 #[derive(Debug)]
 pub(crate) struct Model {
     /// As asked for; echoed in replies.
     pub(crate) name: String,
     base_len: usize,
     pub(crate) fault: Option<FaultSpec>,
+    /// So many pieces of reasoning come first.
+    pub(crate) thoughts: Option<u32>,
 }
+
+/// Thoughts when no number is given.
+const DEFAULT_THOUGHTS: u32 = 20;
 
 impl Model {
     /// Reads the member `model`. A suffix that is no fault is an error, because a test with a misspelt fault would
@@ -52,57 +104,43 @@ impl Model {
             }
             Some(_) => return Err(Problem::invalid("model must be a string").param("model")),
         };
-        let (base_len, fault) = match name.rsplit_once('+') {
-            None => (name.len(), None),
-            Some((base, suffix)) => {
-                let fault = suffix
-                    .parse()
-                    .map_err(|error| Problem::invalid(format!("{error}")).param("model"))?;
-                (base.len(), Some(fault))
+        let mut suffixes = name.split('+');
+        let base_len = suffixes.next().unwrap_or_default().len();
+        let (mut fault, mut thoughts) = (None, None);
+        for suffix in suffixes {
+            let wrong = |message: String| Problem::invalid(message).param("model");
+            let twice = match suffix.strip_prefix("think") {
+                Some(count) => thoughts.replace(read_thoughts(count).map_err(wrong)?).is_some(),
+                None => {
+                    let spec = suffix.parse().map_err(|error| wrong(format!("{error}")))?;
+                    fault.replace(spec).is_some()
+                }
+            };
+            if twice {
+                return Err(wrong(format!("one fault and one think at most: {name}")));
             }
-        };
-        Ok(Self { name, base_len, fault })
+        }
+        Ok(Self { base_len, fault, thoughts, name })
     }
 
-    /// The name without the fault.
+    /// The name without fault and thoughts.
     pub(crate) fn base(&self) -> &str {
         &self.name[..self.base_len]
     }
 }
 
-impl Chat {
-    pub(crate) fn read(body: &Value) -> Result<Self, Problem> {
-        let model = Model::read(body)?;
-        let Some(Value::Array(raw)) = body.get("messages") else {
-            return Err(Problem::invalid("messages must be an array").param("messages"));
-        };
-        if raw.is_empty() {
-            return Err(Problem::invalid("messages must not be empty").param("messages"));
-        }
-        let messages = raw
-            .iter()
-            .enumerate()
-            .map(|(index, raw)| Message::read(index, raw))
-            .collect::<Result<_, _>>()?;
-        if optional(body, "n", Value::as_u64, "a whole number")?.is_some_and(|n| n != 1) {
-            return Err(Problem::invalid("n must be 1: the simulator gives one choice").param("n"));
-        }
-        let stream = optional(body, "stream", Value::as_bool, "true or false")?.unwrap_or(false);
-        let usage =
-            body.pointer("/stream_options/include_usage").and_then(Value::as_bool).unwrap_or(false);
-        let max_tokens = optional(body, "max_completion_tokens", Value::as_u64, "a whole number")?
-            .or(optional(body, "max_tokens", Value::as_u64, "a whole number")?)
-            .map(|max| u32::try_from(max).unwrap_or(MAX_TOKENS).min(MAX_TOKENS));
-        Ok(Self {
-            model,
-            messages,
-            stream,
-            include_usage: usage,
-            max_tokens,
-            format: Format::read(body)?,
-        })
+/// What follows `think`: nothing, or `:N`.
+fn read_thoughts(text: &str) -> Result<u32, String> {
+    if text.is_empty() {
+        return Ok(DEFAULT_THOUGHTS);
     }
+    let count = text.strip_prefix(':').and_then(|count| count.parse().ok());
+    count
+        .filter(|count| *count <= MAX_TOKENS)
+        .ok_or_else(|| format!("think takes a whole number, at most {MAX_TOKENS}: think{text}"))
+}
 
+impl Chat {
     /// The model's name without the fault.
     pub(crate) fn base_model(&self) -> &str {
         self.model.base()
@@ -112,6 +150,12 @@ impl Chat {
     pub(crate) fn last_user_text(&self) -> &str {
         let last = self.messages.iter().rev().find(|message| message.role == "user");
         last.map_or("", |message| &message.content)
+    }
+
+    /// What a tool answered, if that is the last message.
+    pub(crate) fn tool_answer(&self) -> Option<&str> {
+        let last = self.messages.last().filter(|message| message.role == "tool");
+        last.map(|message| message.content.as_str())
     }
 
     /// How many messages the user has sent.
@@ -128,55 +172,38 @@ impl Chat {
     }
 }
 
-impl Message {
-    fn read(index: usize, raw: &Value) -> Result<Self, Problem> {
-        let Some(Value::String(role)) = raw.get("role") else {
-            return Err(Problem::invalid(format!("messages[{index}].role must be a string"))
-                .param("messages"));
-        };
-        let content = match raw.get("content") {
-            Some(Value::String(text)) => text.clone(),
-            Some(Value::Array(parts)) => {
-                let texts =
-                    parts.iter().filter_map(|part| part.get("text").and_then(Value::as_str));
-                texts.collect::<Vec<_>>().join("\n")
-            }
-            None | Some(Value::Null) => String::new(),
-            Some(_) => {
-                let message =
-                    format!("messages[{index}].content must be a string or an array of parts");
-                return Err(Problem::invalid(message).param("messages"));
-            }
-        };
-        Ok(Self { role: role.clone(), content })
+/// A text, or the texts among an array of parts, or nothing; `None` for what is neither.
+pub(crate) fn text_of(content: Option<&Value>) -> Option<String> {
+    match content {
+        Some(Value::String(text)) => Some(text.clone()),
+        Some(Value::Array(parts)) => {
+            let texts = parts.iter().filter_map(|part| part.get("text").and_then(Value::as_str));
+            Some(texts.collect::<Vec<_>>().join("\n"))
+        }
+        None | Some(Value::Null) => Some(String::new()),
+        Some(Value::Bool(_) | Value::Number(_) | Value::Object(_)) => None,
     }
 }
 
-impl Format {
-    fn read(body: &Value) -> Result<Self, Problem> {
-        let Some(format) = body.get("response_format").filter(|format| !format.is_null()) else {
-            return Ok(Self::Text);
-        };
-        match format.get("type").and_then(Value::as_str) {
-            Some("text") => Ok(Self::Text),
-            Some("json_object") => Ok(Self::Object),
-            Some("json_schema") => match format.pointer("/json_schema/schema") {
-                Some(schema) if schema.is_object() => Ok(Self::Schema(schema.clone())),
-                Some(_) | None => {
-                    Err(Problem::invalid("response_format.json_schema.schema must be an object")
-                        .param("response_format"))
-                }
-            },
-            Some(_) | None => Err(Problem::invalid(
-                "response_format.type must be text, json_object or json_schema",
-            )
-            .param("response_format")),
+/// A member that must be an array with something in it.
+pub(crate) fn list<'a>(body: &'a Value, name: &'static str) -> Result<&'a [Value], Problem> {
+    match body.get(name) {
+        Some(Value::Array(items)) if items.is_empty() => {
+            Err(Problem::invalid(format!("{name} must not be empty")).param(name))
         }
+        Some(Value::Array(items)) => Ok(items),
+        Some(_) | None => Err(Problem::invalid(format!("{name} must be an array")).param(name)),
     }
+}
+
+/// A bound on tokens; more than a reply can have is the same as none.
+pub(crate) fn max_tokens(body: &Value, name: &'static str) -> Result<Option<u32>, Problem> {
+    let max = optional(body, name, Value::as_u64, "a whole number")?;
+    Ok(max.map(|max| u32::try_from(max).unwrap_or(MAX_TOKENS).min(MAX_TOKENS)))
 }
 
 /// A member that may be missing or null, but not of another type.
-fn optional<'a, T>(
+pub(crate) fn optional<'a, T>(
     body: &'a Value,
     name: &'static str,
     read: impl FnOnce(&'a Value) -> Option<T>,
@@ -198,68 +225,24 @@ mod tests {
     use super::*;
     use crate::fault::Fault;
 
-    #[expect(clippy::needless_pass_by_value, reason = "reads better with json! literals")]
-    fn read(body: Value) -> Result<Chat, String> {
-        Chat::read(&body).map_err(|problem| problem.body())
-    }
-
     #[test]
-    fn texts_parts_and_turns() {
-        let chat = read(json!({"model": "m", "messages": [
-            {"role": "system", "content": "be brief"},
-            {"role": "user", "content": "first"},
-            {"role": "assistant", "content": null},
-            {"role": "user", "content": [{"type": "text", "text": "a"}, {"type": "image_url"}, {"type": "text", "text": "b"}]},
-        ]}))
-        .unwrap();
-        assert_eq!(
-            (chat.last_user_text(), chat.turn(), chat.stream, chat.include_usage),
-            ("a\nb", 2, false, false)
-        );
-        assert_eq!(chat.prompt_tokens(), 12 + 2 + 1 + 2);
-    }
-
-    #[test]
-    fn a_model_may_carry_a_fault() {
+    fn a_model_may_carry_a_fault_and_thoughts() {
         let model = |name: &str| Model::read(&json!({ "model": name }));
         let stalling = model("gpt-5-mini+stall:3").unwrap();
         assert_eq!((stalling.base(), stalling.name.as_str()), ("gpt-5-mini", "gpt-5-mini+stall:3"));
         assert_eq!(stalling.fault, Some(FaultSpec { fault: Fault::Stall, value: Some(3) }));
         assert_eq!(model("plain").unwrap().fault, None);
-        let error = model("m+stal").unwrap_err().body();
-        assert!(error.contains("did you mean stall?"), "{error}");
-    }
-
-    #[test]
-    fn wrong_requests_are_named() {
-        let messages = json!([{"role": "user", "content": "x"}]);
-        let cases = [
-            (json!({"messages": messages}), "provide a model"),
-            (json!({"model": 1, "messages": messages}), "model must be a string"),
-            (json!({"model": "m"}), "messages must be an array"),
-            (json!({"model": "m", "messages": []}), "must not be empty"),
-            (json!({"model": "m", "messages": [{}]}), "messages[0].role"),
-            (
-                json!({"model": "m", "messages": [{"role": "user", "content": 1}]}),
-                "messages[0].content",
-            ),
-            (json!({"model": "m", "messages": messages, "n": 2}), "n must be 1"),
-            (
-                json!({"model": "m", "messages": messages, "stream": "yes"}),
-                "stream must be true or false",
-            ),
-            (
-                json!({"model": "m", "messages": messages, "response_format": {"type": "xml"}}),
-                "response_format.type",
-            ),
-            (
-                json!({"model": "m", "messages": messages, "response_format": {"type": "json_schema"}}),
-                "schema must be",
-            ),
-        ];
-        for (body, expected) in cases {
-            let error = read(body).unwrap_err();
-            assert!(error.contains(expected), "{error}");
-        }
+        let both = model("m+think:7+bom").unwrap();
+        assert_eq!(
+            (both.base(), both.thoughts, both.fault),
+            ("m", Some(7), Some(Fault::Bom.into()))
+        );
+        assert_eq!(model("m+stall+think").unwrap().thoughts, Some(DEFAULT_THOUGHTS));
+        let error = |name: &str| model(name).unwrap_err().message;
+        assert!(error("m+stal").contains("did you mean stall?"));
+        assert!(error("m+stal+think:1").contains("did you mean stall?"));
+        assert!(error("m+think:much").contains("think takes a whole number"));
+        assert!(error("m+thinks").contains("think takes a whole number"));
+        assert!(error("m+stall+cut_rst").contains("one fault"));
     }
 }

@@ -80,6 +80,21 @@ impl Embed {
         self.texts.iter().any(|text| text.to_lowercase().contains("poison"))
     }
 
+    /// Whether a text holds the word that no one can swallow, fault or not.
+    pub(crate) fn deadly(&self) -> bool {
+        self.texts.iter().any(|text| text.contains("POISON"))
+    }
+
+    /// How many texts there are.
+    pub(crate) fn len(&self) -> usize {
+        self.texts.len()
+    }
+
+    /// A token per word, as for chats.
+    pub(crate) fn tokens(&self) -> usize {
+        self.texts.iter().map(|text| text.split_whitespace().count()).sum()
+    }
+
     /// The body of the answer, got wrong as `fault` says. A large batch takes a while to compute, so it lets others run.
     pub(crate) async fn body(
         &self,
@@ -102,11 +117,14 @@ impl Embed {
                 tokio::task::yield_now().await;
             }
             let mut vector = vector(&self.texts[index], self.dimensions);
-            if fault == Some(Fault::EmbedNan) && index == 0 {
-                vector[0] = f32::NAN;
-            }
-            if fault == Some(Fault::EmbedDims) && index + 1 == self.texts.len() {
-                vector.pop();
+            match fault {
+                Some(Fault::EmbedNan | Fault::EmbedNull) if index == 0 => vector[0] = f32::NAN,
+                Some(Fault::EmbedZeros) if index == 0 => vector.fill(0.0),
+                Some(Fault::EmbedEmpty) if index == 0 => vector.clear(),
+                Some(Fault::EmbedDims) if index + 1 == self.texts.len() => {
+                    vector.pop();
+                }
+                Some(_) | None => {}
             }
             let said = if fault == Some(Fault::EmbedDuplicate) { 0 } else { index };
             let comma = if place > 0 { "," } else { "" };
@@ -116,14 +134,16 @@ impl Embed {
             if self.base64 {
                 push_base64(&mut out, &vector);
             } else {
-                push_floats(&mut out, &vector);
+                // JSON has no word for it: some say NaN all the same, some say null.
+                let nan = if fault == Some(Fault::EmbedNull) { "null" } else { "NaN" };
+                push_floats(&mut out, &vector, nan);
             }
             out.push('}');
         }
         let model = Value::from(self.model.name.as_str());
         let _ = write!(out, "],\"model\":{model}");
         if !no_usage {
-            let words: usize = self.texts.iter().map(|text| text.split_whitespace().count()).sum();
+            let words = self.tokens();
             let _ =
                 write!(out, ",\"usage\":{{\"prompt_tokens\":{words},\"total_tokens\":{words}}}");
         }
@@ -139,7 +159,11 @@ fn tokens(inputs: &[Value]) -> String {
 
 /// A vector of length 1.
 fn vector(text: &str, dimensions: usize) -> Vec<f32> {
-    let mut vector = vec![0.0_f32; dimensions];
+    // A little of everything, the same for all texts: real models leave no dimension empty.
+    let mut background = Prng::new(1);
+    let mut vector: Vec<f32> = (0..dimensions)
+        .map(|_| if background.next_u64().is_multiple_of(2) { BACKGROUND } else { -BACKGROUND })
+        .collect();
     for word in text.split(|c: char| !c.is_alphanumeric()).filter(|word| !word.is_empty()) {
         let mut prng = Prng::new(hash(&word.to_lowercase()));
         for _ in 0..8 {
@@ -147,15 +171,14 @@ fn vector(text: &str, dimensions: usize) -> Vec<f32> {
             vector[place] += if prng.next_u64().is_multiple_of(2) { 1.0 } else { -1.0 };
         }
     }
-    let length = vector.iter().map(|x| x * x).sum::<f32>().sqrt();
-    if length == 0.0 {
-        // Nothing but punctuation, or votes that cancel out.
-        vector[0] = 1.0;
-    } else {
-        vector.iter_mut().for_each(|x| *x /= length);
-    }
+    // In double precision: so many small squares add up to an error.
+    let length = vector.iter().map(|x| f64::from(*x).powi(2)).sum::<f64>().sqrt() as f32;
+    vector.iter_mut().for_each(|x| *x /= length);
     vector
 }
+
+/// Small beside a word's vote of 1, so that similarity is still about words.
+const BACKGROUND: f32 = 0.01;
 
 /// FNV-1a.
 fn hash(word: &str) -> u64 {
@@ -164,12 +187,15 @@ fn hash(word: &str) -> u64 {
     })
 }
 
-fn push_floats(out: &mut String, vector: &[f32]) {
+fn push_floats(out: &mut String, vector: &[f32], nan: &str) {
     out.push('[');
     for (index, number) in vector.iter().enumerate() {
         let comma = if index > 0 { "," } else { "" };
-        // Prints NaN as NaN, which is the point of the fault: JSON has no word for it.
-        let _ = write!(out, "{comma}{number}");
+        let _ = if number.is_nan() {
+            write!(out, "{comma}{nan}")
+        } else {
+            write!(out, "{comma}{number}")
+        };
     }
     out.push(']');
 }
@@ -214,7 +240,9 @@ mod tests {
         assert!((near("a bakery", "a bakery") - 1.0).abs() < 1e-5);
         assert!(near("open a bakery in Bonn", "a BAKERY in Bonn!") > 0.7);
         assert!(near("open a bakery", "quantum chromodynamics").abs() < 0.3);
-        assert_eq!(vector("!?", 3), [1.0, 0.0, 0.0]);
+        let length: f32 = vector("!?", 3).iter().map(|x| x * x).sum();
+        assert!((length - 1.0).abs() < 1e-5, "nothing but punctuation is a vector, too");
+        assert!(vector("a", 1536).iter().all(|x| *x != 0.0));
     }
 
     #[tokio::test]
@@ -243,6 +271,11 @@ mod tests {
         assert_eq!(indices(Some(Fault::EmbedReorder)).await, [2, 1, 0]);
         assert_eq!(indices(Some(Fault::EmbedDuplicate)).await, [0, 0, 0]);
         assert!(answer(input.clone(), Some(Fault::EmbedNan)).await.contains("\"embedding\":[NaN,"));
+        let first =
+            async |fault| parsed(input.clone(), Some(fault)).await["data"][0]["embedding"].clone();
+        assert_eq!(first(Fault::EmbedNull).await[0], Value::Null);
+        assert_eq!(first(Fault::EmbedZeros).await, json!([0, 0, 0, 0]));
+        assert_eq!(first(Fault::EmbedEmpty).await, json!([]));
         let short = parsed(input, Some(Fault::EmbedDims)).await;
         let lengths: Vec<_> =
             (0..3).map(|row| short["data"][row]["embedding"].as_array().unwrap().len()).collect();
@@ -251,7 +284,7 @@ mod tests {
 
     #[test]
     fn inputs_are_checked() {
-        let error = |body: Value| Embed::read(&body).unwrap_err().body();
+        let error = |body: Value| Embed::read(&body).unwrap_err().message;
         assert!(error(json!({"model": "m"})).contains("input must be"));
         assert!(error(json!({"model": "m", "input": []})).contains("1 to 2048"));
         assert!(error(json!({"model": "m", "input": [" "]})).contains("empty text"));

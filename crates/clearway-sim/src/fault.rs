@@ -28,9 +28,12 @@ pub enum Fault {
     RetryAfter,
     RetryAfterDate,
     RetryAfterMs,
+    RetryAfterText,
     RetryAfterNegative,
     RetryAfterNan,
     RetryAfterHuge,
+    NoRetry,
+    Status,
     InsufficientQuota,
     CreditBalance,
     Unauthorized,
@@ -56,6 +59,7 @@ pub enum Fault {
     NoAnswer,
     NoRead,
     SlowHeaders,
+    SlowHeadersOnce,
     DripHeaders,
     Ttft,
     Stall,
@@ -65,6 +69,7 @@ pub enum Fault {
     Drip,
     ErrorAfterRole,
     ErrorEvent,
+    OverloadedEvent,
     CutRst,
     CutFin,
     CutChunk,
@@ -94,6 +99,9 @@ pub enum Fault {
     EmbedReorder,
     EmbedDuplicate,
     EmbedNan,
+    EmbedNull,
+    EmbedZeros,
+    EmbedEmpty,
     EmbedDims,
     EmbedPoison,
 }
@@ -118,6 +126,8 @@ pub enum Unit {
     Seconds,
     Tokens,
     Megabytes,
+    /// A status of HTTP, rather than a count.
+    Status,
 }
 
 /// The parameter of a fault: `NAME:VALUE`.
@@ -204,6 +214,7 @@ impl Unit {
             Self::Seconds => "s",
             Self::Tokens => "tokens",
             Self::Megabytes => "MB",
+            Self::Status => "status",
         }
     }
 
@@ -215,6 +226,7 @@ impl Unit {
             Self::Seconds => 1_000_000_000,
             Self::Tokens => 1_000_000,
             Self::Megabytes => 4_096,
+            Self::Status => 599,
         }
     }
 }
@@ -248,7 +260,7 @@ impl FaultSpec {
     pub fn duration(&self) -> Duration {
         match self.fault.about().parameter.map(|parameter| parameter.unit) {
             Some(Unit::Seconds) => Duration::from_secs(self.amount()),
-            Some(Unit::Milliseconds | Unit::Tokens | Unit::Megabytes) | None => {
+            Some(Unit::Milliseconds | Unit::Tokens | Unit::Megabytes | Unit::Status) | None => {
                 Duration::from_millis(self.amount())
             }
         }
@@ -304,6 +316,9 @@ impl FromStr for Fault {
 
     fn from_str(text: &str) -> Result<Self, ParseError> {
         let name = text.trim().to_ascii_lowercase().replace('-', "_");
+        if name == SILENT {
+            return Ok(Self::NoAnswer);
+        }
         let found = TABLE.iter().find(|about| about.name == name).map(|about| about.fault);
         found.ok_or_else(|| ParseError::Unknown { suggestion: nearest(&name), name })
     }
@@ -328,6 +343,9 @@ impl FromStr for FaultSpec {
         }
     }
 }
+
+/// Another name of `no_answer`, for outages.
+const SILENT: &str = "silent";
 
 /// The fault whose name shares the longest beginning with `name`, if it is long enough to be no accident.
 fn nearest(name: &str) -> Option<Fault> {

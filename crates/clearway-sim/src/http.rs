@@ -24,6 +24,10 @@ pub(crate) struct Head {
     pub(crate) version_11: bool,
     pub(crate) keep_alive: bool,
     pub(crate) overrides: Result<Overrides, Problem>,
+    /// What `authorization` or `x-api-key` holds.
+    pub(crate) key: Option<String>,
+    pub(crate) client_request_id: Option<String>,
+    pub(crate) anthropic_version: bool,
     expects_continue: bool,
     body: BodyKind,
 }
@@ -238,6 +242,9 @@ fn parse_head(bytes: &[u8]) -> Result<Option<(Head, usize)>, NoRequest> {
         version_11,
         keep_alive: version_11,
         overrides: Ok(Overrides::default()),
+        key: None,
+        client_request_id: None,
+        anthropic_version: false,
         expects_continue: false,
         body: BodyKind::Length(0),
     };
@@ -266,6 +273,17 @@ impl Head {
         } else if name.eq_ignore_ascii_case("expect") {
             self.expects_continue =
                 text().is_ok_and(|text| text.eq_ignore_ascii_case("100-continue"));
+        } else if name.eq_ignore_ascii_case("authorization") {
+            let value = text().unwrap_or_default();
+            let bearer = value.get(..7).filter(|word| word.eq_ignore_ascii_case("bearer "));
+            let key = bearer.map_or(value, |word| value[word.len()..].trim_start());
+            self.key = Some(key.to_owned());
+        } else if name.eq_ignore_ascii_case("x-api-key") {
+            self.key = text().ok().map(ToOwned::to_owned);
+        } else if name.eq_ignore_ascii_case("x-client-request-id") {
+            self.client_request_id = text().ok().map(ToOwned::to_owned);
+        } else if name.eq_ignore_ascii_case("anthropic-version") {
+            self.anthropic_version = true;
         } else if name.get(..6).is_some_and(|prefix| prefix.eq_ignore_ascii_case("x-sim-")) {
             let name = name[6..].to_ascii_lowercase();
             // Reported once the body is read, so that the connection stays usable.

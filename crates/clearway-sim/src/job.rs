@@ -6,6 +6,8 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::Instant;
 
 use crate::conn::{After, Conn, Lost};
+use crate::dialect::Dialect;
+use crate::frames::{Fragments, push_body};
 use crate::http::{Framing, push_head};
 use crate::options::Limits;
 use crate::plan::{Ending, Plan, Start};
@@ -16,7 +18,6 @@ use crate::stats::{Counters, Flight};
 pub(crate) const BEAT: Duration = Duration::from_secs(1);
 /// How far apart the pings before an early error are.
 pub(crate) const PING: Duration = Duration::from_millis(250);
-pub(crate) const ERROR_EVENT: &str = r#"{"error":{"message":"The server had an error while processing your request.","type":"server_error","param":null,"code":"server_error"}}"#;
 /// Filler is written in blocks of this size.
 const BLOCK: usize = 64 * 1024;
 
@@ -51,7 +52,9 @@ pub(crate) struct Job<'a> {
     pub(crate) plan: Plan,
     pub(crate) pace: Pace,
     pub(crate) started: Instant,
-    pub(crate) request_id: String,
+    pub(crate) dialect: Dialect,
+    /// Headers besides the content type.
+    pub(crate) headers: Vec<(&'static str, String)>,
     pub(crate) keep_alive: bool,
     /// Whether the client understands chunks.
     pub(crate) chunks: bool,
@@ -145,18 +148,10 @@ impl<'a, 'f, I: AsyncRead + AsyncWrite + Unpin> Writer<'a, 'f, I> {
     ) -> Result<Instant, Lost> {
         let job = self.job;
         let content_type = job.plan.content_type.unwrap_or(content_type);
+        let mut headers = vec![("content-type", content_type), ("cache-control", "no-cache")];
+        headers.extend(job.headers.iter().map(|(name, value)| (*name, value.as_str())));
         let mut head = Vec::with_capacity(512);
-        push_head(
-            &mut head,
-            200,
-            framing,
-            job.keep_alive && framing != Framing::Close,
-            &[
-                ("content-type", content_type),
-                ("cache-control", "no-cache"),
-                ("x-request-id", &job.request_id),
-            ],
-        );
+        push_head(&mut head, 200, framing, job.keeps(framing), &headers);
         match job.plan.start {
             Start::AtOnce => {
                 self.out.extend_from_slice(&head);
@@ -190,12 +185,8 @@ impl<'a, 'f, I: AsyncRead + AsyncWrite + Unpin> Writer<'a, 'f, I> {
         let block = vec![b'x'; BLOCK];
         while count > 0 {
             let size = usize::try_from(count).unwrap_or(BLOCK).min(BLOCK);
-            crate::sse::push_body(
-                &mut self.out,
-                &block[..size],
-                crate::sse::Fragments::Whole,
-                framing != Framing::Chunked,
-            );
+            let plain = framing != Framing::Chunked;
+            push_body(&mut self.out, &block[..size], Fragments::Whole, plain);
             self.flush().await?;
             count -= size as u64;
         }

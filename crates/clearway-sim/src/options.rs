@@ -4,7 +4,9 @@ use std::time::Duration;
 
 use thiserror::Error;
 
-use crate::fault::FaultSpec;
+use crate::account::KeyRule;
+use crate::fault::{Fault, FaultSpec};
+use crate::schedule::{Flap, Window};
 
 /// Everything that can be set before start. All fields are public; the default is an instant, faultless provider.
 #[derive(Clone, Debug)]
@@ -19,10 +21,24 @@ pub struct Options {
     pub jitter: f64,
     /// Above this many requests at once the answer is 429 with Retry-After.
     pub max_concurrent: Option<u32>,
+    /// Requests per minute and key; beyond them the answer is 429.
+    pub rpm: Option<u32>,
+    /// Tokens per minute and key; beyond them the answer is 429.
+    pub tpm: Option<u32>,
+    /// Whether answers say in headers how much of `rpm` and `tpm` is left.
+    pub rate_headers: bool,
+    /// How keys are treated. Any other key is good.
+    pub keys: Vec<KeyRule>,
     /// The fault of requests that do not choose one themselves.
     pub fault: Option<FaultSpec>,
     /// The share of requests that get `fault` (0 to 1).
     pub fault_rate: f64,
+    /// When the provider is down.
+    pub outages: Vec<Window>,
+    /// Or up and down in turns.
+    pub flap: Option<Flap>,
+    /// What every request meets while it is down, whatever fault it chose.
+    pub outage_fault: FaultSpec,
     /// The seed of jitter and of the draw for `fault`.
     pub seed: u64,
     /// Replies by what the user wrote; the first rule that matches wins.
@@ -42,6 +58,17 @@ pub struct ScriptRule {
     pub match_text: String,
     /// A minijinja template over `message`, `messages` (each with `role` and `content`), `model` and `turn`.
     pub reply: String,
+    /// Call this tool instead, if the request offers it and has not just had its answer.
+    pub tool: Option<ToolRule>,
+}
+
+/// A scripted tool call.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ToolRule {
+    /// Which tool.
+    pub name: String,
+    /// Its arguments as JSON: a template, as the reply is.
+    pub arguments: String,
 }
 
 /// Bounds of the simulator: nothing in it waits or grows without one.
@@ -75,8 +102,15 @@ impl Default for Options {
             token_interval: Duration::ZERO,
             jitter: 0.0,
             max_concurrent: None,
+            rpm: None,
+            tpm: None,
+            rate_headers: true,
+            keys: Vec::new(),
             fault: None,
             fault_rate: 1.0,
+            outages: Vec::new(),
+            flap: None,
+            outage_fault: Fault::Unavailable.into(),
             seed: 0,
             script: Vec::new(),
             models: vec!["sim".to_owned(), "gpt-5-mini".to_owned()],
@@ -120,8 +154,11 @@ pub enum OptionsError {
         tokens: u32,
     },
     /// No request could ever be served.
-    #[error("max_concurrent is at least 1")]
-    NoConcurrency,
+    #[error("{name} is at least 1")]
+    Nothing {
+        /// Which limit.
+        name: &'static str,
+    },
     /// A scripted reply that is no template.
     #[error("reply of script rule {rule}: {message}")]
     Script {
@@ -152,8 +189,12 @@ impl Options {
         if let Some(tokens) = self.tokens.filter(|tokens| *tokens > MAX_TOKENS) {
             return Err(OptionsError::Tokens { tokens });
         }
-        if self.max_concurrent == Some(0) {
-            return Err(OptionsError::NoConcurrency);
+        for (name, limit) in
+            [("max_concurrent", self.max_concurrent), ("rpm", self.rpm), ("tpm", self.tpm)]
+        {
+            if limit == Some(0) {
+                return Err(OptionsError::Nothing { name });
+            }
         }
         crate::reply::Script::new(&self.script).check()
     }
@@ -164,7 +205,9 @@ impl Options {
         self.jitter = fraction(self.jitter);
         self.fault_rate = fraction(self.fault_rate);
         self.tokens = self.tokens.map(|tokens| tokens.min(MAX_TOKENS));
-        self.max_concurrent = self.max_concurrent.map(|max| max.max(1));
+        for limit in [&mut self.max_concurrent, &mut self.rpm, &mut self.tpm] {
+            *limit = limit.map(|limit| limit.max(1));
+        }
         let limits = &mut self.limits;
         for duration in [
             &mut self.ttft,
@@ -230,7 +273,12 @@ mod tests {
             check(|o| o.max_concurrent = Some(0)),
             Err("max_concurrent is at least 1".into())
         );
-        let rule = |reply: &str| ScriptRule { match_text: String::new(), reply: reply.to_owned() };
+        assert_eq!(check(|o| o.tpm = Some(0)), Err("tpm is at least 1".into()));
+        let rule = |reply: &str| ScriptRule {
+            match_text: String::new(),
+            reply: reply.to_owned(),
+            tool: None,
+        };
         assert_eq!(check(|o| o.script = vec![rule("{{ message }}")]), Ok(()));
         let broken = check(|o| o.script = vec![rule("fine"), rule("{{ message ")]).unwrap_err();
         assert!(broken.starts_with("reply of script rule 2: syntax error"), "{broken}");

@@ -3,11 +3,13 @@
 //! A fault that means nothing for a request (line ends of a reply that is not streamed, a first time that is over)
 //! gives no action: the answer is good, and the fault is not counted.
 
-use std::time::{Duration, UNIX_EPOCH};
+use std::time::Duration;
 
+use crate::dates::http_date;
+use crate::dialect::{Dialect, Syntax};
 use crate::fault::{Fault, FaultSpec};
+use crate::frames::{Eol, Fragments, Wire};
 use crate::problem::Problem;
-use crate::sse::{Eol, Fragments, Wire};
 
 /// What to do instead of a good answer.
 #[derive(Debug)]
@@ -96,6 +98,8 @@ pub(crate) enum Stop {
     /// The body is ended as if it were complete.
     EndBody,
     ErrorEvent,
+    /// The same, but the error says that there is too much to do.
+    OverloadedEvent,
     /// An event that is not JSON; the reply goes on.
     BadJson,
 }
@@ -141,20 +145,19 @@ pub(crate) enum Rest {
     Endless,
 }
 
-impl From<&Problem> for Canned {
-    fn from(problem: &Problem) -> Self {
+impl Canned {
+    /// An error in the words of a dialect.
+    pub(crate) fn error(dialect: Dialect, problem: &Problem) -> Self {
         Self {
             status: problem.status,
             content_type: "application/json",
             headers: Vec::new(),
-            body: problem.body(),
+            body: dialect.error_body(problem),
             rest: Rest::Nothing,
         }
     }
-}
 
-impl Canned {
-    fn with(mut self, name: &'static str, value: impl ToString) -> Self {
+    pub(crate) fn with(mut self, name: &'static str, value: impl ToString) -> Self {
         self.headers.push((name, value.to_string()));
         self
     }
@@ -172,6 +175,7 @@ pub(crate) enum Kind {
 #[derive(Debug)]
 pub(crate) struct Facts<'a> {
     pub(crate) kind: Kind,
+    pub(crate) dialect: Dialect,
     /// The model without the fault.
     pub(crate) model: &'a str,
     /// Whether the last message is the assistant's.
@@ -196,28 +200,43 @@ pub(crate) fn act(
     first_time: impl Fn() -> bool,
 ) -> Option<Action> {
     let (fault, amount, duration) = (spec.fault, spec.amount(), spec.duration());
-    let refuse = |problem: Problem| Some(Action::Answer(Canned::from(&problem)));
+    let canned = |problem: Problem| Canned::error(facts.dialect, &problem);
+    let refuse = |problem: Problem| Some(Action::Answer(canned(problem)));
     let limited = |name, value: String| {
-        Some(Action::Answer(Canned::from(&rate_limit(facts.model)).with(name, value)))
+        Some(Action::Answer(canned(rate_limit(facts.model)).with(name, value)))
     };
     match fault {
-        Fault::RateLimitOnce | Fault::ServerErrorOnce | Fault::ResetOnce if !first_time() => None,
-        Fault::RateLimitOnce => limited("retry-after", amount.to_string()),
+        Fault::RateLimitOnce
+        | Fault::ServerErrorOnce
+        | Fault::ResetOnce
+        | Fault::SlowHeadersOnce
+            if !first_time() =>
+        {
+            None
+        }
+        Fault::RateLimitOnce | Fault::RetryAfter => limited("retry-after", amount.to_string()),
         Fault::ServerErrorOnce => refuse(server_error()),
         Fault::ResetOnce => Some(Action::Reset),
         Fault::RateLimit => refuse(rate_limit(facts.model)),
-        Fault::RetryAfter => limited("retry-after", amount.to_string()),
         Fault::RetryAfterDate => {
-            let canned = Canned::from(&rate_limit(facts.model));
-            let canned = canned.with("date", http_date(facts.now_s));
-            Some(Action::Answer(
-                canned.with("retry-after", http_date(facts.now_s.saturating_add(amount))),
-            ))
+            let canned = canned(rate_limit(facts.model)).with("date", http_date(facts.now_s));
+            let then = http_date(facts.now_s.saturating_add(amount));
+            Some(Action::Answer(canned.with("retry-after", then)))
         }
         Fault::RetryAfterMs => limited("retry-after-ms", amount.to_string()),
+        Fault::RetryAfterText => {
+            let seconds = Duration::from_millis(amount).as_secs_f64();
+            let mut problem = rate_limit(facts.model);
+            problem.message = problem.message.replace("later", &format!("in {seconds}s"));
+            refuse(problem)
+        }
         Fault::RetryAfterNegative => limited("retry-after", "-5".to_owned()),
         Fault::RetryAfterNan => limited("retry-after", "NaN".to_owned()),
         Fault::RetryAfterHuge => limited("retry-after", "1000000000000".to_owned()),
+        Fault::NoRetry => {
+            Some(Action::Answer(canned(server_error()).with("x-should-retry", "false")))
+        }
+        Fault::Status => refuse(status(u16::try_from(amount).unwrap_or(LAST_STATUS))),
         Fault::Reset => Some(Action::Reset),
         Fault::ResetReused => facts.reused.then_some(Action::Reset),
         // Without a body to leave unread (it is known only by model name, or empty), silence is what remains.
@@ -230,15 +249,11 @@ pub(crate) fn act(
         }
         Fault::StalledError | Fault::EndlessError => {
             let rest = if fault == Fault::StalledError { Rest::Stalled } else { Rest::Endless };
-            Some(Action::Answer(Canned { rest, ..Canned::from(&server_error()) }))
+            Some(Action::Answer(Canned { rest, ..canned(server_error()) }))
         }
-        Fault::Error200 => {
-            Some(Action::Answer(Canned { status: 200, ..Canned::from(&server_error()) }))
-        }
+        Fault::Error200 => Some(Action::Answer(Canned { status: 200, ..canned(server_error()) })),
         Fault::Html200 => odd_200("text/html; charset=utf-8", HTML),
-        Fault::Empty200 if facts.kind == Kind::Stream => {
-            odd_200("text/event-stream; charset=utf-8", "")
-        }
+        Fault::Empty200 if facts.kind == Kind::Stream => odd_200(facts.dialect.stream_type(), ""),
         Fault::Empty200 => odd_200("application/json", ""),
         _ => match refusal(fault, facts.model) {
             Some(problem) => refuse(problem),
@@ -254,23 +269,30 @@ fn odd_200(content_type: &'static str, body: &str) -> Option<Action> {
     Some(Action::Answer(Canned { status: 200, content_type, headers, body: body.to_owned(), rest }))
 }
 
-fn http_date(epoch_s: u64) -> String {
-    httpdate::fmt_http_date(UNIX_EPOCH + Duration::from_secs(epoch_s.min(LAST_DATE)))
-}
-
-/// The last second of the year 9998: beyond 9999 there is no HTTP date.
-const LAST_DATE: u64 = 253_370_764_799;
-
-fn rate_limit(model: &str) -> Problem {
+pub(crate) fn rate_limit(model: &str) -> Problem {
     let message = format!(
         "Rate limit reached for {model} on requests per min (RPM). Please try again later."
     );
     Problem::new(429, "requests", message).code("rate_limit_exceeded")
 }
 
-fn server_error() -> Problem {
+pub(crate) fn server_error() -> Problem {
     Problem::new(500, "server_error", "The server had an error while processing your request.")
+        .code("server_error")
 }
+
+pub(crate) fn overloaded() -> Problem {
+    Problem::new(529, "overloaded_error", "Overloaded")
+}
+
+/// Any error status. What is below 400 is no error, and above 599 no status.
+fn status(status: u16) -> Problem {
+    let status = status.clamp(400, LAST_STATUS);
+    let kind = if status < 500 { "invalid_request_error" } else { "server_error" };
+    Problem::new(status, kind, format!("The status is {status} because this was asked for."))
+}
+
+const LAST_STATUS: u16 = 599;
 
 fn unavailable() -> Problem {
     Problem::new(503, "server_error", "The service is temporarily unavailable.")
@@ -323,12 +345,15 @@ fn refusal(fault: Fault, model: &str) -> Option<Problem> {
         }
         Fault::ServerError => server_error(),
         Fault::Unavailable => unavailable(),
-        Fault::Overloaded => Problem::new(529, "overloaded_error", "Overloaded"),
-        Fault::EmbedPoison => {
-            Problem::invalid("The input contains a text that cannot be embedded.").param("input")
-        }
+        Fault::Overloaded => overloaded(),
+        Fault::EmbedPoison => poison(),
         _ => return None,
     })
+}
+
+/// One bad text spoils the batch, and which one it was is not said.
+pub(crate) fn poison() -> Problem {
+    Problem::invalid("The input contains a text that cannot be embedded.").param("input")
 }
 
 /// Faults that change a reply.
@@ -338,13 +363,17 @@ fn altered(fault: Fault, amount: u64, duration: Duration, facts: &Facts<'_>) -> 
     let tokens = u32::try_from(amount).unwrap_or(u32::MAX);
     let stop = |stop: Stop| Plan { stop: Some((tokens, stop)), ..Plan::default() };
     let streamed = facts.kind == Kind::Stream;
+    // Lines of JSON have no other ends than LF, alone or after CR, and no continuation.
+    let events = streamed && facts.dialect.syntax() == Syntax::Events;
     Some(match fault {
         Fault::IdleClose => {
             let wait = Duration::from_millis(facts.chance % amount.max(1));
             Plan { ending: Ending::IdleFor(wait), ..plan }
         }
         Fault::CloseAfterReply => Plan { ending: Ending::Close, ..plan },
-        Fault::SlowHeaders => Plan { start: Start::After(duration), ..plan },
+        Fault::SlowHeaders | Fault::SlowHeadersOnce => {
+            Plan { start: Start::After(duration), ..plan }
+        }
         Fault::DripHeaders => Plan { start: Start::ByteByByte(duration), ..plan },
         Fault::Ttft => Plan { start: Start::AtOnce, ttft: Some(duration), ..plan },
         Fault::Drip => Plan { interval: Some(duration), ..plan },
@@ -354,6 +383,7 @@ fn altered(fault: Fault, amount: u64, duration: Duration, facts: &Facts<'_>) -> 
         Fault::ReasoningDeltas => Plan { opening: Opening::Reasoning(duration), ..plan },
         Fault::ErrorAfterRole => Plan { opening: Opening::ErrorAfterPings, ..plan },
         Fault::ErrorEvent => stop(Stop::ErrorEvent),
+        Fault::OverloadedEvent => stop(Stop::OverloadedEvent),
         Fault::CutRst => stop(Stop::Reset),
         Fault::CutChunk => stop(Stop::Close),
         Fault::CutFin => {
@@ -376,14 +406,17 @@ fn altered(fault: Fault, amount: u64, duration: Duration, facts: &Facts<'_>) -> 
         Fault::DoneLinger if streamed => Plan { tail: Tail::HoldAfterDone(duration), ..plan },
         Fault::FinishLinger if streamed => Plan { tail: Tail::HoldAfterFinish(duration), ..plan },
         Fault::Crlf if streamed => wire(Wire { eol: Eol::CrLf, ..Wire::default() }),
-        Fault::Cr if streamed => wire(Wire { eol: Eol::Cr, ..Wire::default() }),
+        Fault::Cr if events => wire(Wire { eol: Eol::Cr, ..Wire::default() }),
         Fault::Lf if streamed => plan,
-        Fault::MixedEol if streamed => wire(Wire { eol: Eol::Mixed, ..Wire::default() }),
-        Fault::MultiLine if streamed => wire(Wire { multi_line: true, ..Wire::default() }),
+        Fault::MixedEol if events => wire(Wire { eol: Eol::Mixed, ..Wire::default() }),
+        Fault::MultiLine if events => wire(Wire { multi_line: true, ..Wire::default() }),
         Fault::EmbedShort
         | Fault::EmbedReorder
         | Fault::EmbedDuplicate
         | Fault::EmbedNan
+        | Fault::EmbedNull
+        | Fault::EmbedZeros
+        | Fault::EmbedEmpty
         | Fault::EmbedDims
             if facts.kind == Kind::Embeddings =>
         {
@@ -401,6 +434,7 @@ mod tests {
         let uptime = Duration::ZERO;
         Facts {
             kind,
+            dialect: Dialect::OpenAi,
             model: "m",
             prefilled: true,
             poisoned: true,
@@ -426,7 +460,7 @@ mod tests {
 
     #[test]
     fn once_means_once() {
-        for fault in [Fault::RateLimitOnce, Fault::ServerErrorOnce, Fault::ResetOnce] {
+        for fault in Fault::ALL.into_iter().filter(|fault| fault.name().ends_with("_once")) {
             assert!(act(fault.into(), &facts(Kind::Stream), || false).is_none());
         }
     }
@@ -454,8 +488,11 @@ mod tests {
     }
 
     #[test]
-    fn dates_have_a_last_one() {
-        assert_eq!(http_date(1_767_225_600), "Thu, 01 Jan 2026 00:00:00 GMT");
-        assert!(http_date(u64::MAX).contains("9998"));
+    fn lines_of_json_know_only_what_lines_can_be() {
+        let facts = Facts { dialect: Dialect::Ollama, ..facts(Kind::Stream) };
+        for fault in [Fault::Cr, Fault::MixedEol, Fault::MultiLine] {
+            assert!(act(fault.into(), &facts, || true).is_none(), "{fault}");
+        }
+        assert!(act(Fault::Crlf.into(), &facts, || true).is_some());
     }
 }

@@ -1,14 +1,14 @@
-//! Errors as OpenAI words them: a status and `{"error": {message, type, param, code}}`.
-
-use serde_json::json;
+//! Errors: a status and what is wrong. How they are worded is the dialect's business.
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Problem {
     pub(crate) status: u16,
-    kind: &'static str,
-    param: Option<&'static str>,
-    code: Option<&'static str>,
-    message: String,
+    /// The kind and the code in OpenAI's words.
+    pub(crate) kind: &'static str,
+    pub(crate) code: Option<&'static str>,
+    /// The parameter that is wrong.
+    pub(crate) param: Option<&'static str>,
+    pub(crate) message: String,
 }
 
 impl Problem {
@@ -33,10 +33,6 @@ impl Problem {
     pub(crate) fn param(self, param: &'static str) -> Self {
         Self { param: Some(param), ..self }
     }
-
-    pub(crate) fn body(&self) -> String {
-        json!({"error": {"message": self.message, "type": self.kind, "param": self.param, "code": self.code}}).to_string()
-    }
 }
 
 /// The reason phrase of the statuses used here.
@@ -45,32 +41,23 @@ pub(crate) fn reason(status: u16) -> &'static str {
         200 => "OK",
         400 => "Bad Request",
         401 => "Unauthorized",
+        402 => "Payment Required",
         403 => "Forbidden",
         404 => "Not Found",
         405 => "Method Not Allowed",
         408 => "Request Timeout",
         409 => "Conflict",
+        410 => "Gone",
         413 => "Content Too Large",
+        422 => "Unprocessable Content",
+        425 => "Too Early",
         429 => "Too Many Requests",
         431 => "Request Header Fields Too Large",
         500 => "Internal Server Error",
+        502 => "Bad Gateway",
         503 => "Service Unavailable",
+        504 => "Gateway Timeout",
         529 => "Overloaded",
         _ => "Unknown",
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn bodies_have_all_four_members() {
-        let problem = Problem::invalid("no \"model\"").param("model").code("missing");
-        assert_eq!(
-            problem.body(),
-            r#"{"error":{"message":"no \"model\"","type":"invalid_request_error","param":"model","code":"missing"}}"#
-        );
-        assert!(Problem::internal("x").body().contains(r#""code":null"#));
     }
 }

@@ -1,10 +1,16 @@
-//! What the simulated model says: scripted, counted, made for a schema, or the default text.
+//! What the simulated model says: a tool call if it is told to make one, and else a text, which is scripted, counted,
+//! made for a schema, or the default one.
+//!
+//! It is told to call by a rule of the script, by a user who writes `call the tool NAME with {json}`, or by the
+//! request's choice of tools; and it calls only what the request offers. After a tool's answer it talks.
 
 use std::fmt::Write as _;
 
 use minijinja::{Environment, UndefinedBehavior, context};
+use serde_json::Value;
 
-use crate::chat::{Chat, Format};
+use crate::chat::{Chat, Format, Tool, ToolChoice};
+use crate::dialect::{Part, PartKind};
 use crate::options::{MAX_TOKENS, OptionsError, ScriptRule};
 use crate::problem::Problem;
 use crate::schema;
@@ -27,8 +33,16 @@ pub(crate) struct Script {
 struct Rule {
     /// In lower case.
     needle: String,
+    /// The tool to call instead of talking.
+    tool: Option<String>,
     /// Name in the environment, or why the template does not compile.
     template: Result<String, String>,
+}
+
+/// What the script wants.
+struct Line<'a> {
+    tool: Option<&'a str>,
+    text: String,
 }
 
 impl Script {
@@ -38,9 +52,11 @@ impl Script {
         let mut compiled = Vec::with_capacity(rules.len());
         for (index, rule) in rules.iter().enumerate() {
             let name = format!("rule {}", index + 1);
-            let template = environment.add_template_owned(name.clone(), rule.reply.clone());
+            let source = rule.tool.as_ref().map_or(&rule.reply, |tool| &tool.arguments);
+            let template = environment.add_template_owned(name.clone(), source.clone());
             let template = template.map(|()| name).map_err(|error| error.to_string());
-            compiled.push(Rule { needle: rule.match_text.to_lowercase(), template });
+            let tool = rule.tool.as_ref().map(|tool| tool.name.clone());
+            compiled.push(Rule { needle: rule.match_text.to_lowercase(), tool, template });
         }
         Self { environment, rules: compiled }
     }
@@ -54,15 +70,18 @@ impl Script {
         Ok(())
     }
 
-    /// The scripted reply, if a rule matches.
-    fn reply(&self, chat: &Chat) -> Option<Result<String, Problem>> {
+    /// What the first rule says that matches. Rules for tools match only where their tool may be called.
+    fn line(&self, chat: &Chat) -> Option<Result<Line<'_>, Problem>> {
         if self.rules.is_empty() {
             return None;
         }
         let message = chat.last_user_text();
         let lower = message.to_lowercase();
-        let (index, rule) =
-            self.rules.iter().enumerate().find(|(_, rule)| lower.contains(&rule.needle))?;
+        let fits = |rule: &Rule| {
+            lower.contains(&rule.needle)
+                && rule.tool.as_ref().is_none_or(|tool| callable(chat, tool).is_some())
+        };
+        let (index, rule) = self.rules.iter().enumerate().find(|(_, rule)| fits(rule))?;
         let rendered = rule.template.clone().and_then(|name| {
             let messages: Vec<_> = chat
                 .messages
@@ -75,9 +94,12 @@ impl Script {
                 self.environment.get_template(&name).map_err(|error| error.to_string())?;
             template.render(values).map_err(|error| error.to_string())
         });
-        Some(rendered.map_err(|error| {
-            Problem::internal(format!("reply of script rule {}: {error}", index + 1))
-        }))
+        Some(match rendered {
+            Ok(text) => Ok(Line { tool: rule.tool.as_deref(), text }),
+            Err(error) => {
+                Err(Problem::internal(format!("reply of script rule {}: {error}", index + 1)))
+            }
+        })
     }
 }
 
@@ -93,33 +115,40 @@ pub(crate) enum Pieces {
 pub(crate) enum Finish {
     Stop,
     Length,
-}
-
-impl Finish {
-    pub(crate) fn name(self) -> &'static str {
-        match self {
-            Self::Stop => "stop",
-            Self::Length => "length",
-        }
-    }
+    /// For a tool's answer.
+    Call,
 }
 
 /// What is going to be said.
 #[derive(Debug)]
 pub(crate) struct Reply {
+    /// What is thought aloud before.
+    pub(crate) thoughts: Option<Pieces>,
+    /// The tool that is called; the pieces are its arguments then, and else the text.
+    pub(crate) tool: Option<String>,
     pub(crate) pieces: Pieces,
     pub(crate) finish: Finish,
 }
 
 impl Reply {
-    /// Chooses the reply: for a schema (unless scripted), counted, scripted, or the default text.
+    /// Chooses the reply.
     pub(crate) fn new(script: &Script, chat: &Chat, tokens: Option<u32>) -> Result<Self, Problem> {
-        if let (Some(count), Format::Text) = (tokens, &chat.format) {
-            return Ok(Self { pieces: Pieces::counted(count), finish: Finish::Stop });
+        let thoughts = chat.model.thoughts.map(Pieces::thoughts);
+        let line = script.line(chat).transpose()?;
+        let call = match &line {
+            Some(Line { tool: Some(tool), text }) => Some(((*tool).to_owned(), text.clone())),
+            Some(Line { tool: None, .. }) | None => asked_call(chat),
+        };
+        if let Some((tool, arguments)) = call {
+            let pieces = Pieces::words(arguments, MAX_JSON_PIECE);
+            return Ok(Self { thoughts, tool: Some(tool), pieces, finish: Finish::Call });
         }
-        let scripted = script.reply(chat).transpose()?;
-        let mut pieces = match (scripted, &chat.format) {
-            (Some(text), _) => Pieces::words(text, MAX_WORD),
+        if let (Some(count), Format::Text) = (tokens, &chat.format) {
+            let pieces = Pieces::counted(count);
+            return Ok(Self { thoughts, tool: None, pieces, finish: Finish::Stop });
+        }
+        let mut pieces = match (line, &chat.format) {
+            (Some(line), _) => Pieces::words(line.text, MAX_WORD),
             (None, Format::Text) => Pieces::words(default_text(chat), MAX_WORD),
             (None, Format::Object) => Pieces::words(object_text(chat), MAX_JSON_PIECE),
             (None, Format::Schema(schema)) => {
@@ -127,13 +156,72 @@ impl Reply {
             }
         };
         let cut = chat.max_tokens.is_some_and(|max| pieces.truncate(max));
-        Ok(Self { pieces, finish: if cut { Finish::Length } else { Finish::Stop } })
+        let finish = if cut { Finish::Length } else { Finish::Stop };
+        Ok(Self { thoughts, tool: None, pieces, finish })
     }
+
+    /// A call whose arguments end in the middle of a string.
+    pub(crate) fn cut_call() -> Self {
+        let pieces = Pieces::words("{\"query\": \"opening hours of the".to_owned(), MAX_JSON_PIECE);
+        Self { thoughts: None, tool: Some("lookup".to_owned()), pieces, finish: Finish::Length }
+    }
+
+    /// The parts it is told in.
+    pub(crate) fn parts(&self) -> Vec<Part<'_>> {
+        let mut parts = Vec::with_capacity(2);
+        if let Some(pieces) = &self.thoughts {
+            parts.push(Part { kind: PartKind::Thoughts, pieces });
+        }
+        let kind = self.tool.as_deref().map_or(PartKind::Text, PartKind::Call);
+        parts.push(Part { kind, pieces: &self.pieces });
+        parts
+    }
+}
+
+/// The tool of this name, if it may be called now.
+fn callable<'c>(chat: &'c Chat, name: &str) -> Option<&'c Tool> {
+    let tool = chat.tools.iter().find(|tool| tool.name == name)?;
+    match &chat.tool_choice {
+        ToolChoice::Auto | ToolChoice::Any => chat.tool_answer().is_none().then_some(tool),
+        ToolChoice::Never => None,
+        ToolChoice::Named(wanted) => (wanted == name).then_some(tool),
+    }
+}
+
+/// The call that the user or the request asks for: a tool and its arguments.
+fn asked_call(chat: &Chat) -> Option<(String, String)> {
+    let told = chat.last_user_text().split_once("call the tool ").and_then(|(_, order)| {
+        let (name, rest) = order.split_once(char::is_whitespace).unwrap_or((order, ""));
+        let tool = callable(chat, name.trim_end_matches(['.', ',', ':', ';']))?;
+        let json = rest.trim_start().strip_prefix("with").unwrap_or(rest);
+        // What follows the arguments is ignored, as are arguments that are no JSON object.
+        let arguments = serde_json::Deserializer::from_str(json).into_iter::<Value>().next();
+        let arguments = arguments.and_then(Result::ok).filter(Value::is_object);
+        Some((tool, arguments))
+    });
+    let (tool, arguments) = told.or_else(|| {
+        let name = match &chat.tool_choice {
+            ToolChoice::Auto | ToolChoice::Never => return None,
+            ToolChoice::Any => &chat.tools.first()?.name,
+            ToolChoice::Named(name) => name,
+        };
+        Some((callable(chat, name)?, None))
+    })?;
+    let arguments = arguments.unwrap_or_else(|| match &tool.parameters {
+        Value::Null => Value::Object(serde_json::Map::new()),
+        schema => schema::example(schema),
+    });
+    Some((tool.name.clone(), arguments.to_string()))
 }
 
 impl Pieces {
     fn counted(count: u32) -> Self {
         Self::Counted { count: count.min(MAX_TOKENS), word: "tok" }
+    }
+
+    /// Something to show while thinking.
+    pub(crate) fn thoughts(count: u32) -> Self {
+        Self::Counted { count: count.min(MAX_TOKENS), word: "thought" }
     }
 
     /// Splits after each word; a delta begins with the blanks before its word.
@@ -221,6 +309,10 @@ impl Pieces {
 
 /// What a newcomer without a key reads. The curly quotes are also what faults on characters of several bytes split.
 fn default_text(chat: &Chat) -> String {
+    if let Some(answer) = chat.tool_answer() {
+        let answer: String = answer.trim().chars().take(MAX_ECHO_CHARS).collect();
+        return format!("The tool answered: “{answer}”.");
+    }
     let message = chat.last_user_text();
     if message.trim().is_empty() {
         return "Your message is empty, so there is nothing to repeat yet. \

@@ -3,7 +3,7 @@
 //! Counters of requests and connections change together under one mutex, so that a snapshot is consistent: whoever
 //! sees an abort counted also sees the request gone from `in_flight`. Tokens are counted apart, without a lock.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, HashSet, VecDeque};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -11,6 +11,10 @@ use serde_json::{Value, json};
 use tokio::time::Instant;
 
 use crate::fault::Fault;
+
+mod tally;
+
+pub use tally::{Calls, Second, Tally};
 
 /// A snapshot of the counters.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -25,18 +29,40 @@ pub struct Stats {
     pub connections_open: u64,
     /// Connections turned away because there were too many.
     pub connections_refused: u64,
+    /// Requests that came on a connection which had served one before.
+    pub requests_on_reused: u64,
     /// Model requests read, whatever became of them.
     pub requests: u64,
     /// Replies whose regular end was sent.
     pub completed: u64,
-    /// Requests refused by `max_concurrent`.
+    /// Requests refused by a limit or because of their key.
     pub refused: u64,
+    /// The same by reason: `concurrency`, `rpm`, `tpm` and `key`.
+    pub refused_by: BTreeMap<&'static str, u64>,
+    /// Requests that met an outage.
+    pub outages: u64,
     /// Requests that could not be understood.
     pub bad_requests: u64,
     /// Requests whose client was gone before the reply ended.
     pub aborted_by_client: u64,
     /// Tokens written.
     pub tokens_sent: u64,
+    /// Tokens counted against limits: those of prompts and replies.
+    pub tokens_counted: u64,
+    /// Texts sent to be embedded.
+    pub texts_embedded: u64,
+    /// How many requests for embeddings had so many texts.
+    pub texts_per_request: BTreeMap<u64, u64>,
+    /// Requests by path.
+    pub paths: BTreeMap<String, Tally>,
+    /// Requests by key. Keys that the options do not name are shown by their end.
+    pub keys: BTreeMap<String, Tally>,
+    /// Requests by model, without faults and thoughts.
+    pub models: BTreeMap<String, Tally>,
+    /// Arrivals by second, for the last two minutes.
+    pub seconds: VecDeque<Second>,
+    /// Requests by the client's call.
+    pub calls: Calls,
     /// When the last abort was noticed, in milliseconds of `uptime_ms`.
     pub last_abort_ms: Option<u64>,
     /// Milliseconds since the simulator was made.
@@ -49,22 +75,87 @@ impl Stats {
     /// The shape of `GET /stats`.
     #[must_use]
     pub fn to_json(&self) -> Value {
+        let tallies = |tallies: &BTreeMap<String, Tally>| -> Value {
+            tallies.iter().map(|(name, tally)| (name.clone(), tally.to_json())).collect()
+        };
+        let seconds: Vec<_> = self.seconds.iter().map(|second| second.to_json()).collect();
         json!({
             "in_flight": self.in_flight,
             "peak_in_flight": self.peak_in_flight,
             "connections_accepted": self.connections_accepted,
             "connections_open": self.connections_open,
             "connections_refused": self.connections_refused,
+            "requests_on_reused": self.requests_on_reused,
             "requests": self.requests,
             "completed": self.completed,
             "refused": self.refused,
+            "refused_by": self.refused_by,
+            "outages": self.outages,
             "bad_requests": self.bad_requests,
             "aborted_by_client": self.aborted_by_client,
             "tokens_sent": self.tokens_sent,
+            "tokens_counted": self.tokens_counted,
+            "texts_embedded": self.texts_embedded,
+            "texts_per_request": self.texts_per_request,
+            "paths": tallies(&self.paths),
+            "keys": tallies(&self.keys),
+            "models": tallies(&self.models),
+            "seconds": seconds,
+            "calls": self.calls.to_json(),
             "last_abort_ms": self.last_abort_ms,
             "uptime_ms": self.uptime_ms,
             "faults": self.faults,
         })
+    }
+
+    fn tally(&mut self, arrival: &Arrival<'_>, count: impl Fn(&mut Tally)) {
+        count(tally::tally(&mut self.paths, arrival.path));
+        count(tally::tally(&mut self.keys, arrival.key));
+        if let Some(model) = arrival.model {
+            count(tally::tally(&mut self.models, model));
+        }
+    }
+
+    fn refuse(&mut self, arrival: &Arrival<'_>, why: Refusal, now_ms: u64) {
+        self.refused += 1;
+        *self.refused_by.entry(why.name()).or_default() += 1;
+        self.tally(arrival, |tally| tally.refused += 1);
+        tally::second(&mut self.seconds, now_ms / 1000).refused += 1;
+    }
+}
+
+/// What is counted of a request when it comes.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Arrival<'a> {
+    pub(crate) path: &'static str,
+    /// As it may be shown.
+    pub(crate) key: &'a str,
+    /// Unknown while the body is not read.
+    pub(crate) model: Option<&'a str>,
+    /// On a connection that was used before.
+    pub(crate) reused: bool,
+    pub(crate) client_request_id: Option<&'a str>,
+    /// To be embedded.
+    pub(crate) texts: usize,
+}
+
+/// Why a request is turned away.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Refusal {
+    Concurrency,
+    Requests,
+    Tokens,
+    Key,
+}
+
+impl Refusal {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Concurrency => "concurrency",
+            Self::Requests => "rpm",
+            Self::Tokens => "tpm",
+            Self::Key => "key",
+        }
     }
 }
 
@@ -83,6 +174,8 @@ pub(crate) struct Counters {
 #[derive(Debug, Default)]
 struct Book {
     stats: Stats,
+    /// Apart from the stats, because a snapshot shows but a summary.
+    calls: Calls,
     once: HashSet<(String, Fault)>,
 }
 
@@ -106,7 +199,10 @@ impl Counters {
     }
 
     pub(crate) fn snapshot(&self) -> Stats {
-        let mut stats = self.book().stats.clone();
+        let book = self.book();
+        let mut stats = book.stats.clone();
+        stats.calls = book.calls.summary();
+        drop(book);
         stats.tokens_sent = self.tokens.load(Ordering::Relaxed);
         stats.uptime_ms = self.uptime_ms();
         stats
@@ -119,6 +215,7 @@ impl Counters {
         book.stats =
             Stats { in_flight, connections_open, peak_in_flight: in_flight, ..Stats::default() };
         book.once.clear();
+        book.calls = Calls::default();
         self.tokens.store(0, Ordering::Relaxed);
     }
 
@@ -156,12 +253,37 @@ impl Counters {
         Some(Connected { counters: self })
     }
 
-    /// Registers a request, unless there are too many.
-    pub(crate) fn enter(&self, max: Option<u32>) -> Option<Flight<'_>> {
+    /// Tokens that count against limits.
+    pub(crate) fn count_tokens(&self, count: u64) {
+        let now = self.uptime_ms();
         let stats = &mut self.book().stats;
+        stats.tokens_counted += count;
+        tally::second(&mut stats.seconds, now / 1000).tokens += count;
+    }
+
+    /// A request that meets an outage.
+    pub(crate) fn outage(&self) {
+        self.book().stats.outages += 1;
+    }
+
+    /// Registers a request, unless there are too many.
+    pub(crate) fn enter(&self, arrival: &Arrival<'_>, max: Option<u32>) -> Option<Flight<'_>> {
+        let now = self.uptime_ms();
+        let mut book = self.book();
+        if let Some(id) = arrival.client_request_id {
+            book.calls.count(id);
+        }
+        let stats = &mut book.stats;
         stats.requests += 1;
+        stats.requests_on_reused += u64::from(arrival.reused);
+        stats.tally(arrival, |tally| tally.requests += 1);
+        tally::second(&mut stats.seconds, now / 1000).requests += 1;
+        if arrival.texts > 0 {
+            stats.texts_embedded += arrival.texts as u64;
+            *stats.texts_per_request.entry(arrival.texts as u64).or_default() += 1;
+        }
         if max.is_some_and(|max| stats.in_flight >= u64::from(max)) {
-            stats.refused += 1;
+            stats.refuse(arrival, Refusal::Concurrency, now);
             return None;
         }
         stats.in_flight += 1;
@@ -203,6 +325,11 @@ impl Flight<'_> {
         });
     }
 
+    /// Over because it is turned away.
+    pub(crate) fn refuse(&mut self, arrival: &Arrival<'_>, why: Refusal) {
+        self.leave(|stats, now| stats.refuse(arrival, why, now));
+    }
+
     /// Over without a regular end: refused, cut or left hanging by a fault.
     pub(crate) fn release(&mut self) {
         self.leave(|_, _| {});
@@ -228,10 +355,19 @@ impl Drop for Flight<'_> {
 mod tests {
     use super::*;
 
+    const ARRIVAL: Arrival<'_> = Arrival {
+        path: "/p",
+        key: "k",
+        model: Some("m"),
+        reused: true,
+        client_request_id: Some("c-1"),
+        texts: 3,
+    };
+
     #[test]
     fn a_request_leaves_exactly_once() {
         let counters = Counters::new();
-        let mut flight = counters.enter(None).unwrap();
+        let mut flight = counters.enter(&ARRIVAL, None).unwrap();
         flight.complete();
         flight.abort();
         drop(flight);
@@ -242,15 +378,20 @@ mod tests {
     #[test]
     fn limits_refuse_and_slots_return() {
         let counters = Counters::new();
-        let first = counters.enter(Some(1));
-        assert!(first.is_some() && counters.enter(Some(1)).is_none());
+        let first = counters.enter(&ARRIVAL, Some(1));
+        assert!(first.is_some() && counters.enter(&ARRIVAL, Some(1)).is_none());
         drop(first);
-        assert!(counters.enter(Some(1)).is_some());
+        assert!(counters.enter(&ARRIVAL, Some(1)).is_some());
         let connected = counters.connect(1);
         assert!(connected.is_some() && counters.connect(1).is_none());
         drop(connected);
         let stats = counters.snapshot();
         assert_eq!((stats.requests, stats.refused, stats.peak_in_flight), (3, 1, 1));
+        assert_eq!(stats.refused_by, BTreeMap::from([("concurrency", 1)]));
+        let tally = Tally { requests: 3, refused: 1 };
+        assert_eq!((stats.paths["/p"], stats.keys["k"], stats.models["m"]), (tally, tally, tally));
+        assert_eq!((stats.requests_on_reused, stats.texts_embedded), (3, 9));
+        assert_eq!(stats.calls.repeated["c"], 3);
         assert_eq!(
             (stats.connections_open, stats.connections_accepted, stats.connections_refused),
             (0, 1, 1)
@@ -261,7 +402,7 @@ mod tests {
     fn reset_keeps_what_is_open_and_forgets_the_rest() {
         let counters = Counters::new();
         let _connected = counters.connect(9);
-        let flight = counters.enter(None);
+        let flight = counters.enter(&ARRIVAL, None);
         counters.tokens(5);
         counters.fault(Fault::Stall);
         assert!(counters.first_time("m", Fault::ResetOnce));

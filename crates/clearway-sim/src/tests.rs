@@ -9,6 +9,8 @@ use tokio::time::{Instant, timeout};
 
 use crate::{Fault, Limits, Options, ScriptRule, Sim};
 
+mod accounts;
+mod dialects;
 mod faults;
 mod replies;
 mod tcp;

@@ -1,31 +1,24 @@
-//! Token counts as providers report them.
-
-use serde_json::{Value, json};
+//! Token counts. How they are reported is the dialect's business.
 
 use crate::chat::Chat;
 use crate::reply::Reply;
 
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Usage {
-    prompt: usize,
-    completion: u32,
+    pub(crate) prompt: usize,
+    /// Thoughts included.
+    pub(crate) completion: u32,
+    pub(crate) thoughts: u32,
 }
 
 impl Usage {
     pub(crate) fn of(chat: &Chat, reply: &Reply) -> Self {
-        Self { prompt: chat.prompt_tokens(), completion: reply.pieces.len() }
+        let thoughts = reply.thoughts.as_ref().map_or(0, |pieces| pieces.len());
+        let completion = thoughts.saturating_add(reply.pieces.len());
+        Self { prompt: chat.prompt_tokens(), completion, thoughts }
     }
 
-    pub(crate) fn value(&self) -> Value {
-        json!({
-            "prompt_tokens": self.prompt,
-            "completion_tokens": self.completion,
-            "total_tokens": self.prompt + self.completion as usize,
-            "prompt_tokens_details": {"cached_tokens": 0},
-            "completion_tokens_details": {"reasoning_tokens": 0},
-        })
-    }
-
-    pub(crate) fn json(&self) -> String {
-        self.value().to_string()
+    pub(crate) fn total(&self) -> usize {
+        self.prompt + self.completion as usize
     }
 }

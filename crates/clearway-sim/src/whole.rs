@@ -3,61 +3,16 @@
 //! It takes the time that the same reply would take as a stream. A fault that strikes after so many tokens strikes
 //! here in the middle of the body.
 
-use serde_json::{Value, json};
+use std::time::Duration;
+
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::Instant;
 
-use crate::chat::Chat;
 use crate::conn::{After, Lost};
-use crate::http::Framing;
-use crate::job::{BEAT, ERROR_EVENT, PING, Writer};
-use crate::plan::{Opening, Payload, Start, Stop};
-use crate::reply::Reply;
-use crate::sse::{FINGERPRINT, Fragments, Signature, push_body};
-use crate::stream::CUT_ARGUMENTS;
-use crate::usage::Usage;
-
-/// The body of a chat completion.
-pub(crate) fn chat_body(
-    job: &crate::job::Job<'_>,
-    signature: &Signature,
-    chat: &Chat,
-    reply: &Reply,
-) -> Value {
-    let message = match job.plan.payload {
-        Payload::CutToolCall => json!({
-            "role": "assistant",
-            "content": null,
-            "refusal": null,
-            "tool_calls": [{"id": "call_sim_1", "type": "function", "function": {
-                "name": "lookup", "arguments": CUT_ARGUMENTS.concat(),
-            }}],
-        }),
-        Payload::Text | Payload::NoChoices | Payload::Giant(_) | Payload::Endless => {
-            json!({"role": "assistant", "content": reply.pieces.join(u32::MAX), "refusal": null})
-        }
-    };
-    let finish =
-        if job.plan.payload == Payload::CutToolCall { "length" } else { reply.finish.name() };
-    let mut body = json!({
-        "id": signature.id,
-        "object": "chat.completion",
-        "created": signature.created,
-        "model": chat.model.name,
-        "system_fingerprint": FINGERPRINT,
-        "choices": [{"index": 0, "message": message, "logprobs": null, "finish_reason": finish}],
-        "usage": Usage::of(chat, reply).value(),
-    });
-    if let Some(body) = body.as_object_mut() {
-        if job.plan.payload == Payload::NoChoices {
-            body.insert("choices".to_owned(), json!([]));
-        }
-        if job.plan.no_usage {
-            body.remove("usage");
-        }
-    }
-    body
-}
+use crate::frames::{Fragments, push_body};
+use crate::http::{Framing, LAST_CHUNK};
+use crate::job::{BEAT, PING, Writer};
+use crate::plan::{Opening, Payload, Start, Stop, overloaded, server_error};
 
 /// Sends `body`, which is worth `tokens`, as the plan wants it.
 pub(crate) async fn whole<I: AsyncRead + AsyncWrite + Unpin>(
@@ -88,16 +43,20 @@ impl<I: AsyncRead + AsyncWrite + Unpin> Whole<'_, '_, I> {
             self.body.splice(0..0, *b"\xEF\xBB\xBF");
         }
         let thinking = match job.plan.opening {
-            Opening::Nothing => std::time::Duration::ZERO,
+            Opening::Nothing => Duration::ZERO,
             Opening::Comments(duration) | Opening::Reasoning(duration) => duration,
             Opening::ErrorAfterPings => {
-                self.body = ERROR_EVENT.into();
+                self.body = job.dialect.error_body(&server_error()).into();
                 PING * 2
             }
         };
         let broken = match job.plan.stop {
             Some((_, Stop::ErrorEvent)) => {
-                self.body = ERROR_EVENT.into();
+                self.body = job.dialect.error_body(&server_error()).into();
+                true
+            }
+            Some((_, Stop::OverloadedEvent)) => {
+                self.body = job.dialect.error_body(&overloaded()).into();
                 true
             }
             Some((_, Stop::BadJson)) => {
@@ -125,7 +84,7 @@ impl<I: AsyncRead + AsyncWrite + Unpin> Whole<'_, '_, I> {
             framing != Framing::Chunked,
         );
         if framing == Framing::Chunked {
-            self.writer.out.extend_from_slice(crate::http::LAST_CHUNK);
+            self.writer.out.extend_from_slice(LAST_CHUNK);
         }
         if broken {
             let after = job.after(framing);
@@ -146,7 +105,7 @@ impl<I: AsyncRead + AsyncWrite + Unpin> Whole<'_, '_, I> {
     }
 
     /// The head, written once the reply is ready; or at once, if the plan says so, and then the wait.
-    async fn head(&mut self, framing: Framing, thinking: std::time::Duration) -> Result<(), Lost> {
+    async fn head(&mut self, framing: Framing, thinking: Duration) -> Result<(), Lost> {
         let job = self.writer.job;
         let mut prng = job.prng.clone();
         let ready = job.pace.due(job.started, self.tokens.saturating_sub(1), &mut prng) + thinking;
@@ -164,11 +123,14 @@ impl<I: AsyncRead + AsyncWrite + Unpin> Whole<'_, '_, I> {
             Stop::Close => job.open_framing(),
             Stop::StallWithComments if job.chunks => Framing::Chunked,
             Stop::StallWithComments => Framing::Close,
-            Stop::Stall | Stop::Reset | Stop::EndBody | Stop::ErrorEvent | Stop::BadJson => {
-                Framing::Length(self.body.len())
-            }
+            Stop::Stall
+            | Stop::Reset
+            | Stop::EndBody
+            | Stop::ErrorEvent
+            | Stop::OverloadedEvent
+            | Stop::BadJson => Framing::Length(self.body.len()),
         };
-        self.head(framing, std::time::Duration::ZERO).await?;
+        self.head(framing, Duration::ZERO).await?;
         let half = &self.body[..self.body.len() / 2];
         match stop {
             // Blank lines before the body, as providers send them while a request is waiting.
@@ -193,7 +155,11 @@ impl<I: AsyncRead + AsyncWrite + Unpin> Whole<'_, '_, I> {
                 self.writer.out.extend_from_slice(half);
                 self.writer.break_off(After::Reset).await
             }
-            Stop::Close | Stop::EndBody | Stop::ErrorEvent | Stop::BadJson => {
+            Stop::Close
+            | Stop::EndBody
+            | Stop::ErrorEvent
+            | Stop::OverloadedEvent
+            | Stop::BadJson => {
                 push_body(
                     &mut self.writer.out,
                     half,
@@ -209,20 +175,20 @@ impl<I: AsyncRead + AsyncWrite + Unpin> Whole<'_, '_, I> {
     async fn giant(mut self, bytes: u64) -> Result<After, Lost> {
         let framing = self.writer.job.open_framing();
         let plain = framing != Framing::Chunked;
-        self.head(framing, std::time::Duration::ZERO).await?;
+        self.head(framing, Duration::ZERO).await?;
         push_body(&mut self.writer.out, b"{\"filler\":\"", Fragments::Whole, plain);
         self.writer.filler(framing, bytes).await?;
         push_body(&mut self.writer.out, b"\",", Fragments::Whole, plain);
         push_body(&mut self.writer.out, &self.body[1..], Fragments::Whole, plain);
         if !plain {
-            self.writer.out.extend_from_slice(crate::http::LAST_CHUNK);
+            self.writer.out.extend_from_slice(LAST_CHUNK);
         }
         self.writer.complete(framing).await
     }
 
     async fn endless(mut self) -> Result<After, Lost> {
         let framing = self.writer.job.open_framing();
-        self.head(framing, std::time::Duration::ZERO).await?;
+        self.head(framing, Duration::ZERO).await?;
         push_body(
             &mut self.writer.out,
             b"{\"filler\":\"",

@@ -26,7 +26,7 @@ pub use clock::{ManualClock, SystemClock};
 pub use error::{Error, ErrorKind, Result};
 pub use mem::{Call, Fate, Fault, LoseTail, MemStore, Sharing, When};
 pub use policy::Policy;
-pub use sqlite::{SqliteOptions, SqliteStore};
+pub use sqlite::{Database, Holder, Inspection, SqliteOptions, SqliteStore, Structure, inspect};
 pub use types::*;
 
 use clearway_core::{CheckpointId, InstanceId, RunId, ThreadId};

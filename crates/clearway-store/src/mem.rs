@@ -278,7 +278,7 @@ impl Store for MemStore {
                 size_bytes: data.size_bytes(),
                 disk_free_bytes: None,
                 writable: Ok(()),
-                schema_version: 1,
+                schema_version: 2,
             })
         })
     }

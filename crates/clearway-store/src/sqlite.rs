@@ -17,6 +17,7 @@ mod claim;
 mod commit;
 mod ends;
 mod fail;
+mod inspect;
 mod lane;
 mod read;
 mod rows;
@@ -35,6 +36,7 @@ use clearway_core::{CheckpointId, Clock, InstanceId, RunId, RunRecord, ThreadId}
 use tokio::task::JoinHandle;
 
 use self::fail::{explain_io, free_bytes};
+pub use self::inspect::{Database, Holder, Inspection, Structure, inspect};
 use self::read::Readers;
 use self::writer::{Queue, Shared, Writer, closed, lock};
 use crate::error::{Error, ErrorKind, Result};
@@ -43,6 +45,10 @@ use crate::{
     OutputSegment, Policy, PoolCount, QueuePosition, Renewal, Reset, RunPage, RunQuery, StepCommit,
     Store, StoreInfo, Swept, ThreadState, rules,
 };
+
+/// The names of the database and of its lock in a data directory.
+const DATABASE: &str = "clearway.db";
+const LOCK: &str = "clearway.lock";
 
 /// How a [`SqliteStore`] is opened.
 #[derive(Clone, Debug)]
@@ -84,7 +90,7 @@ impl SqliteStore {
         options: SqliteOptions,
         clock: Arc<dyn Clock>,
     ) -> Result<Self> {
-        let path = directory.join("clearway.db");
+        let path = directory.join(DATABASE);
         let SqliteOptions { policy, readers, queue, max_bytes } = options;
         let directory = directory.to_owned();
         let file = path.clone();
@@ -126,7 +132,7 @@ fn create(directory: &Path) -> Result<()> {
 
 /// Makes sure that no other process works on the directory.
 fn lock_directory(directory: &Path) -> Result<File> {
-    let path = directory.join("clearway.lock");
+    let path = directory.join(LOCK);
     let mut file = File::options()
         .read(true)
         .write(true)

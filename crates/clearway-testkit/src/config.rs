@@ -10,7 +10,7 @@ pub struct Config {
     /// How long runs may go on after a request to stop.
     pub drain: Duration,
     /// Calls at once at the provider.
-    pub concurrent: Option<u32>,
+    pub concurrent: u32,
     pub pools: Vec<Pool>,
     /// The first one answers at `/chat`, each other one at `/NAME/chat`.
     pub agents: Vec<Agent>,
@@ -72,7 +72,8 @@ impl Default for Config {
     fn default() -> Self {
         Self {
             drain: Duration::from_secs(2),
-            concurrent: None,
+            // The provider is never what a test waits for unless it says so.
+            concurrent: 1024,
             pools: Vec::new(),
             agents: vec![Agent::new("cofounder")],
             server: String::new(),
@@ -93,9 +94,7 @@ impl Config {
         let mut put = |part: std::fmt::Arguments<'_>| {
             text.write_fmt(part).expect("writing to a string cannot fail");
         };
-        if let Some(concurrent) = self.concurrent {
-            put(format_args!("limits = {{ concurrent = {concurrent} }}\n"));
-        }
+        put(format_args!("limits = {{ concurrent = {} }}\n", self.concurrent));
         for Pool { name, slots, queue } in &self.pools {
             put(format_args!("\n[pools.{name}]\nslots = {slots}\nqueue = {queue}\n"));
         }

@@ -25,6 +25,7 @@ mod cli;
 mod config;
 mod files;
 mod http;
+pub mod otlp;
 mod port;
 mod process;
 mod server;

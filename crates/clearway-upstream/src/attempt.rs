@@ -10,22 +10,23 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::task::Poll;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
 use clearway_core::wait::WaitKind;
 use clearway_core::{Code, Deadline};
 use http::header::{ACCEPT, ACCEPT_ENCODING, CONTENT_TYPE, HOST};
-use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, response};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Uri, response};
 
-use crate::admit::{Refused, Slot};
 use crate::call::{CallCx, Phase};
+use crate::codec::failure::{Rejection, looks_like_html};
+use crate::codec::{self, NoAnswer, Usage};
+use crate::config::Kind;
 use crate::dial::{DialError, DialPhase};
 use crate::failure::Fault;
+use crate::guard::limiter::RateHeaders;
+use crate::lease::Lease;
 use crate::live::Live;
-use crate::openai::answer::{self, NoAnswer};
-use crate::openai::failure::{Rejection, looks_like_html};
-use crate::openai::stream;
 use crate::route::Route;
 use crate::transport::{Connected, Exchange, Link, WireError};
 use crate::watch::{Expired, Watch, now};
@@ -33,50 +34,126 @@ use crate::watch::{Expired, Watch, now};
 /// What an attempt works with.
 pub(crate) struct Attempt<'a> {
     pub(crate) route: &'a Arc<Route>,
+    /// Which of the provider's operations is asked for.
+    pub(crate) target: &'a Uri,
     pub(crate) cx: &'a CallCx,
     pub(crate) watch: &'a mut Watch,
     /// From 1.
-    pub(crate) number: usize,
+    pub(crate) number: u32,
     /// For the wait cell: `openai/gpt-5-mini, attempt 1`.
     pub(crate) detail: Arc<str>,
+    pub(crate) lease: Lease,
 }
 
 impl Attempt<'_> {
     /// Runs it up to its first output.
-    pub(crate) async fn run(mut self, body: Bytes) -> Result<Live, Fault> {
-        let slot = self.enter().await?;
-        let (exchange, head, sent_at) = self.exchange(body).await?;
+    pub(crate) async fn chat(mut self, body: Bytes) -> Result<Live, Fault> {
+        let begun = match self.begin(body).await {
+            Ok(begun) => begun,
+            Err(fault) => return Err(self.fail(fault)),
+        };
+        let Begun { exchange, head, sent_at } = begun;
         let request_id = request_id(&head.headers);
-        let outcome = self.read_answer(slot, exchange, head, sent_at).await;
+        let kind = self.route.provider.kind;
+        let fault = match content_kind(&head.headers) {
+            content if content.is_stream_of(kind) => {
+                let Self { route, cx, watch, detail, lease, .. } = self;
+                let mut live = Live::new(route.clone(), lease, exchange, sent_at);
+                live.request_id = request_id;
+                let limit = Deadline(sent_at + route.limits.ttft).min(watch.deadline());
+                cx.wait.enter(WaitKind::FirstByte, detail.clone(), Some(limit), now());
+                live.await_output(watch).await?;
+                cx.wait.enter(WaitKind::NextToken, detail, Some(watch.deadline()), now());
+                return Ok(live);
+            }
+            ContentKind::Json => {
+                match self.whole_body(exchange, MAX_WHOLE_BODY, self.watch.deadline()).await {
+                    Ok(body) => {
+                        match codec::read_answer(kind, &body, self.route.provider.secrets()) {
+                            Ok(events) => {
+                                let mut live =
+                                    Live::whole(self.route.clone(), self.lease, events, sent_at);
+                                live.request_id = request_id;
+                                return Ok(live);
+                            }
+                            Err(error) => no_answer(error),
+                        }
+                    }
+                    Err(fault) => fault,
+                }
+            }
+            ContentKind::Events | ContentKind::Lines => {
+                let problem =
+                    "the answer is streamed in another provider's way: check the provider's kind";
+                Fault::new(Code::UpstreamBadResponse, Phase::FirstToken, problem)
+            }
+            ContentKind::Other(kind) => {
+                self.bad_response(exchange, &kind, "a stream of events").await
+            }
+        };
+        Err(self.fail(Fault { request_id, ..fault }))
+    }
+
+    /// Runs it up to the end of an answer that is one JSON document, for operations that do not
+    /// stream. All of it must have come when `limits.within` has passed since the request left.
+    pub(crate) async fn whole<T>(
+        mut self,
+        body: Bytes,
+        limits: WholeLimits,
+        decode: impl FnOnce(&[u8]) -> Result<(T, Option<Usage>), Fault>,
+    ) -> Result<T, Fault> {
+        let answer = self.document(body, limits).await;
+        match answer.and_then(|answer| decode(&answer)) {
+            Ok((value, usage)) => {
+                self.lease.output(0, now());
+                self.lease.succeed(usage);
+                Ok(value)
+            }
+            Err(fault) => Err(self.fail(fault)),
+        }
+    }
+
+    async fn document(&mut self, body: Bytes, limits: WholeLimits) -> Result<Bytes, Fault> {
+        let Begun { exchange, head, sent_at } = self.begin(body).await?;
+        let request_id = request_id(&head.headers);
+        let outcome = match content_kind(&head.headers) {
+            ContentKind::Json => {
+                let end = Deadline(sent_at + limits.within);
+                self.wait(WaitKind::FirstByte, end.remaining(now()));
+                self.whole_body(exchange, limits.bytes, end).await
+            }
+            ContentKind::Events | ContentKind::Lines => {
+                let problem = "expected a JSON document, got a stream of events";
+                Err(Fault::new(Code::UpstreamBadResponse, Phase::FirstToken, problem))
+            }
+            ContentKind::Other(kind) => {
+                Err(self.bad_response(exchange, &kind, "a JSON document").await)
+            }
+        };
         outcome.map_err(|fault| Fault { request_id, ..fault })
     }
 
-    async fn enter(&mut self) -> Result<Slot, Fault> {
-        let admission = &self.route.provider.admission;
-        // An expired call must not take a slot that somebody else can use.
-        if self.watch.deadline().has_passed(now()) {
-            return Err(expired(Expired::Deadline, Code::DeadlineExceeded, Phase::Queue, ""));
+    /// Settles the lease with the fault that ends the attempt.
+    fn fail(self, fault: Fault) -> Fault {
+        self.lease.fail(&fault);
+        fault
+    }
+
+    /// Gets a good status back.
+    async fn begin(&mut self, body: Bytes) -> Result<Begun, Fault> {
+        let size = body.len();
+        let (exchange, head, sent_at) = self.exchange(body).await?;
+        self.lease.sending(size);
+        self.lease.answered(head.status.as_u16());
+        let provider = &self.route.provider;
+        let rates = RateHeaders::read(&head.headers, provider.wall_clock());
+        provider.limiter.learn(&self.route.model, &rates, now());
+        if head.status.is_success() {
+            return Ok(Begun { exchange, head, sent_at });
         }
-        if let Some(slot) = admission.try_enter() {
-            return Ok(slot);
-        }
-        let limit = self.wait(WaitKind::ProviderSlot, self.route.timeouts.queue);
-        match admission.enter(self.watch, limit).await {
-            Ok(slot) => Ok(slot),
-            Err(Refused::QueueFull { queued }) => Err(Fault::new(
-                Code::UpstreamShedQueueFull,
-                Phase::Queue,
-                format!(
-                    "all {} slots are taken and {queued} calls wait already",
-                    admission.limit()
-                ),
-            )),
-            Err(Refused::Expired(which)) => {
-                let limit = self.route.timeouts.queue;
-                let problem = format!("no slot became free within {limit:?}");
-                Err(expired(which, Code::UpstreamQueueTimeout, Phase::Queue, &problem))
-            }
-        }
+        let request_id = request_id(&head.headers);
+        let fault = self.rejection(exchange, &head).await;
+        Err(Fault { request_id, ..fault })
     }
 
     /// Gets the request out and the status back. A connection that turns out to have been closed
@@ -181,43 +258,6 @@ impl Attempt<'_> {
         head.map(|head| (head, sent_at)).map_err(HeadError::Wire)
     }
 
-    async fn read_answer(
-        &mut self,
-        slot: Slot,
-        exchange: Exchange,
-        head: response::Parts,
-        sent_at: Instant,
-    ) -> Result<Live, Fault> {
-        if !head.status.is_success() {
-            return Err(self.rejection(exchange, &head).await);
-        }
-        match content_kind(&head.headers) {
-            ContentKind::Events => {
-                let mut live = Live::new(self.route.clone(), slot, exchange, sent_at);
-                live.request_id = request_id(&head.headers);
-                let limit = Deadline(sent_at + self.route.limits.ttft).min(self.watch.deadline());
-                self.cx.wait.enter(WaitKind::FirstByte, self.detail.clone(), Some(limit), now());
-                live.await_output(self.watch).await?;
-                self.cx.wait.enter(
-                    WaitKind::NextToken,
-                    self.detail.clone(),
-                    Some(self.watch.deadline()),
-                    now(),
-                );
-                Ok(live)
-            }
-            ContentKind::Json => {
-                let body = self.whole_body(exchange).await?;
-                let secrets = self.route.provider.secrets();
-                let events = answer::read(&body, secrets).map_err(no_answer)?;
-                let mut live = Live::whole(self.route.clone(), events, sent_at);
-                live.request_id = request_id(&head.headers);
-                Ok(live)
-            }
-            ContentKind::Other(kind) => Err(self.bad_response(exchange, &kind).await),
-        }
-    }
-
     /// Reads a refusal. However little of its body comes, the status stands.
     async fn rejection(&mut self, exchange: Exchange, head: &response::Parts) -> Fault {
         let body = self.error_body(exchange).await;
@@ -232,7 +272,7 @@ impl Attempt<'_> {
         Fault::rejected(rejection, Phase::Headers)
     }
 
-    async fn bad_response(&mut self, exchange: Exchange, kind: &str) -> Fault {
+    async fn bad_response(&mut self, exchange: Exchange, kind: &str, expected: &str) -> Fault {
         let body = self.error_body(exchange).await;
         if body.trim_ascii().is_empty() {
             let problem = "the answer has no content";
@@ -240,7 +280,7 @@ impl Attempt<'_> {
         }
         let what = if looks_like_html(&body) { "an HTML page" } else { "something else" };
         let kind = self.route.provider.secrets().scrub(kind);
-        let problem = format!("expected a stream of events, got {what} (content-type {kind:?})");
+        let problem = format!("expected {expected}, got {what} (content-type {kind:?})");
         Fault::new(Code::UpstreamBadResponse, Phase::FirstToken, problem)
     }
 
@@ -264,19 +304,28 @@ impl Attempt<'_> {
         body.freeze()
     }
 
-    /// The body of an answer that is not streamed.
-    async fn whole_body(&mut self, mut exchange: Exchange) -> Result<Bytes, Fault> {
+    /// The body of an answer that is not streamed: at most `most` bytes, all of them until `end`.
+    async fn whole_body(
+        &mut self,
+        mut exchange: Exchange,
+        most: usize,
+        end: Deadline,
+    ) -> Result<Bytes, Fault> {
         let idle = self.route.timeouts.idle;
         let phase = Phase::FirstToken;
         let mut body = BytesMut::new();
         loop {
-            let limit = self.watch.stage(now(), idle);
+            let limit = self.watch.stage(now(), idle).min(end);
             let data = self
                 .watch
                 .within(limit, |cx| exchange.poll_data(cx))
                 .await
                 .map_err(|which| {
-                    let problem = format!("the answer's body stopped for {idle:?}");
+                    let problem = if end.has_passed(now()) {
+                        "the answer's body was not complete in time".to_owned()
+                    } else {
+                        format!("the answer's body stopped for {idle:?}")
+                    };
                     expired(which, Code::UpstreamBodyTimeout, phase, &problem)
                 })?
                 .map_err(|error| {
@@ -284,8 +333,8 @@ impl Attempt<'_> {
                     Fault::new(Code::UpstreamStreamTruncated, phase, problem)
                 })?;
             let Some(data) = data else { break };
-            if body.len() + data.len() > MAX_WHOLE_BODY {
-                let problem = format!("the answer is larger than {MAX_WHOLE_BODY} bytes");
+            if body.len() + data.len() > most {
+                let problem = format!("the answer is larger than {most} bytes");
                 return Err(Fault::new(Code::UpstreamStreamTooLarge, phase, problem));
             }
             body.extend_from_slice(&data);
@@ -298,7 +347,7 @@ impl Attempt<'_> {
         let provider = &self.route.provider;
         let mut request = Request::new(body);
         *request.method_mut() = Method::POST;
-        *request.uri_mut() = provider.target.clone();
+        *request.uri_mut() = self.target.clone();
         let headers = request.headers_mut();
         headers.insert(HOST, provider.host.clone());
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
@@ -309,19 +358,33 @@ impl Attempt<'_> {
         if let Ok(id) = HeaderValue::try_from(id) {
             headers.insert(HeaderName::from_static("x-client-request-id"), id);
         }
-        for (name, value) in &provider.headers {
+        for (name, value) in provider.headers.iter().chain(provider.credentials(self.lease.key)) {
             headers.insert(name, value.clone());
         }
         request
     }
 
     /// Tells the wait cell that a stage begins, and returns its end.
-    fn wait(&self, kind: WaitKind, cap: std::time::Duration) -> Deadline {
+    fn wait(&self, kind: WaitKind, cap: Duration) -> Deadline {
         let now = now();
         let limit = self.watch.stage(now, cap);
         self.cx.wait.enter(kind, self.detail.clone(), Some(limit), now);
         limit
     }
+}
+
+/// Bounds of an answer that is read whole.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct WholeLimits {
+    pub(crate) bytes: usize,
+    pub(crate) within: Duration,
+}
+
+/// An answer with a good status.
+struct Begun {
+    exchange: Exchange,
+    head: response::Parts,
+    sent_at: Instant,
 }
 
 enum HeadError {
@@ -376,10 +439,10 @@ const fn phase_of(phase: DialPhase) -> Phase {
 
 fn no_answer(error: NoAnswer) -> Fault {
     match error {
-        NoAnswer::Fault(stream::Fault::Malformed(problem)) => {
+        NoAnswer::Fault(codec::Fault::Malformed(problem)) => {
             Fault::new(Code::UpstreamBadResponse, Phase::FirstToken, problem)
         }
-        NoAnswer::Fault(stream::Fault::Rejected(rejection)) => {
+        NoAnswer::Fault(codec::Fault::Rejected(rejection)) => {
             Fault::rejected(rejection, Phase::FirstToken)
         }
         NoAnswer::Unfinished(_) => {
@@ -390,8 +453,20 @@ fn no_answer(error: NoAnswer) -> Fault {
 
 enum ContentKind {
     Events,
+    Lines,
     Json,
     Other(String),
+}
+
+impl ContentKind {
+    /// Whether this is how a provider of this kind streams. Ollama's lines are sometimes said to be
+    /// a document.
+    const fn is_stream_of(&self, kind: Kind) -> bool {
+        match kind {
+            Kind::Ollama => matches!(self, Self::Lines),
+            Kind::OpenAi | Kind::Responses | Kind::Anthropic => matches!(self, Self::Events),
+        }
+    }
 }
 
 fn content_kind(headers: &HeaderMap) -> ContentKind {
@@ -399,6 +474,7 @@ fn content_kind(headers: &HeaderMap) -> ContentKind {
     let kind = text.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
     match kind.as_str() {
         "text/event-stream" => ContentKind::Events,
+        "application/x-ndjson" => ContentKind::Lines,
         "application/json" => ContentKind::Json,
         json if json.ends_with("+json") => ContentKind::Json,
         _ => ContentKind::Other(kind),

@@ -5,7 +5,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use clearway_core::Deadline;
-use clearway_core::wait::WaitCell;
+use clearway_core::wait::{Spent, WaitCell, WaitKind};
+
+pub use crate::guard::limiter::Class;
+use crate::usage::Observer;
+use crate::watch::now;
 
 /// The context of one call: how long it may take, who watches, under which id it is known.
 #[derive(Clone, Debug)]
@@ -17,6 +21,26 @@ pub struct CallCx {
     pub probe: Arc<CallProbe>,
     /// Goes to the provider as `X-Client-Request-Id: <call_id>-<attempt>`.
     pub call_id: String,
+    pub class: Class,
+    /// Tenants take turns where there is a queue.
+    pub tenant: Arc<str>,
+    /// Told of every attempt when it is over.
+    pub observer: Option<Arc<dyn Observer>>,
+}
+
+impl CallCx {
+    /// The context of a call that nobody watches, for one tenant.
+    pub fn new(deadline: Deadline, call_id: impl Into<String>) -> Self {
+        Self {
+            deadline,
+            wait: Arc::new(WaitCell::new(WaitKind::Work, "", Spent::default(), now())),
+            probe: Arc::default(),
+            call_id: call_id.into(),
+            class: Class::Interactive,
+            tenant: "default".into(),
+            observer: None,
+        }
+    }
 }
 
 /// The call seen from outside, also after its future or stream is dropped.

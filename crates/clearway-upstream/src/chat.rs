@@ -6,16 +6,20 @@ use std::time::Instant;
 
 use bytes::Bytes;
 use clearway_core::Code;
+use clearway_core::message::{Message, Role};
 use serde_json::{Map, Value};
-use tracing::info;
+use tracing::Span;
 
 use crate::attempt::Attempt;
+use crate::attempts::{Admitted, Attempts, CallKind};
 use crate::call::CallCx;
-use crate::config::check_params;
-use crate::failure::{Error, Fault, History};
+use crate::codec::{self, ChatEvent, ChatParts};
+use crate::config::{Commit, check_params};
+use crate::failure::{Error, Fault};
 use crate::live::Live;
-use crate::openai::{ChatEvent, request};
+use crate::record::CallRecord;
 use crate::route::Route;
+use crate::usage::estimate_tokens;
 use crate::watch::{Watch, now};
 
 /// What to ask of which model.
@@ -25,7 +29,7 @@ pub struct ChatRequest {
     pub model: String,
     /// Canonical messages, oldest first.
     pub messages: Vec<Arc<Value>>,
-    /// Parameters of the provider's dialect: `temperature`, `tools`, `response_format`, …
+    /// Parameters in OpenAI's terms: `temperature`, `tools`, `response_format`, …
     pub params: Map<String, Value>,
 }
 
@@ -38,9 +42,25 @@ pub struct ChatStream {
     watch: Watch,
     cx: CallCx,
     route: Arc<Route>,
-    history: History,
+    attempts: Attempts,
     began: Instant,
+    /// To ask again after output has been shown; `None` where the model's `commit` forbids that.
+    again: Option<Again>,
     record: CallRecord,
+}
+
+/// What is kept to begin an answer anew.
+struct Again {
+    request: ChatRequest,
+    /// What has been shown so far, as long as it can be gone on with.
+    shown: Shown,
+}
+
+/// Output that a caller has seen.
+enum Shown {
+    Text(String),
+    /// Half a tool call cannot be completed by another attempt.
+    More,
 }
 
 impl fmt::Debug for ChatStream {
@@ -52,43 +72,40 @@ impl fmt::Debug for ChatStream {
 impl ChatStream {
     /// Starts a call; returns at its first output, when the answer is committed.
     pub(crate) async fn open(
-        route: Arc<Route>,
+        routes: Arc<[Arc<Route>]>,
         cx: CallCx,
         request: ChatRequest,
     ) -> Result<Self, Error> {
+        let route = routes[0].clone();
         let refused = |problem: String| Error::refused(Code::InvalidRequest, problem);
         check_params(&request.params).map_err(refused)?;
-        let body = request::chat(&route.model, &request.messages, &route.params, &request.params)
-            .map_err(|error| refused(error.to_string()))?;
+        let body = body(&route, &request, None).map_err(refused)?;
         let started = now();
         let deadline = match route.timeouts.total {
             Some(total) => cx.deadline.clip(started, total),
             None => cx.deadline,
         };
         let mut watch = Watch::new(deadline);
-        let mut history = History::new(started);
-        let mut record = CallRecord::start(&cx, &route, started);
-        let body = Bytes::from(body);
-
-        // The one place that decides about attempts. Whatever fails up to here has reached nobody,
-        // so retries, other keys and other routes belong around these lines and nowhere else.
-        let began = now();
-        let attempt = Attempt {
-            route: &route,
-            cx: &cx,
-            watch: &mut watch,
-            number: history.attempt(),
-            detail: format!("{}, attempt {}", route.label, history.attempt()).into(),
-        };
-        match attempt.run(body).await {
-            Ok(live) => Ok(Self { live, watch, cx, route, history, began, record }),
-            Err(fault) => Err(conclude(&mut history, &route, began, fault, &mut record)),
+        let mut record = CallRecord::start("chat", &cx, &route, started);
+        let tokens = estimate_tokens(body.len()) + output_tokens(&route, &request.params);
+        let commit = route.commit;
+        let mut attempts = Attempts::new(routes, CallKind::CHAT, tokens, started);
+        let prepared = Some((route, body));
+        match begin(&mut attempts, &cx, &mut watch, &request, None, prepared, &record.span).await {
+            Ok(Begun { live, route, began, .. }) => {
+                record.answered(&route);
+                let again = (commit != Commit::Fail)
+                    .then(|| Again { request, shown: Shown::Text(String::new()) });
+                Ok(Self { live, watch, cx, route, attempts, began, again, record })
+            }
+            Err(error) => Err(record.failed(error, attempts.made())),
         }
     }
 
     /// The next event; `None` after the last one.
     ///
-    /// Dropping the future loses nothing: the next call goes on where this one was.
+    /// Dropping the future loses nothing as long as the answer goes on: the next call goes on where
+    /// this one was. Dropped while a broken answer is begun anew, the call is over.
     ///
     /// # Errors
     ///
@@ -99,8 +116,10 @@ impl ChatStream {
                 return Ok(Some(event));
             }
             if let Some(fault) = self.live.take_fault() {
-                let Self { history, route, began, record, .. } = self;
-                return Err(conclude(history, route, *began, fault, record));
+                if let Some(event) = self.recover(fault).await? {
+                    return Ok(Some(event));
+                }
+                continue;
             }
             if self.live.has_ended() {
                 return Ok(None);
@@ -116,8 +135,19 @@ impl ChatStream {
     /// the same read can be had without waiting.
     pub fn next_ready(&mut self) -> Option<ChatEvent> {
         let event = self.live.pop()?;
-        if matches!(event, ChatEvent::Finish { .. }) {
-            self.record.outcome = "ok";
+        match &event {
+            ChatEvent::Finish { .. } => self.record.finished(self.attempts.made()),
+            ChatEvent::Text(text) => {
+                if let Some(Again { shown: Shown::Text(shown), .. }) = &mut self.again {
+                    shown.push_str(text);
+                }
+            }
+            ChatEvent::ToolCall { .. } => {
+                if let Some(again) = &mut self.again {
+                    again.shown = Shown::More;
+                }
+            }
+            ChatEvent::Reasoning(_) | ChatEvent::Reset { .. } => {}
         }
         Some(event)
     }
@@ -127,56 +157,139 @@ impl ChatStream {
         &self.route.label
     }
 
+    /// Attempts made for this answer, the present one included.
+    pub fn attempts(&self) -> u32 {
+        self.attempts.made()
+    }
+
     /// The provider's id for the request, if it gave one.
     pub fn request_id(&self) -> Option<&str> {
         self.live.request_id.as_deref()
     }
-}
 
-/// Books the last attempt's fault and makes the call's error of it.
-fn conclude(
-    history: &mut History,
-    route: &Route,
-    began: Instant,
-    fault: Fault,
-    record: &mut CallRecord,
-) -> Error {
-    let at = now();
-    record.outcome = fault.code.as_str();
-    history.record(&route.label, &fault, began, at);
-    history.error(&route.label, fault, at)
-}
-
-/// One line when a call starts and one when it ends, however it ends.
-struct CallRecord {
-    call_id: String,
-    route: String,
-    started: Instant,
-    outcome: &'static str,
-}
-
-impl CallRecord {
-    fn start(cx: &CallCx, route: &Route, started: Instant) -> Self {
-        info!(call.id = cx.call_id, upstream.route = route.label, "provider call started");
-        Self {
-            call_id: cx.call_id.clone(),
-            route: route.label.clone(),
-            started,
-            // Nobody told it otherwise: its owner dropped it.
-            outcome: Code::Cancelled.as_str(),
+    /// The answer broke off after output was shown: begins it anew where the model's `commit` mode
+    /// allows that, and says what becomes of what was shown.
+    async fn recover(&mut self, fault: Fault) -> Result<Option<ChatEvent>, Error> {
+        let reason = fault.code;
+        let began = self.began;
+        let Self { attempts, cx, watch, route, again, record, .. } = self;
+        let Some(again) = again.take() else {
+            attempts.conclude(route, fault, began);
+            return Err(record.failed(attempts.error(), attempts.made()));
+        };
+        // Until a new answer has begun, nothing may look like a good end.
+        record.outcome = reason.as_str();
+        if let Err(error) = attempts.failed(route.clone(), fault, began, cx, watch).await {
+            return Err(record.failed(error, attempts.made()));
+        }
+        let prefix = match &again.shown {
+            Shown::Text(text) if route.commit == Commit::Continue && !text.is_empty() => {
+                Some(text.clone())
+            }
+            Shown::Text(_) | Shown::More => None,
+        };
+        let request = &again.request;
+        let mut outcome =
+            begin(attempts, cx, watch, request, prefix.as_deref(), None, &record.span).await;
+        // Some refuse an answer that has begun already; then it is told from its start.
+        if let Err(error) = &outcome
+            && prefix.is_some()
+            && error.code() == Code::UpstreamInvalidRequest
+            && attempts.has_more()
+        {
+            outcome = begin(attempts, cx, watch, request, None, None, &record.span).await;
+        }
+        match outcome {
+            Ok(Begun { live, route, began, stitched }) => {
+                self.record.answered(&route);
+                self.record.outcome = Code::Cancelled.as_str();
+                (self.live, self.route, self.began) = (live, route, began);
+                let shown = if stitched { again.shown } else { Shown::Text(String::new()) };
+                self.again = Some(Again { shown, ..again });
+                Ok((!stitched).then_some(ChatEvent::Reset { reason: reason.as_str() }))
+            }
+            Err(error) => Err(self.record.failed(error, self.attempts.made())),
         }
     }
 }
 
-impl Drop for CallRecord {
-    fn drop(&mut self) {
-        let elapsed = now().saturating_duration_since(self.started);
-        info!(
-            call.id = self.call_id,
-            upstream.route = self.route,
-            outcome = self.outcome,
-            duration_ms = elapsed.as_millis() as u64,
-            "provider call ended"
-        );
+/// An answer whose first output is there.
+struct Begun {
+    live: Live,
+    route: Arc<Route>,
+    began: Instant,
+    /// It goes on where the prefix ended.
+    stitched: bool,
+}
+
+/// Makes attempts until one has output, or no more may be made.
+async fn begin(
+    attempts: &mut Attempts,
+    cx: &CallCx,
+    watch: &mut Watch,
+    request: &ChatRequest,
+    prefix: Option<&str>,
+    mut prepared: Option<(Arc<Route>, Bytes)>,
+    span: &Span,
+) -> Result<Begun, Error> {
+    loop {
+        let admitted = attempts.admit(cx, watch, span).await?;
+        let Admitted { route, lease, number, detail } = admitted;
+        let prefix = prefix.filter(|_| route.prefill);
+        let body = match &prepared {
+            Some((of, body)) if Arc::ptr_eq(of, &route) && prefix.is_none() => body.clone(),
+            _ => {
+                let body = body(&route, request, prefix)
+                    .map_err(|problem| Error::refused(Code::InvalidRequest, problem))?;
+                if prefix.is_none() {
+                    prepared = Some((route.clone(), body.clone()));
+                }
+                body
+            }
+        };
+        let began = now();
+        let target = &route.provider.chat;
+        let attempt = Attempt { route: &route, target, cx, watch, number, detail, lease };
+        match attempt.chat(body).await {
+            Ok(live) => {
+                let stitched = prefix.is_some();
+                return Ok(Begun { live, route, began, stitched });
+            }
+            Err(fault) => attempts.failed(route, fault, began, cx, watch).await?,
+        }
     }
 }
+
+/// The request as the route's provider wants it; `prefix` is how the answer begins.
+fn body(route: &Route, request: &ChatRequest, prefix: Option<&str>) -> Result<Bytes, String> {
+    let with_prefix: Vec<Arc<Value>>;
+    let messages = match prefix {
+        None => &request.messages,
+        Some(text) => {
+            let begun = Message::new(Role::Ai, text, "begun").to_value();
+            with_prefix = request.messages.iter().cloned().chain([Arc::new(begun)]).collect();
+            &with_prefix
+        }
+    };
+    let parts = ChatParts {
+        model: &route.model,
+        messages,
+        model_params: &route.params,
+        call_params: &request.params,
+        max_output_tokens: codec::MAX_OUTPUT_TOKENS,
+    };
+    codec::chat_request(route.provider.kind, &parts)
+        .map(Bytes::from)
+        .map_err(|error| error.to_string())
+}
+
+/// What the answer may take from a window of tokens.
+fn output_tokens(route: &Route, params: &Map<String, Value>) -> u64 {
+    ["max_completion_tokens", "max_tokens"]
+        .into_iter()
+        .find_map(|name| params.get(name).or_else(|| route.params.get(name))?.as_u64())
+        .unwrap_or(USUAL_OUTPUT)
+}
+
+/// Reserved for an answer whose length nobody has limited; the real length is settled afterwards.
+const USUAL_OUTPUT: u64 = 500;

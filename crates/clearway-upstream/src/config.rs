@@ -13,6 +13,10 @@ use http::uri::Scheme;
 use http::{HeaderName, HeaderValue, Uri};
 use serde_json::{Map, Value};
 
+use crate::guard::breaker::BreakerSettings;
+use crate::guard::limiter::LimiterSettings;
+use crate::usage::Price;
+
 /// Everything [`crate::Upstream`] needs to know.
 #[derive(Clone, Debug, Default)]
 pub struct Config {
@@ -28,14 +32,18 @@ pub struct ProviderConfig {
     /// As operators know it: `openai`, `sim`, `house-vllm`.
     pub name: String,
     pub endpoint: Endpoint,
-    /// Sent as `Authorization: Bearer …`; without it no such header is sent.
-    pub api_key: Option<Secret>,
+    /// What it speaks.
+    pub kind: Kind,
+    /// Credentials that share the calls, with labels for people; without any, none is sent.
+    pub keys: Vec<(Option<String>, Secret)>,
     /// Sent with every request, for instance `OpenAI-Organization` or Azure's `api-key`.
     pub headers: Vec<(HeaderName, HeaderValue)>,
     /// Which [`crate::Dial`] opens the connections; `None` is TCP, with TLS for `https`.
     pub dial: Option<String>,
     pub limits: Limits,
     pub timeouts: Timeouts,
+    pub retry: Retry,
+    pub breaker: BreakerLimits,
 }
 
 impl ProviderConfig {
@@ -44,11 +52,52 @@ impl ProviderConfig {
         Self {
             name: name.into(),
             endpoint,
-            api_key: None,
+            kind: Kind::default(),
+            keys: Vec::new(),
             headers: Vec::new(),
             dial: None,
             limits: Limits::default(),
             timeouts: Timeouts::default(),
+            retry: Retry::default(),
+            breaker: BreakerLimits::default(),
+        }
+    }
+}
+
+/// What a provider speaks, whoever it is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Kind {
+    /// Chat completions, which most imitate.
+    #[default]
+    OpenAi,
+    /// OpenAI's Responses.
+    Responses,
+    /// Anthropic's Messages.
+    Anthropic,
+    /// Ollama's own chat, not its imitation of OpenAI's.
+    Ollama,
+}
+
+impl Kind {
+    pub const ALL: [Self; 4] = [Self::OpenAi, Self::Responses, Self::Anthropic, Self::Ollama];
+
+    /// Its name in configuration files.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::OpenAi => "openai",
+            Self::Responses => "openai-responses",
+            Self::Anthropic => "anthropic",
+            Self::Ollama => "ollama",
+        }
+    }
+
+    /// The chat operation behind an endpoint's path.
+    pub(crate) const fn chat_path(self) -> &'static str {
+        match self {
+            Self::OpenAi => "/chat/completions",
+            Self::Responses => "/responses",
+            Self::Anthropic => "/messages",
+            Self::Ollama => "/api/chat",
         }
     }
 }
@@ -69,6 +118,36 @@ pub struct ModelConfig {
     pub reasoning: bool,
     /// Instead of the provider's.
     pub timeouts: Option<Timeouts>,
+    /// It embeds texts; `None` lets its name tell.
+    pub embedding: Option<EmbeddingModel>,
+    /// Names of models to ask when this one's provider cannot answer, in this order. Embedding
+    /// models have none: vectors of different models do not compare.
+    pub fallback: Vec<String>,
+    /// What happens when an answer breaks off after output was shown.
+    pub commit: Commit,
+    /// It goes on with an answer that has begun already.
+    pub prefill: bool,
+    pub price: Option<Price>,
+}
+
+/// What happens when an answer breaks off after some of it was shown.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Commit {
+    /// The call fails, and what was shown stands as it is.
+    #[default]
+    Fail,
+    /// What was shown is taken back, and the answer begins anew.
+    Restart,
+    /// A model that can goes on where the answer broke off; otherwise as `Restart`.
+    Continue,
+}
+
+/// What is known of a model that embeds texts.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct EmbeddingModel {
+    /// Length of its vectors unless a call asks for another; `None` takes it from the list of known
+    /// models, and is not checked for others.
+    pub dimensions: Option<u32>,
 }
 
 impl ModelConfig {
@@ -86,32 +165,129 @@ impl ModelConfig {
             context_tokens: None,
             reasoning: false,
             timeouts: None,
+            embedding: None,
+            fallback: Vec::new(),
+            commit: Commit::Fail,
+            prefill: false,
+            price: None,
         }
     }
+
+    /// What the model is as an embedding model, if it is one: because the configuration says so, or
+    /// because one of its names does.
+    pub fn embedding(&self) -> Option<EmbeddingModel> {
+        let name = self.model.to_ascii_lowercase();
+        let named = name.contains("embed") || self.name.to_ascii_lowercase().contains("embed");
+        let named = named.then(EmbeddingModel::default);
+        let known = || {
+            let known = KNOWN_DIMENSIONS.iter().find(|(known, _)| name.ends_with(known));
+            known.map(|(_, dimensions)| *dimensions)
+        };
+        self.embedding
+            .or(named)
+            .map(|model| EmbeddingModel { dimensions: model.dimensions.or_else(known) })
+    }
 }
+
+/// Vector lengths that everybody knows.
+const KNOWN_DIMENSIONS: [(&str, u32); 3] = [
+    ("text-embedding-3-small", 1536),
+    ("text-embedding-3-large", 3072),
+    ("text-embedding-ada-002", 1536),
+];
 
 /// How much of a provider may be in use at once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
     /// Calls in flight, each with a connection of its own; a call counts until its stream ends.
     pub concurrent: usize,
-    /// Calls that may wait for one of those; `None` is four times `concurrent`, at least 40.
+    /// Calls that may wait for one of those, in each class; `None` is four times `concurrent`, at
+    /// least 40.
     pub queue: Option<usize>,
+    /// Requests per minute; `None` is whatever the provider's headers tell.
+    pub per_minute: Option<u32>,
+    /// How many of those may go at once; `None` is 10, at most `per_minute`.
+    pub burst: Option<u32>,
+    /// Tokens per minute, prompts and answers together; `None` as above.
+    pub tokens_per_minute: Option<u64>,
     /// Idle connections kept; never fewer than `concurrent` are useful, and never more are kept
     /// than the larger of both.
     pub idle_connections: usize,
 }
 
 impl Limits {
-    /// The queue's bound with the default filled in.
-    pub fn queue_bound(&self) -> usize {
-        self.queue.unwrap_or_else(|| self.concurrent.saturating_mul(4).max(40))
+    pub(crate) fn settings(&self) -> LimiterSettings {
+        let defaults = LimiterSettings::new(self.concurrent);
+        LimiterSettings {
+            per_minute: self.per_minute,
+            burst: self.burst,
+            tokens_per_minute: self.tokens_per_minute,
+            queue: self.queue.unwrap_or(defaults.queue),
+            ..defaults
+        }
     }
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { concurrent: 10, queue: None, idle_connections: 10 }
+        Self {
+            concurrent: 64,
+            queue: None,
+            per_minute: None,
+            burst: None,
+            tokens_per_minute: None,
+            idle_connections: 10,
+        }
+    }
+}
+
+/// How often a call is tried, and how long it rests in between.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Retry {
+    /// Over all routes of a call, the first included.
+    pub attempts: u32,
+    /// The longest rest before the first retry; doubled for each further one.
+    pub backoff: Duration,
+}
+
+impl Default for Retry {
+    fn default() -> Self {
+        Self { attempts: 3, backoff: Duration::from_millis(500) }
+    }
+}
+
+/// When a provider is left alone, and for how long.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BreakerLimits {
+    /// Failures in a row, within `window`; half of all calls within it will do, too.
+    pub failures: usize,
+    pub window: Duration,
+    /// Until the first probe; doubled by each that fails, up to `recovery_max`.
+    pub recovery: Duration,
+    pub recovery_max: Duration,
+}
+
+impl Default for BreakerLimits {
+    fn default() -> Self {
+        let defaults = BreakerSettings::default();
+        Self {
+            failures: defaults.failures,
+            window: defaults.window,
+            recovery: defaults.recovery,
+            recovery_max: defaults.recovery_max,
+        }
+    }
+}
+
+impl BreakerLimits {
+    pub(crate) fn settings(&self) -> BreakerSettings {
+        BreakerSettings {
+            failures: self.failures,
+            window: self.window,
+            recovery: self.recovery,
+            recovery_max: self.recovery_max.max(self.recovery),
+            ..BreakerSettings::default()
+        }
     }
 }
 
@@ -207,6 +383,20 @@ impl Timeouts {
         Ok(())
     }
 
+    /// The stages of a call that embeds: never longer than what somebody who searches would wait,
+    /// so that three attempts fit into the usual 25 s.
+    pub(crate) fn for_embedding(self) -> Self {
+        let seconds = Duration::from_secs;
+        Self {
+            queue: self.queue.min(seconds(5)),
+            connect: self.connect.min(seconds(3)),
+            send: self.send.min(seconds(5)),
+            headers: self.headers.min(seconds(8)),
+            idle: self.idle.min(seconds(5)),
+            ..self
+        }
+    }
+
     /// The limits of the streaming stages for a model.
     pub(crate) fn stream(&self, reasoning: bool) -> StreamLimits {
         let (ttft, progress, idle_output) = if reasoning {
@@ -278,7 +468,7 @@ impl Endpoint {
     }
 
     /// Path and query of one operation, such as `/chat/completions`.
-    pub(crate) fn target(&self, operation: &str) -> String {
+    pub fn target(&self, operation: &str) -> String {
         match &self.query {
             Some(query) => format!("{}{operation}?{query}", self.path),
             None => format!("{}{operation}", self.path),
@@ -286,7 +476,7 @@ impl Endpoint {
     }
 
     /// The `Host` header: the port only where it is not the scheme's own.
-    pub(crate) fn host_header(&self) -> String {
+    pub fn host_header(&self) -> String {
         let host =
             if self.host.contains(':') { format!("[{}]", self.host) } else { self.host.clone() };
         let usual = if self.tls { 443 } else { 80 };
@@ -339,7 +529,8 @@ pub enum ConfigError {
 }
 
 /// Request fields that the codec writes itself.
-pub(crate) const RESERVED_PARAMS: [&str; 4] = ["model", "messages", "stream", "stream_options"];
+pub(crate) const RESERVED_PARAMS: [&str; 5] =
+    ["model", "messages", "input", "stream", "stream_options"];
 
 impl Config {
     /// Everything that can be judged without opening a connection.
@@ -354,6 +545,16 @@ impl Config {
             };
             if provider.limits.concurrent == 0 {
                 return Err(invalid("limits.concurrent is zero: no call could ever start".into()));
+            }
+            if provider.retry.attempts == 0 {
+                return Err(invalid("retry.attempts is zero: no call could ever start".into()));
+            }
+            if provider.breaker.failures == 0 || provider.breaker.recovery.is_zero() {
+                return Err(invalid("breaker.failures and breaker.recovery cannot be zero".into()));
+            }
+            if provider.limits.per_minute == Some(0) || provider.limits.tokens_per_minute == Some(0)
+            {
+                return Err(invalid("a rate of zero per minute lets no call through".into()));
             }
             provider.timeouts.check().map_err(invalid)?;
         }
@@ -372,6 +573,22 @@ impl Config {
                 problem,
             };
             check_params(&model.params).map_err(invalid)?;
+            if model.embedding.is_some_and(|model| model.dimensions == Some(0)) {
+                return Err(invalid("embedding.dimensions is zero: no vector could fit".into()));
+            }
+            for name in &model.fallback {
+                let Some(other) = self.models.iter().find(|other| other.name == *name) else {
+                    return Err(invalid(format!("fallback {name:?} is not configured")));
+                };
+                if other.name == model.name {
+                    return Err(invalid("it cannot be its own fallback".into()));
+                }
+                if model.embedding().is_some() || other.embedding().is_some() {
+                    return Err(invalid(format!(
+                        "fallback {name:?}: vectors of different models do not compare"
+                    )));
+                }
+            }
             if let Some(timeouts) = &model.timeouts {
                 timeouts.check().map_err(invalid)?;
             }
@@ -456,7 +673,7 @@ mod tests {
     #[test]
     fn secrets_stay_out_of_logs() {
         let mut provider = config().providers.remove(0);
-        provider.api_key = Some(Secret::new("sk-verysecret"));
+        provider.keys = vec![(None, Secret::new("sk-verysecret"))];
         assert!(!format!("{provider:?}").contains("verysecret"));
     }
 }

@@ -7,7 +7,7 @@ use clearway_core::{Code, Failure};
 use serde_json::{Map, Value, json};
 
 use crate::call::Phase;
-use crate::openai::failure::Rejection;
+use crate::codec::failure::Rejection;
 
 /// A call that failed: a [`Failure`] with the call's history in its detail:
 /// `{phase, route, attempts: [{route, code, status, ms}], elapsed_ms, upstream: {status, code,
@@ -32,6 +32,21 @@ impl Error {
     pub(crate) fn refused(code: Code, message: impl Into<String>) -> Self {
         Self(Box::new(Failure::new(code, message)))
     }
+
+    pub(crate) fn retryable(self) -> Self {
+        Self(Box::new(self.into_failure().retryable()))
+    }
+
+    /// The same failure, told with something more for machines.
+    pub(crate) fn with(self, key: &str, value: impl Into<Value>) -> Self {
+        Self(Box::new(self.into_failure().with(key, value)))
+    }
+}
+
+impl From<Failure> for Error {
+    fn from(failure: Failure) -> Self {
+        Self(Box::new(failure))
+    }
 }
 
 impl fmt::Display for Error {
@@ -49,6 +64,9 @@ pub(crate) const fn is_retryable(code: Code) -> bool {
         Code::DeadlineExceeded
             | Code::UpstreamQueueTimeout
             | Code::UpstreamShedQueueFull
+            | Code::UpstreamShedDeadline
+            | Code::UpstreamRouteOpen
+            | Code::UpstreamBadVectors
             | Code::UpstreamRateLimited
             | Code::UpstreamDnsFailed
             | Code::UpstreamConnectFailed
@@ -79,6 +97,8 @@ pub(crate) struct Fault {
     pub(crate) message: String,
     pub(crate) retryable: bool,
     pub(crate) retry_after: Option<Duration>,
+    /// The provider's own word, from `x-should-retry`.
+    pub(crate) should_retry: Option<bool>,
     pub(crate) phase: Phase,
     /// What the provider said, if it came to that.
     pub(crate) status: Option<u16>,
@@ -93,6 +113,7 @@ impl Fault {
             message: message.into(),
             retryable: is_retryable(code),
             retry_after: None,
+            should_retry: None,
             phase,
             status: None,
             provider_code: None,
@@ -104,6 +125,7 @@ impl Fault {
         Self {
             retryable: rejection.retryable,
             retry_after: rejection.retry_after,
+            should_retry: rejection.should_retry,
             status: rejection.status,
             provider_code: rejection.provider_code,
             ..Self::new(rejection.code, phase, rejection.message)
@@ -121,11 +143,6 @@ pub(crate) struct History {
 impl History {
     pub(crate) fn new(started: Instant) -> Self {
         Self { started, attempts: Vec::new() }
-    }
-
-    /// Number of the attempt in progress, from 1.
-    pub(crate) fn attempt(&self) -> usize {
-        self.attempts.len() + 1
     }
 
     pub(crate) fn elapsed(&self, now: Instant) -> Duration {

@@ -14,15 +14,13 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use clearway_core::{Code, Deadline};
 
-use crate::admit::Slot;
 use crate::attempt::expired;
 use crate::call::Phase;
+use crate::codec::failure::{Rejection, looks_like_html};
+use crate::codec::{self, ChatEvent, Decoder, Reader, Step, Unfinished, Usage};
 use crate::failure::Fault;
-use crate::openai::ChatEvent;
-use crate::openai::failure::{Rejection, looks_like_html};
-use crate::openai::stream::{self, Reader, Step, Unfinished};
+use crate::lease::Lease;
 use crate::route::Route;
-use crate::sse;
 use crate::transport::{Exchange, WireError};
 use crate::watch::{Expired, Watch, now};
 
@@ -31,7 +29,7 @@ pub(crate) struct Live {
     route: Arc<Route>,
     /// `None` once the answer has ended, well or not.
     source: Option<Source>,
-    decoder: sse::Decoder,
+    decoder: Decoder,
     reader: Reader,
     events: VecDeque<ChatEvent>,
     /// To be told when the events before it are gone.
@@ -43,7 +41,7 @@ pub(crate) struct Live {
 /// What the answer holds on to: both are released the moment it ends.
 struct Source {
     exchange: Exchange,
-    _slot: Slot,
+    lease: Lease,
 }
 
 struct Clocks {
@@ -58,18 +56,35 @@ struct Clocks {
 }
 
 impl Live {
-    pub(crate) fn new(route: Arc<Route>, slot: Slot, exchange: Exchange, sent_at: Instant) -> Self {
-        let source = Some(Source { exchange, _slot: slot });
-        Self { source, ..Self::whole(route, VecDeque::new(), sent_at) }
+    pub(crate) fn new(
+        route: Arc<Route>,
+        lease: Lease,
+        exchange: Exchange,
+        sent_at: Instant,
+    ) -> Self {
+        let source = Some(Source { exchange, lease });
+        Self { source, ..Self::with(route, VecDeque::new(), sent_at) }
     }
 
     /// An answer that came in one piece.
-    pub(crate) fn whole(route: Arc<Route>, events: VecDeque<ChatEvent>, sent_at: Instant) -> Self {
+    pub(crate) fn whole(
+        route: Arc<Route>,
+        mut lease: Lease,
+        events: VecDeque<ChatEvent>,
+        sent_at: Instant,
+    ) -> Self {
+        count(&mut lease, events.iter(), now());
+        lease.succeed(usage(&events));
+        Self::with(route, events, sent_at)
+    }
+
+    fn with(route: Arc<Route>, events: VecDeque<ChatEvent>, sent_at: Instant) -> Self {
+        let kind = route.provider.kind;
         Self {
             route,
             source: None,
-            decoder: sse::Decoder::default(),
-            reader: Reader::default(),
+            decoder: Decoder::new(kind),
+            reader: Reader::new(kind),
             events,
             fault: None,
             clocks: Clocks {
@@ -140,6 +155,14 @@ impl Live {
 
     fn take(&mut self, data: Bytes, at: Instant) {
         self.clocks.last_byte = Some(at);
+        let known = self.events.len();
+        self.decode(data, at);
+        if let Some(Source { lease, .. }) = &mut self.source {
+            count(lease, self.events.iter().skip(known), at);
+        }
+    }
+
+    fn decode(&mut self, data: Bytes, at: Instant) {
         self.decoder.feed(data);
         loop {
             let step = match self.decoder.next() {
@@ -172,8 +195,10 @@ impl Live {
             Ok(finish) => self.events.push_back(finish),
             Err(unfinished) => return self.fail_unfinished(unfinished, ""),
         }
-        if let Some(source) = self.source.take() {
-            self.route.provider.give_back(source.exchange);
+        if let Some(Source { exchange, mut lease }) = self.source.take() {
+            self.route.provider.give_back(exchange);
+            count(&mut lease, self.events.iter(), now());
+            lease.succeed(usage(&self.events));
         }
     }
 
@@ -182,7 +207,7 @@ impl Live {
         // A last event that was not closed counts if it is readable.
         if let Ok(Some(event)) = self.decoder.finish() {
             match self.reader.take(event, self.route.provider.secrets(), &mut self.events) {
-                Ok(_) | Err(stream::Fault::Malformed(_)) => {}
+                Ok(_) | Err(codec::Fault::Malformed(_)) => {}
                 Err(fault) => return self.reject(fault),
             }
         }
@@ -190,7 +215,7 @@ impl Live {
             // With an error the connection is of no use, but the answer was whole before.
             (Ok(finish), Some(_)) => {
                 self.events.push_back(finish);
-                self.source = None;
+                self.succeed_without_connection();
             }
             (Ok(_), None) => self.complete(),
             (Err(unfinished), error) => {
@@ -213,7 +238,7 @@ impl Live {
             }
             Unfinished::Empty if stray.trim_ascii_start().starts_with(b"{") => {
                 let secrets = self.route.provider.secrets();
-                self.reject(stream::Fault::Rejected(Rejection::in_band(stray, secrets)));
+                self.reject(codec::Fault::Rejected(Rejection::in_band(stray, secrets)));
             }
             Unfinished::Empty if !stray.is_empty() => {
                 let what = if looks_like_html(stray) { "an HTML page" } else { "something else" };
@@ -233,8 +258,7 @@ impl Live {
             && let Ok(finish) = self.reader.finish()
         {
             self.events.push_back(finish);
-            self.source = None;
-            return;
+            return self.succeed_without_connection();
         }
         let limits = &self.route.limits;
         let (code, problem) = match verdict {
@@ -255,10 +279,10 @@ impl Live {
         self.settle(fault);
     }
 
-    fn reject(&mut self, fault: stream::Fault) {
+    fn reject(&mut self, fault: codec::Fault) {
         match fault {
-            stream::Fault::Malformed(problem) => self.fail(Code::UpstreamStreamMalformed, problem),
-            stream::Fault::Rejected(rejection) => {
+            codec::Fault::Malformed(problem) => self.fail(Code::UpstreamStreamMalformed, problem),
+            codec::Fault::Rejected(rejection) => {
                 let fault = Fault::rejected(rejection, self.phase());
                 self.settle(fault);
             }
@@ -272,12 +296,42 @@ impl Live {
 
     /// Ends the answer with a fault; the connection is closed and the slot free at once.
     fn settle(&mut self, fault: Fault) {
-        self.source = None;
+        if let Some(Source { exchange, lease }) = self.source.take() {
+            drop(exchange);
+            lease.fail(&fault);
+        }
         self.fault = Some(Fault { request_id: self.request_id.clone(), ..fault });
+    }
+
+    /// The answer is whole, but its connection is of no more use.
+    fn succeed_without_connection(&mut self) {
+        if let Some(Source { exchange, lease }) = self.source.take() {
+            drop(exchange);
+            lease.succeed(usage(&self.events));
+        }
     }
 
     const fn phase(&self) -> Phase {
         if self.clocks.last_progress.is_some() { Phase::Stream } else { Phase::FirstToken }
+    }
+}
+
+/// Books output on the attempt.
+fn count<'a>(lease: &mut Lease, events: impl Iterator<Item = &'a ChatEvent>, at: Instant) {
+    for event in events {
+        match event {
+            ChatEvent::Text(text) | ChatEvent::Reasoning(text) => lease.output(text.len(), at),
+            ChatEvent::ToolCall { arguments, .. } => lease.output(arguments.len(), at),
+            ChatEvent::Reset { .. } | ChatEvent::Finish { .. } => {}
+        }
+    }
+}
+
+/// What the provider counted, when the answer is whole.
+fn usage(events: &VecDeque<ChatEvent>) -> Option<Usage> {
+    match events.back() {
+        Some(ChatEvent::Finish { usage, .. }) => *usage,
+        _ => None,
     }
 }
 

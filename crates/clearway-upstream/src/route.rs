@@ -1,35 +1,58 @@
 //! Providers and models as the running client keeps them.
 
-use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant, SystemTime};
 
 use clearway_core::Clock;
 use http::header::{AUTHORIZATION, USER_AGENT};
-use http::{HeaderMap, HeaderValue, Uri};
+use http::{HeaderMap, HeaderName, HeaderValue, Uri};
 use serde_json::{Map, Value};
 
-use crate::admit::Admission;
+use crate::codec::failure::Secrets;
 use crate::config::{
-    ConfigError, Endpoint, ModelConfig, ProviderConfig, Secret, StreamLimits, Timeouts,
+    Commit, ConfigError, EmbeddingModel, Endpoint, Kind, ModelConfig, ProviderConfig, Retry,
+    Secret, StreamLimits, Timeouts,
 };
 use crate::dial::Dial;
-use crate::openai::failure::Secrets;
+use crate::guard::breaker::{Breaker, BreakerSettings, Gate};
+use crate::guard::jitter::Jitter;
+use crate::guard::keys::Keys;
+use crate::guard::limiter::Limiter;
+use crate::guard::retry_budget::{RetryBudget, RetryBudgetSettings};
+use crate::latency::Latencies;
 use crate::pool::Pool;
+use crate::tally::Tally;
 use crate::transport::Exchange;
+use crate::usage::Price;
 use crate::watch::now;
 
-/// A provider with its connections and slots.
+/// A provider's account: its connections, and everything that is shared by its models.
 pub(crate) struct Provider {
-    pub(crate) name: String,
+    pub(crate) name: Arc<str>,
+    pub(crate) kind: Kind,
     pub(crate) endpoint: Endpoint,
-    pub(crate) target: Uri,
+    /// Path and query of each operation.
+    pub(crate) chat: Uri,
+    pub(crate) embeddings: Uri,
     pub(crate) host: HeaderValue,
-    /// Sent with every request; the credentials among them.
+    /// Sent with every request.
     pub(crate) headers: HeaderMap,
+    /// By the index of the key.
+    credentials: Vec<Option<(HeaderName, HeaderValue)>>,
+    secrets: Vec<Secret>,
     pub(crate) dial: Arc<dyn Dial>,
-    pub(crate) admission: Admission,
+    /// Calls at once, at most.
+    pub(crate) concurrent: usize,
+    pub(crate) limiter: Limiter,
+    pub(crate) keys: Keys,
+    /// For what all models share: names, connections, TLS.
+    pub(crate) breaker: Breaker,
+    pub(crate) breaker_settings: BreakerSettings,
+    pub(crate) retry: Retry,
+    pub(crate) budget: RetryBudget,
+    jitter: Mutex<Jitter>,
     pub(crate) pool: Pool,
-    api_key: Option<Secret>,
+    pub(crate) tally: Tally,
     clock: Option<Arc<dyn Clock>>,
 }
 
@@ -38,6 +61,7 @@ impl Provider {
         config: &ProviderConfig,
         dial: Arc<dyn Dial>,
         clock: Option<Arc<dyn Clock>>,
+        seed: u64,
     ) -> Result<Self, ConfigError> {
         let invalid = |problem: String| ConfigError::Invalid {
             owner: format!("provider {:?}", config.name),
@@ -45,40 +69,74 @@ impl Provider {
         };
         let mut headers = HeaderMap::new();
         headers.insert(USER_AGENT, HeaderValue::from_static(AGENT));
-        if let Some(key) = &config.api_key {
-            let mut value = HeaderValue::try_from(format!("Bearer {}", key.reveal()))
-                .map_err(|_| invalid("api_key has characters that a header cannot carry".into()))?;
-            value.set_sensitive(true);
-            headers.insert(AUTHORIZATION, value);
+        if config.kind == Kind::Anthropic {
+            headers.insert(ANTHROPIC_VERSION, HeaderValue::from_static("2023-06-01"));
         }
         headers.extend(config.headers.iter().cloned());
+        let mut credentials = Vec::with_capacity(config.keys.len());
+        for (_, key) in &config.keys {
+            let (name, value) = key_header(config.kind, key);
+            let mut value = HeaderValue::try_from(value)
+                .map_err(|_| invalid("api_key has characters that a header cannot carry".into()))?;
+            value.set_sensitive(true);
+            credentials.push(Some((name, value)));
+        }
         let endpoint = config.endpoint.clone();
-        let target = endpoint.target("/chat/completions");
+        let operation = |name: &str| {
+            let target = endpoint.target(name);
+            target.parse().map_err(|error| invalid(format!("{target:?}: {error}")))
+        };
+        let at = now();
+        let breaker_settings = config.breaker.settings();
         Ok(Self {
-            name: config.name.clone(),
-            target: target.parse().map_err(|error| invalid(format!("{target:?}: {error}")))?,
+            name: config.name.as_str().into(),
+            kind: config.kind,
+            chat: operation(config.kind.chat_path())?,
+            embeddings: operation("/embeddings")?,
             host: HeaderValue::try_from(endpoint.host_header())
                 .map_err(|error| invalid(format!("{:?}: {error}", endpoint.host)))?,
             headers,
+            credentials,
+            secrets: config.keys.iter().map(|(_, key)| key.clone()).collect(),
             dial,
-            admission: Admission::new(&config.limits),
+            concurrent: config.limits.concurrent,
+            limiter: Limiter::new(config.limits.settings(), at),
+            keys: Keys::new(config.keys.clone()),
+            breaker: Breaker::new(breaker_settings, seed, at),
+            breaker_settings,
+            retry: config.retry,
+            budget: RetryBudget::new(RetryBudgetSettings::default(), at),
+            jitter: Mutex::new(Jitter::new(seed.wrapping_mul(31))),
             pool: Pool::new(
                 config.limits.idle_connections.max(config.limits.concurrent),
                 endpoint.tls,
             ),
+            tally: Tally::default(),
             endpoint,
-            api_key: config.api_key.clone(),
             clock,
         })
     }
 
+    /// The header that carries a key; the anonymous one has none.
+    pub(crate) fn credentials(
+        &self,
+        key: usize,
+    ) -> impl Iterator<Item = (&HeaderName, &HeaderValue)> {
+        self.credentials.get(key).into_iter().flatten().map(|(name, value)| (name, value))
+    }
+
     pub(crate) fn secrets(&self) -> Secrets<'_> {
-        Secrets::new(self.api_key.as_ref())
+        Secrets::new(&self.secrets)
     }
 
     pub(crate) fn wall_clock(&self) -> Option<SystemTime> {
         let now = u64::try_from(self.clock.as_ref()?.now().0).ok()?;
         Some(SystemTime::UNIX_EPOCH + Duration::from_millis(now))
+    }
+
+    /// A random duration from nothing to `most`.
+    pub(crate) fn random_below(&self, most: Duration) -> Duration {
+        self.jitter.lock().unwrap_or_else(PoisonError::into_inner).below(most)
     }
 
     /// Keeps the connection of an answer that is complete, if it can be used again.
@@ -94,27 +152,70 @@ pub(crate) struct Route {
     /// `openai/gpt-5-mini`.
     pub(crate) label: String,
     pub(crate) provider: Arc<Provider>,
-    pub(crate) model: String,
+    pub(crate) model: Arc<str>,
     pub(crate) params: Map<String, Value>,
     pub(crate) timeouts: Timeouts,
     pub(crate) limits: StreamLimits,
     pub(crate) context_tokens: Option<u32>,
     pub(crate) reasoning: bool,
+    /// For models that embed.
+    pub(crate) embedding: Option<EmbeddingModel>,
+    pub(crate) commit: Commit,
+    pub(crate) prefill: bool,
+    pub(crate) price: Option<Price>,
+    /// For what goes wrong after a connection is there.
+    pub(crate) breaker: Breaker,
+    /// Of whole answers.
+    pub(crate) latencies: Latencies,
 }
 
 impl Route {
-    pub(crate) fn new(config: &ModelConfig, provider: Arc<Provider>, timeouts: Timeouts) -> Self {
+    pub(crate) fn new(
+        config: &ModelConfig,
+        provider: Arc<Provider>,
+        timeouts: Timeouts,
+        breaker: Breaker,
+    ) -> Self {
         Self {
             label: format!("{}/{}", provider.name, config.model),
             provider,
-            model: config.model.clone(),
+            model: config.model.as_str().into(),
             params: config.params.clone(),
             timeouts,
             limits: timeouts.stream(config.reasoning),
             context_tokens: config.context_tokens,
             reasoning: config.reasoning,
+            embedding: config.embedding(),
+            commit: config.commit,
+            prefill: config.prefill,
+            price: config.price,
+            breaker,
+            latencies: Latencies::default(),
         }
+    }
+
+    /// Until when a breaker keeps calls away, if one does. Asking takes no probe.
+    pub(crate) fn closed_until(&self, now: Instant) -> Option<Instant> {
+        [&self.provider.breaker, &self.breaker]
+            .into_iter()
+            .filter_map(|breaker| match breaker.admit(now) {
+                Gate::Open { until } => Some(until),
+                // The ticket goes back unused.
+                Gate::Pass(_) | Gate::Probe(_) => None,
+            })
+            .max()
     }
 }
 
+/// How a key is sent.
+fn key_header(kind: Kind, key: &Secret) -> (HeaderName, String) {
+    match kind {
+        Kind::OpenAi | Kind::Responses | Kind::Ollama => {
+            (AUTHORIZATION, format!("Bearer {}", key.reveal()))
+        }
+        Kind::Anthropic => (HeaderName::from_static("x-api-key"), key.reveal().to_owned()),
+    }
+}
+
+const ANTHROPIC_VERSION: HeaderName = HeaderName::from_static("anthropic-version");
 const AGENT: &str = concat!("clearway/", env!("CARGO_PKG_VERSION"));

@@ -7,7 +7,7 @@
 //! **Invariants:** the events do not depend on how the bytes were cut; memory is bounded by
 //! [`Limits`] whatever the peer sends.
 //!
-//! Not here: what the data means (`openai`), and `id`/`retry`, since a provider's stream cannot be
+//! Not here: what the data means (`codec`), and `id`/`retry`, since a provider's stream cannot be
 //! taken up again.
 
 use bytes::{Bytes, BytesMut};

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use clearway_core::wait::{Spent, WaitCell, WaitKind};
+use clearway_core::wait::WaitKind;
 use clearway_core::{Code, Deadline};
 use futures_util::future::BoxFuture;
 use serde_json::{Value, json};
@@ -21,8 +21,15 @@ use crate::*;
 
 mod cancel;
 mod connections;
+mod drills;
+mod embeddings;
 mod faults;
+mod fuzz;
+mod kinds;
+mod lab;
 mod limits;
+mod retries;
+mod routes;
 mod streams;
 mod tcp;
 
@@ -77,7 +84,8 @@ impl Peer {
             }
         }
         let head = String::from_utf8(head).unwrap().to_lowercase();
-        assert!(head.starts_with("post /v1/chat/completions http/1.1\r\n"), "{head}");
+        let target = head.split(' ').nth(1).unwrap();
+        assert!(["/v1/chat/completions", "/v1/embeddings"].contains(&target), "{head}");
         let length = head.split("content-length: ").nth(1).unwrap();
         let length: usize = length.split("\r\n").next().unwrap().parse().unwrap();
         let mut body = vec![0; length];
@@ -208,6 +216,7 @@ impl Rig {
                 match event {
                     ChatEvent::Text(text) => outcome.text.push_str(&text),
                     ChatEvent::Finish { usage, .. } => outcome.finish = Some(usage),
+                    ChatEvent::Reset { .. } => outcome.text.clear(),
                     ChatEvent::Reasoning(_) | ChatEvent::ToolCall { .. } => {}
                 }
             }
@@ -238,7 +247,7 @@ impl Rig {
     /// Everything that a call holds is released.
     fn assert_at_rest(&self) {
         let view = self.view();
-        assert_eq!((view.in_flight, view.queued), (0, 0));
+        assert_eq!((view.limiter.in_flight, view.limiter.queued.iter().sum::<usize>()), (0, 0));
         assert_eq!(self.open(), view.connections.idle as u64);
     }
 }
@@ -277,7 +286,10 @@ impl Outcome {
 fn config(change: impl FnOnce(&mut Config)) -> Config {
     let mut provider = ProviderConfig::new("p", Endpoint::parse("http://provider/v1").unwrap());
     provider.dial = Some("script".into());
-    provider.api_key = Some(Secret::new("key-of-the-house"));
+    provider.keys = vec![(None, Secret::new("key-of-the-house"))];
+    // What becomes of one attempt; the loop around it has tests of its own.
+    provider.retry.attempts = 1;
+    provider.limits.concurrent = 10;
     let mut thinking = ModelConfig::new("thinking", "p", "m-2");
     thinking.reasoning = true;
     let mut config = Config {
@@ -290,13 +302,7 @@ fn config(change: impl FnOnce(&mut Config)) -> Config {
 }
 
 fn cx(budget: Duration) -> CallCx {
-    let at = now();
-    CallCx {
-        deadline: Deadline::after(at, budget),
-        wait: Arc::new(WaitCell::new(WaitKind::Work, "test", Spent::default(), at)),
-        probe: Arc::default(),
-        call_id: "call".into(),
-    }
+    CallCx::new(Deadline::after(now(), budget), "call")
 }
 
 fn ask() -> ChatRequest {

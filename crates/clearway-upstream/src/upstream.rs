@@ -10,10 +10,17 @@ use clearway_core::Code;
 
 use crate::call::CallCx;
 use crate::chat::{ChatRequest, ChatStream};
-use crate::config::{Config, ConfigError};
+use crate::config::{Config, ConfigError, Kind};
 use crate::dial::{Dial, TcpDial};
+use crate::embed::{EmbedRequest, Embedder, EmbeddingInfo, Embeddings};
 use crate::failure::Error;
+use crate::guard::breaker::{Breaker, BreakerView};
+use crate::guard::keys::KeyView;
+use crate::guard::limiter::LimiterView;
+use crate::guard::retry_budget::RetryBudgetView;
 use crate::route::{Provider, Route};
+use crate::tally::TallyView;
+use crate::watch::now;
 
 /// All configured providers and models. Clones share everything.
 #[derive(Clone)]
@@ -23,7 +30,9 @@ pub struct Upstream {
 
 struct Inner {
     providers: Vec<Arc<Provider>>,
-    models: HashMap<String, Arc<Route>>,
+    /// By configured name: the model's own route, then its fallbacks.
+    models: HashMap<String, Arc<[Arc<Route>]>>,
+    embedder: Embedder,
 }
 
 impl fmt::Debug for Upstream {
@@ -44,16 +53,30 @@ pub struct ModelInfo {
 }
 
 /// A provider at one moment.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub struct ProviderView {
     pub name: String,
     pub endpoint: String,
-    /// Calls that hold a slot.
-    pub in_flight: usize,
-    /// Calls that wait for one.
-    pub queued: usize,
-    pub limit: usize,
+    pub kind: Kind,
+    /// Slots, rates and the queue in front of them.
+    pub limiter: LimiterView,
     pub connections: ConnectionsView,
+    /// For what all its models share.
+    pub breaker: BreakerView,
+    pub models: Vec<ModelView>,
+    pub keys: Vec<KeyView>,
+    pub retry_budget: RetryBudgetView,
+    pub tally: TallyView,
+}
+
+/// A configured model at one moment.
+#[derive(Clone, Debug)]
+pub struct ModelView {
+    /// The configured name.
+    pub name: String,
+    /// What the provider calls it.
+    pub model: String,
+    pub breaker: BreakerView,
 }
 
 /// Connections of a provider: `opened - closed` are open now, and `idle` of those wait for a call.
@@ -79,26 +102,25 @@ impl Upstream {
         config.check()?;
         let tcp: Arc<dyn Dial> = Arc::new(tcp_dial(&config)?);
         let mut providers = Vec::with_capacity(config.providers.len());
-        for provider in &config.providers {
+        for (seed, provider) in (1..).zip(&config.providers) {
             let dial = match &provider.dial {
                 None => tcp.clone(),
                 Some(name) => dialers.get(name).cloned().ok_or_else(|| {
                     ConfigError::UnknownDial { provider: provider.name.clone(), dial: name.clone() }
                 })?,
             };
-            providers.push(Arc::new(Provider::new(provider, dial, config.clock.clone())?));
+            let provider = Provider::new(provider, dial, config.clock.clone(), seed)?;
+            providers.push(Arc::new(provider));
         }
-        let mut models = HashMap::with_capacity(config.models.len());
-        for model in &config.models {
-            // `check` has seen to it that every model's provider exists.
-            let found = config.providers.iter().zip(&providers);
-            for (settings, provider) in found.filter(|(it, _)| it.name == model.provider) {
-                let timeouts = model.timeouts.unwrap_or(settings.timeouts);
-                let route = Route::new(model, provider.clone(), timeouts);
-                models.insert(model.name.clone(), Arc::new(route));
-            }
-        }
-        Ok(Self { inner: Arc::new(Inner { providers, models }) })
+        let routes = routes(&config, &providers);
+        let models = config.models.iter().filter_map(|model| {
+            let names = std::iter::once(&model.name).chain(&model.fallback);
+            let chain: Arc<[_]> = names.filter_map(|name| routes.get(name).cloned()).collect();
+            (!chain.is_empty()).then(|| (model.name.clone(), chain))
+        });
+        let models = models.collect();
+        let embedder = Embedder::new(&routes);
+        Ok(Self { inner: Arc::new(Inner { providers, models, embedder }) })
     }
 
     /// Sends a chat request and returns when its answer has begun.
@@ -109,20 +131,40 @@ impl Upstream {
     ///
     /// Everything that can go wrong up to the first output; `error.failure().code` says what.
     pub async fn chat(&self, cx: CallCx, request: ChatRequest) -> Result<ChatStream, Error> {
-        let Some(route) = self.inner.models.get(&request.model) else {
+        let Some(routes) = self.inner.models.get(&request.model) else {
             let problem = format!("there is no model {:?}", request.model);
             return Err(Error::refused(Code::InvalidConfig, problem));
         };
         // Boxed: it is alive during the start only, and its state is large.
-        Box::pin(ChatStream::open(route.clone(), cx, request)).await
+        Box::pin(ChatStream::open(routes.clone(), cx, request)).await
+    }
+
+    /// Embeds texts. Dropping the future gives up this caller's share in the work.
+    ///
+    /// # Errors
+    ///
+    /// When the request as a whole is refused, before anything is sent. What goes wrong with single
+    /// texts is in the answer.
+    pub async fn embed(&self, cx: CallCx, request: EmbedRequest) -> Result<Embeddings, Error> {
+        self.inner.embedder.embed(cx, request).await
+    }
+
+    /// The embedding model with this name; the provider's name for it will do.
+    pub fn embedding_model(&self, name: &str) -> Option<EmbeddingInfo> {
+        self.inner.embedder.model(name)
+    }
+
+    /// All embedding models, sorted by name.
+    pub fn embedding_models(&self) -> Vec<EmbeddingInfo> {
+        self.inner.embedder.models()
     }
 
     pub fn model(&self, name: &str) -> Option<ModelInfo> {
-        let route = self.inner.models.get(name)?;
+        let route = self.inner.models.get(name)?.first()?;
         Some(ModelInfo {
             name: name.to_owned(),
-            provider: route.provider.name.clone(),
-            model: route.model.clone(),
+            provider: route.provider.name.to_string(),
+            model: route.model.to_string(),
             context_tokens: route.context_tokens,
             reasoning: route.reasoning,
         })
@@ -137,7 +179,23 @@ impl Upstream {
 
     /// What every provider is doing, in the order of configuration.
     pub fn provider_views(&self) -> Vec<ProviderView> {
-        self.inner.providers.iter().map(|provider| view(provider)).collect()
+        let at = now();
+        self.inner.providers.iter().map(|provider| self.view(provider, at)).collect()
+    }
+
+    /// An operator knows better: closes the provider's breakers and takes all its keys up again.
+    /// `false` when there is no such provider.
+    pub fn reset(&self, provider: &str) -> bool {
+        let at = now();
+        let Some(found) = self.inner.providers.iter().find(|it| *it.name == *provider) else {
+            return false;
+        };
+        found.breaker.reset(at);
+        found.keys.reset();
+        for route in self.own_routes(found) {
+            route.1.breaker.reset(at);
+        }
+        true
     }
 
     /// Closes connections that were idle for too long or that the provider has closed. To be called
@@ -147,6 +205,72 @@ impl Upstream {
             provider.pool.expire(now);
         }
     }
+
+    /// The provider's configured models with their own routes, in the order of their names.
+    fn own_routes<'a>(
+        &'a self,
+        provider: &'a Arc<Provider>,
+    ) -> impl Iterator<Item = (&'a str, &'a Arc<Route>)> {
+        let models = self.inner.models.iter();
+        let mut own: Vec<_> = models
+            .filter_map(|(name, chain)| Some((name.as_str(), chain.first()?)))
+            .filter(|(_, route)| Arc::ptr_eq(&route.provider, provider))
+            .collect();
+        own.sort_unstable_by_key(|(name, _)| *name);
+        own.into_iter()
+    }
+
+    fn view(&self, provider: &Arc<Provider>, at: Instant) -> ProviderView {
+        let counters = &provider.pool.counters;
+        // Closed first: the difference may then only show a connection too many, never less than
+        // none.
+        let closed = counters.closed.load(Ordering::Relaxed);
+        let models = self.own_routes(provider).map(|(name, route)| ModelView {
+            name: name.to_owned(),
+            model: route.model.to_string(),
+            breaker: route.breaker.view(at),
+        });
+        ProviderView {
+            name: provider.name.to_string(),
+            endpoint: provider.endpoint.to_string(),
+            kind: provider.kind,
+            limiter: provider.limiter.view(at),
+            connections: ConnectionsView {
+                opened: counters.opened.load(Ordering::Relaxed),
+                reused: counters.reused.load(Ordering::Relaxed),
+                closed,
+                idle: provider.pool.idle_count(),
+            },
+            breaker: provider.breaker.view(at),
+            models: models.collect(),
+            keys: provider.keys.view(at),
+            retry_budget: provider.budget.view(at),
+            tally: provider.tally.view(),
+        }
+    }
+}
+
+/// Every configured model at its provider. Models that are the same one there share a breaker.
+fn routes(config: &Config, providers: &[Arc<Provider>]) -> HashMap<String, Arc<Route>> {
+    let mut breakers: HashMap<(String, String), Breaker> = HashMap::new();
+    let mut routes = HashMap::with_capacity(config.models.len());
+    for (seed, model) in (1000..).zip(&config.models) {
+        // `check` has seen to it that every model's provider exists.
+        let found = config.providers.iter().zip(providers);
+        for (settings, provider) in found.filter(|(it, _)| it.name == model.provider) {
+            let mut timeouts = model.timeouts.unwrap_or(settings.timeouts);
+            if model.embedding().is_some() {
+                timeouts = timeouts.for_embedding();
+            }
+            let breaker = breakers
+                .entry((model.provider.clone(), model.model.clone()))
+                .or_insert_with(|| Breaker::new(provider.breaker_settings, seed, now()))
+                .clone();
+            let route = Route::new(model, provider.clone(), timeouts, breaker);
+            routes.insert(model.name.clone(), Arc::new(route));
+        }
+    }
+    routes
 }
 
 fn tcp_dial(config: &Config) -> Result<TcpDial, ConfigError> {
@@ -161,23 +285,4 @@ fn tcp_dial(config: &Config) -> Result<TcpDial, ConfigError> {
         }
     }
     Ok(tcp)
-}
-
-fn view(provider: &Provider) -> ProviderView {
-    let counters = &provider.pool.counters;
-    // Closed first: the difference may then only show a connection too many, never less than none.
-    let closed = counters.closed.load(Ordering::Relaxed);
-    ProviderView {
-        name: provider.name.clone(),
-        endpoint: provider.endpoint.to_string(),
-        in_flight: provider.admission.in_flight(),
-        queued: provider.admission.queued(),
-        limit: provider.admission.limit(),
-        connections: ConnectionsView {
-            opened: counters.opened.load(Ordering::Relaxed),
-            reused: counters.reused.load(Ordering::Relaxed),
-            closed,
-            idle: provider.pool.idle_count(),
-        },
-    }
 }

@@ -201,7 +201,9 @@ impl Client {
         let bytes = self.collect(response).await?;
         let body: Value = serde_json::from_slice(&bytes).unwrap_or_default();
         let text = |key: &str| body[key].as_str().map(ToOwned::to_owned);
-        Ok(match text("detail") {
+        // Doors for older clients put the sentence one level deeper.
+        let nested = || body["detail"]["error_message"].as_str().map(ToOwned::to_owned);
+        Ok(match text("detail").or_else(nested) {
             Some(detail) => Error::Problem(Problem {
                 status: status.as_u16(),
                 code: text("code").unwrap_or_default(),

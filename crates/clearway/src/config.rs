@@ -29,6 +29,7 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use clearway_core::run::Multitask;
+use clearway_upstream::{BreakerLimits, Commit, EmbeddingModel, Kind, Price, Retry};
 use serde_json::{Map, Value};
 
 pub use self::duration::show as show_duration;
@@ -39,11 +40,14 @@ pub use self::secret::Secret;
 
 mod duration;
 mod env;
+mod models;
 pub(crate) mod prompt;
+mod providers;
 mod read;
 mod report;
 mod resolve;
 mod secret;
+mod telemetry;
 mod walk;
 
 #[cfg(test)]
@@ -61,6 +65,12 @@ pub const DEFAULT_MODEL: &str = "default";
 /// The provider made of `OPENAI_API_KEY` and `OPENAI_BASE_URL`.
 pub const OPENAI: &str = "openai";
 
+/// The provider made of `ANTHROPIC_API_KEY`.
+pub const ANTHROPIC: &str = "anthropic";
+
+/// The provider made of `OLLAMA_HOST`.
+pub const OLLAMA: &str = "ollama";
+
 /// The simulator that is built in.
 pub const SIM: &str = "sim";
 
@@ -74,6 +84,8 @@ pub struct Config {
     pub pools: BTreeMap<String, Pool>,
     pub agents: BTreeMap<String, Agent>,
     pub doors: BTreeMap<String, Door>,
+    /// `None` when spans are exported nowhere.
+    pub telemetry: Option<Telemetry>,
     /// The agent behind the name [`DEFAULT_AGENT`] and behind doors that name none.
     pub default_agent: String,
     /// Every file that was read, to look for changes in.
@@ -199,29 +211,75 @@ pub enum LogFormat {
 #[derive(Clone, Debug, PartialEq)]
 pub struct Provider {
     pub kind: ProviderKind,
-    /// Calls at once; `None` is as many as the pools have slots.
-    pub concurrent: Option<u32>,
-    /// Calls that may wait for one of those.
-    pub queue: Option<u32>,
-    /// Connections that may be open at once; `None` is as many as `concurrent`.
+    pub limits: ProviderLimits,
+    /// Connections that may be open at once; `None` is as many as calls.
     pub connections: Option<u32>,
     /// Idle connections that are kept.
     pub keep_alive: Option<u32>,
     pub deadline: Deadlines,
+    pub retry: Retry,
+    pub breaker: BreakerLimits,
+}
+
+impl Provider {
+    /// One about which nothing but its kind was said.
+    pub(crate) fn new(kind: ProviderKind) -> Self {
+        Self {
+            kind,
+            limits: ProviderLimits::default(),
+            connections: None,
+            keep_alive: None,
+            deadline: Deadlines::default(),
+            retry: Retry::default(),
+            breaker: BreakerLimits::default(),
+        }
+    }
+}
+
+/// How much of a provider may be in use; `None` is the client's default.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ProviderLimits {
+    /// Calls at once.
+    pub concurrent: Option<u32>,
+    /// Calls that may wait for one of those.
+    pub queue: Option<u32>,
+    /// Requests per minute.
+    pub per_minute: Option<u32>,
+    /// How many of those may go at once.
+    pub burst: Option<u32>,
+    /// Tokens per minute, prompts and answers together.
+    pub tokens_per_minute: Option<u64>,
 }
 
 /// What kind of provider.
 #[derive(Clone, Debug, PartialEq)]
 pub enum ProviderKind {
-    /// Speaks OpenAI's chat completions.
-    OpenAi {
-        base_url: String,
-        api_key: Option<Secret>,
-        /// PEM certificates to trust besides the usual ones.
-        ca_file: Option<PathBuf>,
-    },
+    /// A server at an address.
+    Remote(Remote),
     /// The simulator in this process.
     Sim(Sim),
+}
+
+/// A provider that is reached over HTTP.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Remote {
+    /// What it speaks.
+    pub speaks: Kind,
+    pub base_url: String,
+    /// Credentials that share the calls.
+    pub keys: Vec<Key>,
+    /// Sent with every request.
+    pub headers: Vec<(String, Secret)>,
+    /// PEM certificates to trust besides the usual ones.
+    pub ca_file: Option<PathBuf>,
+}
+
+/// A credential at a provider.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Key {
+    /// For people; the key itself is never shown.
+    pub name: Option<String>,
+    pub secret: Secret,
 }
 
 /// Limits of a call's stages; `None` is the client's default.
@@ -250,6 +308,19 @@ pub struct Sim {
     pub jitter: f64,
     /// Above this many calls at once it answers 429.
     pub max_concurrent: Option<u32>,
+    /// Above this many requests per minute, too.
+    pub rpm: Option<u32>,
+    /// Above this many tokens per minute, too.
+    pub tpm: Option<u32>,
+    /// Up and down in turns.
+    pub flap: Option<Flap>,
+}
+
+/// How long a simulated provider is up and how long down, beginning with up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Flap {
+    pub up: Duration,
+    pub down: Duration,
 }
 
 /// A scripted reply.
@@ -274,6 +345,15 @@ pub struct Model {
     pub reasoning: bool,
     /// The limit of one call.
     pub deadline: Option<Duration>,
+    /// `None` for models that answer.
+    pub embedding: Option<EmbeddingModel>,
+    /// Names of models to ask when this one's provider cannot answer, in this order.
+    pub fallback: Vec<String>,
+    /// What happens when an answer breaks off after some of it was shown.
+    pub commit: Commit,
+    /// It goes on with an answer that has begun already.
+    pub prefill: bool,
+    pub price: Option<Price>,
 }
 
 /// `[pools.NAME]`: so many runs at once, so many waiting.
@@ -311,6 +391,33 @@ pub struct Door {
     pub agent: Option<String>,
     /// Whether it shows a thread's state to anybody who knows its key.
     pub expose_state: bool,
+}
+
+/// `[telemetry]` and the `OTEL_…` variables: where spans go, and which.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Telemetry {
+    /// The whole address that batches are posted to.
+    pub endpoint: String,
+    /// Sent with every batch.
+    pub headers: Vec<(String, Secret)>,
+    /// Who we are; always has `service.name`.
+    pub resource: BTreeMap<String, String>,
+    pub sampling: Sampling,
+}
+
+/// Which traces are exported.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Sampling {
+    /// The part of traces, from 0 to 1.
+    pub ratio: f64,
+    /// A caller that traces decides for its own.
+    pub follow_parent: bool,
+}
+
+impl Default for Sampling {
+    fn default() -> Self {
+        Self { ratio: 1.0, follow_parent: true }
+    }
 }
 
 /// What a door speaks.

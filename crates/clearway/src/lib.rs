@@ -36,25 +36,29 @@
 //!
 //! Start reading at [`config`], then `server.rs`.
 //!
-//! Not here: the built-in simulator (whoever wants one hands it in as [`Simulator`]), flags, signals
-//! and log output (`clearway-cli`).
+//! Not here: the built-in simulator (whoever wants one hands it in as [`Simulator`]), flags, signals,
+//! log output, and the process's `tracing` subscriber (`clearway-cli`).
 
 mod agents;
 mod builtin;
 pub mod client;
 pub mod config;
+pub mod inspect;
 mod server;
 mod simulator;
+pub mod telemetry;
 mod threads;
 mod upstream;
 
+pub use clearway_core::Timestamp;
 pub use config::{Config, Report};
 pub use server::{Clearway, Options, Ports, StartError};
 pub use simulator::{Connection, Serve, Simulator};
+pub use telemetry::Telemetry;
 pub use threads::{ThreadsError, runtime};
 
 /// The machine's wall clock.
-pub fn now() -> clearway_core::Timestamp {
+pub fn now() -> Timestamp {
     clearway_core::Clock::now(&clearway_store::SystemClock)
 }
 

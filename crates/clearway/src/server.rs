@@ -17,6 +17,7 @@ use tokio::time::timeout;
 
 use crate::config::{Config, Dialect, Listen, ServerLimits};
 use crate::simulator::Simulator;
+use crate::telemetry;
 use crate::{agents, upstream};
 
 /// What whoever starts a server decides, beside the configuration.
@@ -25,6 +26,8 @@ pub struct Options {
     /// For providers of `kind = "sim"`; without one they are an error.
     pub simulator: Option<Simulator>,
     pub ports: Ports,
+    /// Shown among the server's metrics.
+    pub telemetry: Option<telemetry::Counts>,
 }
 
 /// What to do when the port is taken.
@@ -105,6 +108,9 @@ impl Clearway {
         let agents = Agents::new(agents::compile(&config, &clock));
         let engine =
             Engine::start(engine_options(&config), store, upstream, agents, clock.clone()).await?;
+        if let Some(counts) = &options.telemetry {
+            counts.register(&mut engine.metrics().registry());
+        }
         let bound = match bind(&engine, server_options(&config, listen, &data), options.ports).await
         {
             Ok(bound) => bound,
@@ -150,6 +156,7 @@ impl Clearway {
             ("models", old.models != new.models),
             ("pools", old.pools != new.pools),
             ("doors", old.doors != new.doors || old.default_agent != new.default_agent),
+            ("telemetry", old.telemetry != new.telemetry),
         ];
         let names = differ.iter().filter(|(_, differs)| *differs).map(|(name, _)| *name).collect();
         // Agents that need what is not there yet wait for the restart.

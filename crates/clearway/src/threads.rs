@@ -27,10 +27,8 @@ pub struct ThreadsError {
 /// # Errors
 /// The host refuses the threads.
 pub fn runtime(worker_threads: Option<u32>) -> Result<Runtime, ThreadsError> {
-    let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
-    let workers = worker_threads.map_or(cores.min(MOST_WORKERS), |threads| threads as usize).max(1);
-    // One more is the engine's watchdog.
-    let wanted = workers + Lanes::THREADS + 1;
+    let workers = workers(worker_threads);
+    let wanted = needed(worker_threads);
     let refused = |source| ThreadsError { wanted, source };
     probe(wanted).map_err(refused)?;
     let runtime = Builder::new_multi_thread()
@@ -45,9 +43,20 @@ pub fn runtime(worker_threads: Option<u32>) -> Result<Runtime, ThreadsError> {
     Ok(runtime)
 }
 
+fn workers(configured: Option<u32>) -> usize {
+    let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    configured.map_or(cores.min(MOST_WORKERS), |threads| threads as usize).max(1)
+}
+
+/// How many threads a server has beside the one that started it.
+pub(crate) fn needed(worker_threads: Option<u32>) -> usize {
+    // One more is the engine's watchdog.
+    workers(worker_threads) + Lanes::THREADS + 1
+}
+
 /// Starts so many threads at once and lets them end: the runtime itself panics, or waits for ever,
 /// when it cannot have one.
-fn probe(threads: usize) -> io::Result<()> {
+pub(crate) fn probe(threads: usize) -> io::Result<()> {
     let gate = Arc::new(Mutex::new(()));
     let closed = gate.lock().unwrap_or_else(PoisonError::into_inner);
     let start = |_| {

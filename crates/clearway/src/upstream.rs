@@ -9,8 +9,9 @@ use clearway_engine::Tasks;
 use clearway_upstream::{
     Dial, Endpoint, Limits, ModelConfig, ProviderConfig, Secret, Timeouts, Upstream,
 };
+use http::{HeaderName, HeaderValue};
 
-use crate::config::{Config, Deadlines, Model, Provider, ProviderKind};
+use crate::config::{self, Config, Deadlines, Key, Model, Provider, ProviderKind, Remote};
 use crate::server::StartError;
 use crate::simulator::Simulator;
 
@@ -54,26 +55,52 @@ fn build_provider(
     slots: u32,
 ) -> Result<ProviderConfig, StartError> {
     let invalid = |problem| StartError::Provider { provider: name.to_owned(), problem };
-    let (endpoint, api_key) = match &provider.kind {
-        ProviderKind::OpenAi { base_url, api_key, ca_file } => {
-            let mut endpoint = Endpoint::parse(base_url).map_err(invalid)?;
-            endpoint.ca_file.clone_from(ca_file);
-            (endpoint, api_key.as_ref())
+    let usual = Limits::default();
+    let (mut built, concurrent) = match &provider.kind {
+        ProviderKind::Remote(remote) => {
+            (build_remote(name, remote).map_err(invalid)?, usual.concurrent)
         }
-        ProviderKind::Sim(_) => (Endpoint::parse(IN_MEMORY).map_err(invalid)?, None),
+        ProviderKind::Sim(_) => {
+            let endpoint = Endpoint::parse(IN_MEMORY).map_err(invalid)?;
+            // Nobody pays for it, so it is never what holds the pools' runs up.
+            (ProviderConfig::new(name, endpoint), usual.concurrent.max(slots as usize))
+        }
     };
-    // Unlimited means that the pools are the limit, and they can be seen and changed in one place.
-    let concurrent = provider.concurrent.unwrap_or(slots).max(1) as usize;
+    // Each call has a connection of its own.
+    let most = provider.connections.map_or(usize::MAX, |most| most as usize);
+    let limits = &provider.limits;
+    let concurrent = limits.concurrent.map_or(concurrent.min(most), |calls| calls as usize);
     let idle =
         provider.keep_alive.or(provider.connections).map_or(concurrent, |idle| idle as usize);
+    built.limits = Limits {
+        concurrent,
+        queue: limits.queue.map(|queue| queue as usize),
+        per_minute: limits.per_minute,
+        burst: limits.burst,
+        tokens_per_minute: limits.tokens_per_minute,
+        idle_connections: idle,
+    };
+    built.timeouts = timeouts(&provider.deadline);
+    built.retry = provider.retry;
+    built.breaker = provider.breaker;
+    Ok(built)
+}
+
+fn build_remote(name: &str, remote: &Remote) -> Result<ProviderConfig, String> {
+    let mut endpoint = Endpoint::parse(&remote.base_url)?;
+    endpoint.ca_file.clone_from(&remote.ca_file);
+    let key = |key: &Key| (key.name.clone(), Secret::new(key.secret.expose()));
+    let header = |(name, value): &(String, config::Secret)| {
+        let unfit = || format!("`{name}` cannot be sent as a header");
+        let parsed = HeaderName::try_from(name).map_err(|_| unfit())?;
+        let mut value = HeaderValue::try_from(value.expose()).map_err(|_| unfit())?;
+        value.set_sensitive(true);
+        Ok((parsed, value))
+    };
     Ok(ProviderConfig {
-        api_key: api_key.map(|key| Secret::new(key.expose())),
-        limits: Limits {
-            concurrent,
-            queue: provider.queue.map(|queue| queue as usize),
-            idle_connections: idle,
-        },
-        timeouts: timeouts(&provider.deadline),
+        kind: remote.speaks,
+        keys: remote.keys.iter().map(key).collect(),
+        headers: remote.headers.iter().map(header).collect::<Result<_, String>>()?,
         ..ProviderConfig::new(name, endpoint)
     })
 }
@@ -90,6 +117,11 @@ fn build_model(name: &str, model: &Model, config: &Config) -> ModelConfig {
         context_tokens: model.context_tokens,
         reasoning: model.reasoning,
         timeouts,
+        embedding: model.embedding,
+        fallback: model.fallback.clone(),
+        commit: model.commit,
+        prefill: model.prefill,
+        price: model.price,
         ..ModelConfig::new(name, &model.provider, &model.model)
     }
 }
@@ -172,10 +204,53 @@ mod tests {
         let upstream = built("").unwrap();
         let views = upstream.provider_views();
         assert_eq!(views.len(), 1);
-        assert_eq!((views[0].name.as_str(), views[0].limit), ("sim", 1024));
+        assert_eq!((views[0].name.as_str(), views[0].limiter.cap), ("sim", 1024));
         let text = "[providers.house]\nkind = \"openai\"\nbase_url = \"http://127.0.0.1:9/v1\"\nlimits = { concurrent = 7 }\n";
         let views = built(text).unwrap().provider_views();
-        assert_eq!((views.len(), views[0].name.as_str(), views[0].limit), (1, "house", 7));
+        assert_eq!((views.len(), views[0].name.as_str(), views[0].limiter.cap), (1, "house", 7));
+    }
+
+    #[test]
+    fn limits_go_over_the_defaults() {
+        let cap = |lines: &str| {
+            let head =
+                "[providers.house]\nbase_url = \"http://127.0.0.1:9/v1\"\nkind = \"openai\"\n";
+            built(&format!("{head}{lines}")).unwrap().provider_views()[0].limiter.cap
+        };
+        assert_eq!(cap(""), 64);
+        assert_eq!(cap("pool = { connections = 20 }"), 20, "there is no call without a connection");
+        assert_eq!(cap("pool = { connections = 100 }"), 64);
+        assert_eq!(cap("limits = { concurrent = 90 }\npool = { connections = 100 }"), 90);
+        let few = built("[pools.chat]\nslots = 5\n").unwrap().provider_views();
+        assert_eq!((few[0].name.as_str(), few[0].limiter.cap), ("sim", 64));
+    }
+
+    #[test]
+    fn everything_that_is_accepted_can_be_built() {
+        let text = r#"
+[providers.a]
+kind = "openai-responses"
+headers = { x-tag = "é" }
+limits = { concurrent = 1, queue = 0, per_minute = 1, burst = 1, tokens_per_minute = 1 }
+retry = { attempts = 10, backoff = "60s" }
+breaker = { failures = 1000, window = "1h", recovery = "1h" }
+[providers.b]
+kind = "anthropic"
+breaker = { window = "100ms", recovery = "100ms" }
+[providers.c]
+kind = "ollama"
+limits = { concurrent = 100_000, queue = 1_000_000, per_minute = 100_000_000, tokens_per_minute = 1_000_000_000_000 }
+[models]
+default = { provider = "c", model = "m" }
+a = { provider = "a", model = "m", fallback = ["b", "c"], commit = "continue" }
+b = { provider = "b", model = "m", fallback = ["a"], prefill = true, price = { input = 1_000_000_000, output = 0 } }
+c = { provider = "c", model = "m", fallback = ["c2", "a"], deadline = "1ms" }
+c2 = { provider = "c", model = "m" }
+vectors = { provider = "a", model = "m", dimensions = 65_536 }
+"#;
+        if let Err(error) = built(text) {
+            panic!("{error}");
+        }
     }
 
     #[test]

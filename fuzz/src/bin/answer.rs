@@ -1,4 +1,4 @@
 //! Answers in one piece and refusals: nothing panics, and no key gets into a message.
 #![no_main]
 
-libfuzzer_sys::fuzz_target!(|data: &[u8]| clearway_upstream::openai::failure::fuzz(data));
+libfuzzer_sys::fuzz_target!(|data: &[u8]| clearway_upstream::codec::failure::fuzz(data));

@@ -12,13 +12,16 @@ mod chat;
 mod crash;
 mod deadline;
 mod dev;
+mod doctor;
 mod durable;
 mod input;
+mod lab;
 mod load;
 mod provider;
 mod runs;
 mod stream;
 mod tasks;
+mod telemetry;
 mod why;
 
 /// The binary that this suite was built with.

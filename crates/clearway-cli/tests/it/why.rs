@@ -15,7 +15,7 @@ async fn thread_slot_provider_slot_and_first_byte_are_told_apart() -> Result<()>
     let world = World::new(binary())
         .agent(Agent::new("agent").fault("no_answer").line("pool = \"narrow\""))
         .config(|config| {
-            config.concurrent = Some(1);
+            config.concurrent = 1;
             config.pools.push(Pool { name: "narrow", slots: 2, queue: 10 });
         })
         .start()

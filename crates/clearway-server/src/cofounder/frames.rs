@@ -121,6 +121,13 @@ impl ChatFrames {
             }
             EventKind::RunEnded => return self.ended(id, &data(), out),
             // Their content reaches this dialect as deltas, or is meant for other clients.
+            EventKind::ProviderAttempt => {
+                let data = data();
+                let code = data["outcome"].as_str().unwrap_or_default();
+                if code != Code::Cancelled.as_str() {
+                    self.progress(id, &format!("a provider call failed: {code}"), out);
+                }
+            }
             EventKind::MessageStarted
             | EventKind::MessageDelta
             | EventKind::MessageCompleted

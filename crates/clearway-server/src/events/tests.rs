@@ -87,6 +87,10 @@ fn every_kind_of_event_is_one_frame() {
         event: run.released
         data: {"seq":13,"id":"13-768","kind":"run.released","at":"2026-11-20T20:46:29.363+00:00","data":{"x":"1\n2"}}
 
+        id: 14-768
+        event: provider.attempt
+        data: {"seq":14,"id":"14-768","kind":"provider.attempt","at":"2026-11-20T20:46:29.363+00:00","data":{"x":"1\n2"}}
+
     "#]]
     .assert_eq(&text);
 }

@@ -107,6 +107,32 @@ async fn bodies_are_bounded() {
     assert_eq!(refused.unwrap_err().code(), Code::BodyTooLarge);
 }
 
+#[test]
+fn a_request_may_belong_to_a_trace() {
+    let good = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
+    let traced = |header: &str| {
+        let mut headers = HeaderMap::new();
+        headers.insert("traceparent", HeaderValue::from_str(header).unwrap());
+        let metadata = Map::from_iter([("a".to_owned(), json!(1))]);
+        Value::Object(super::traced(metadata, &headers))
+    };
+    assert_eq!(traced(good), json!({"a": 1, "traceparent": good}));
+    assert_eq!(traced(&good.replace("00-", "01-"))["traceparent"], good.replace("00-", "01-"));
+    for bad in [
+        "",
+        "nonsense",
+        &good[..54],
+        &format!("{good}-more"),
+        &good.to_uppercase(),
+        &good.replace("00-", "ff-"),
+        &good.replace("0af7651916cd43dd8448eb211c80319c", "00000000000000000000000000000000"),
+        &good.replace("b7ad6b7169203331", "0000000000000000"),
+        &format!("01{}-{}", &good[2..], "x".repeat(300)),
+    ] {
+        assert_eq!(traced(bad), json!({"a": 1}), "{bad}");
+    }
+}
+
 proptest! {
     #[test]
     fn no_bytes_make_a_parser_panic(bytes in prop::collection::vec(any::<u8>(), 0..200)) {

@@ -57,6 +57,8 @@ async fn every_code_is_an_error_with_a_page() {
         500 internal
         503 upstream.queue_timeout
         503 upstream.shed_queue_full
+        503 upstream.shed_deadline
+        503 upstream.route_open
         503 upstream.rate_limited
         502 upstream.quota_exhausted
         502 upstream.credentials_exhausted
@@ -84,6 +86,8 @@ async fn every_code_is_an_error_with_a_page() {
         502 upstream.forbidden
         504 upstream.timeout
         502 upstream.conflict
+        502 upstream.bad_vectors
+        400 upstream.input_too_long
     "#]]
     .assert_eq(&table);
 }

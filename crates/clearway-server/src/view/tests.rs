@@ -71,6 +71,7 @@ fn every_wait_is_a_sentence() {
         thread: waiting behind run 00000000-0000-0000-0000-000000000009 of the same thread and 1 more, 12.4 s so far; cancel the run in front, or wait for it
         slot: waiting for a slot in pool chat: 3 ahead, 12.4 s so far; an operator can raise the pool's slots, or cancel runs that hold them
         provider_slot: waiting for one of the provider's concurrent calls (sim/m, attempt 2), 12.4 s so far; an operator can raise the provider's limits.concurrent
+        batch: waiting for the batch that takes the texts to the provider (sim/m, attempt 2), 12.4 s so far; it leaves within moments, or when an earlier one is done
         rate_limit: held back by the provider's rate limit (sim/m, attempt 2), 12.4 s so far; the window refills by itself
         breaker: the provider's circuit is open (sim/m, attempt 2), 12.4 s so far; the next probe decides, or an operator resets it
         dns: resolving the provider's name (sim/m, attempt 2), 12.4 s so far; it answers or runs into its limit
@@ -131,7 +132,8 @@ fn a_run_shows_what_it_waits_for() {
             "input_tokens": 0,
             "output_tokens": 0,
             "rebilled_tokens": 0,
-            "calls": 0
+            "calls": 0,
+            "cost": 0.0
           },
           "error": null
         }"#]].assert_eq(&json);

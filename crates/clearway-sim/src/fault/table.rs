@@ -29,7 +29,7 @@ const fn megabytes(about: About, default: u64) -> About {
     with(about, default, Unit::Megabytes)
 }
 
-pub(super) const TABLE: [About; 73] = [
+pub(super) const TABLE: [About; 81] = [
     seconds(
         row(
             F::RateLimitOnce,
@@ -51,9 +51,20 @@ pub(super) const TABLE: [About; 73] = [
         2,
     ),
     ms(row(F::RetryAfterMs, "retry_after_ms", Refusal, "429 always, retry-after-ms"), 1500),
+    ms(
+        row(
+            F::RetryAfterText,
+            "retry_after_text",
+            Refusal,
+            "429 always, only the message says when to come back",
+        ),
+        1700,
+    ),
     row(F::RetryAfterNegative, "retry_after_negative", Refusal, "429 always, Retry-After: -5"),
     row(F::RetryAfterNan, "retry_after_nan", Refusal, "429 always, Retry-After: NaN"),
     row(F::RetryAfterHuge, "retry_after_huge", Refusal, "429 always, Retry-After: 1000000000000"),
+    row(F::NoRetry, "no_retry", Refusal, "500 always, with x-should-retry: false"),
+    with(row(F::Status, "status", Refusal, "any error status, without a code"), 502, Unit::Status),
     row(
         F::InsufficientQuota,
         "insufficient_quota",
@@ -116,6 +127,10 @@ pub(super) const TABLE: [About; 73] = [
         20_000,
     ),
     ms(
+        row(F::SlowHeadersOnce, "slow_headers_once", Slowness, "the same, the first time only"),
+        20_000,
+    ),
+    ms(
         row(F::DripHeaders, "drip_headers", Slowness, "headers one byte at a time, so long apart"),
         500,
     ),
@@ -134,7 +149,7 @@ pub(super) const TABLE: [About; 73] = [
             F::ReasoningDeltas,
             "reasoning_deltas",
             Slowness,
-            "reasoning_content for so long, then a good reply",
+            "a piece of reasoning each second for so long, then a good reply",
         ),
         60,
     ),
@@ -146,6 +161,15 @@ pub(super) const TABLE: [About; 73] = [
         "role chunk, two pings, then an error event before any output",
     ),
     tokens(row(F::ErrorEvent, "error_event", Ending, "error event after so many tokens"), 20),
+    tokens(
+        row(
+            F::OverloadedEvent,
+            "overloaded_event",
+            Ending,
+            "overloaded error event after so many tokens",
+        ),
+        0,
+    ),
     tokens(row(F::CutRst, "cut_rst", Ending, "connection reset after so many tokens"), 20),
     tokens(
         row(F::CutFin, "cut_fin", Ending, "body without a length, closed after so many tokens"),
@@ -167,9 +191,19 @@ pub(super) const TABLE: [About; 73] = [
         Ending,
         "a tool call whose arguments end in the middle of their JSON",
     ),
-    row(F::NoDone, "no_done", Ending, "finish_reason but no [DONE]"),
+    row(
+        F::NoDone,
+        "no_done",
+        Ending,
+        "finish_reason but no [DONE], or what ends a stream in its place",
+    ),
     ms(
-        row(F::DoneLinger, "done_linger", Ending, "[DONE], then the body stays open for so long"),
+        row(
+            F::DoneLinger,
+            "done_linger",
+            Ending,
+            "all of the stream, then the body stays open for so long",
+        ),
         600_000,
     ),
     ms(
@@ -197,7 +231,7 @@ pub(super) const TABLE: [About; 73] = [
     row(F::Error200, "error_200", Content, "200 with an error object"),
     row(F::Html200, "html_200", Content, "200 with a web page"),
     row(F::Empty200, "empty_200", Content, "200 with an empty body"),
-    row(F::EmptyChoices, "empty_choices", Content, "choices are always empty"),
+    row(F::EmptyChoices, "empty_choices", Content, "no choices, no blocks, no output, ever"),
     row(F::WrongType, "wrong_type", Content, "a good reply as application/octet-stream"),
     megabytes(row(F::GiantEvent, "giant_event", Content, "one event of so many megabytes"), 100),
     row(F::EndlessLine, "endless_line", Content, "a line that never ends"),
@@ -205,6 +239,9 @@ pub(super) const TABLE: [About; 73] = [
     row(F::EmbedReorder, "embed_reorder", Embedding, "vectors in reverse order, index right"),
     row(F::EmbedDuplicate, "embed_duplicate", Embedding, "every vector says index 0"),
     row(F::EmbedNan, "embed_nan", Embedding, "a NaN in the first vector"),
+    row(F::EmbedNull, "embed_null", Embedding, "a null in the first vector"),
+    row(F::EmbedZeros, "embed_zeros", Embedding, "nothing but zeros in the first vector"),
+    row(F::EmbedEmpty, "embed_empty", Embedding, "no numbers in the first vector"),
     row(F::EmbedDims, "embed_dims", Embedding, "the last vector is one number short"),
     row(F::EmbedPoison, "embed_poison", Embedding, "400 when a text contains \"poison\""),
 ];

@@ -60,7 +60,7 @@ async fn what_is_too_much_or_malformed_is_refused() {
     for (bytes, status) in cases {
         match read(bytes, 64, &limits).await {
             Err(NoRequest::Bad(problem)) => {
-                assert_eq!(problem.status, status, "{}", problem.body())
+                assert_eq!(problem.status, status, "{}", problem.message)
             }
             other => panic!("{status}: {other:?}"),
         }
@@ -100,7 +100,7 @@ fn overrides_are_checked() {
     assert_eq!(overrides.take("ttft-ms", "250"), Ok(()));
     assert_eq!(overrides.ttft, Some(Duration::from_millis(250)));
     let error =
-        |name: &str, value: &str| Overrides::default().take(name, value).unwrap_err().body();
+        |name: &str, value: &str| Overrides::default().take(name, value).unwrap_err().message;
     assert!(error("tokens", "many").contains("x-sim-tokens is a whole number up to 1000000: many"));
     assert!(error("tokens", "1000001").contains("1000001"));
     assert!(error("speed", "1").contains("unknown header: x-sim-speed"));
@@ -125,4 +125,16 @@ fn heads_and_chunks_are_written_byte_for_byte() {
     push_chunk(&mut out, b"abc");
     push_chunk_size(&mut out, 0x1f0);
     assert_eq!(out, b"3\r\nabc\r\n1f0\r\n");
+}
+
+#[test]
+fn keys_are_read_from_either_header() {
+    let key = |line: &str| {
+        parse_head(format!("GET / HTTP/1.1\r\n{line}\r\n\r\n").as_bytes()).unwrap().unwrap().0.key
+    };
+    assert_eq!(key("Authorization: Bearer sk-1").as_deref(), Some("sk-1"));
+    assert_eq!(key("authorization: bearer  sk-1 ").as_deref(), Some("sk-1"));
+    assert_eq!(key("authorization: sk-1").as_deref(), Some("sk-1"));
+    assert_eq!(key("X-Api-Key: sk-1").as_deref(), Some("sk-1"));
+    assert_eq!(key("x: y"), None);
 }

@@ -126,9 +126,23 @@ async fn refuses(fault: Fault) {
             hint("retry-after", "Thu, 01 Jan 2026 00:00:02 GMT");
         }
         Fault::RetryAfterMs => hint("retry-after-ms", "1500"),
+        Fault::RetryAfterText => {
+            is_refusal(&answer, 429, "rate_limit_exceeded");
+            assert!(answer.body_text().contains("Please try again in 1.7s."));
+            assert!(!answer.head.contains("retry-after"), "{}", answer.head);
+        }
         Fault::RetryAfterNegative => hint("retry-after", "-5"),
         Fault::RetryAfterNan => hint("retry-after", "NaN"),
         Fault::RetryAfterHuge => hint("retry-after", "1000000000000"),
+        Fault::NoRetry => {
+            is_refusal(&answer, 500, "server_error");
+            assert_eq!(answer.header("x-should-retry"), "false");
+        }
+        Fault::Status => {
+            is_refusal(&answer, 502, "server_error");
+            is_refusal(&on_whole("status:413").await, 413, "invalid_request_error");
+            is_refusal(&on_whole("status:1").await, 400, "invalid_request_error");
+        }
         Fault::InsufficientQuota => is_refusal(&answer, 429, "insufficient_quota"),
         Fault::CreditBalance => {
             is_refusal(&answer, 400, "invalid_request_error");
@@ -240,6 +254,14 @@ async fn is_slow(fault: Fault) {
             assert_eq!((answer.head_after, answer.took), (20_500 * MS, 20_500 * MS + rest));
             assert_eq!(on_whole("slow_headers:70").await.head_after, 70 * MS + 500 * MS + rest);
         }
+        Fault::SlowHeadersOnce => {
+            is_good(&answer);
+            assert_eq!(answer.head_after, 20_500 * MS);
+            let mut rig = Rig::new(options());
+            let body = streamed("m+slow_headers_once");
+            rig.ask("", &body).await;
+            assert_eq!(rig.ask("", &body).await.head_after, 500 * MS);
+        }
         Fault::DripHeaders => {
             is_good(&answer);
             assert_eq!(answer.head_after, Duration::ZERO);
@@ -312,6 +334,12 @@ async fn ends_wrongly(fault: Fault) {
             is_cut(&answer, End::Whole);
             assert_eq!(answer.events().last().unwrap()["error"]["code"], "server_error");
             assert!(on_whole("error_event").await.json()["error"].is_object());
+        }
+        Fault::OverloadedEvent => {
+            assert_eq!((answer.text().as_str(), answer.end), ("", End::Whole));
+            assert_eq!(answer.events().last().unwrap()["error"]["type"], "overloaded_error");
+            assert_eq!(on_stream("overloaded_event:4").await.text(), text_of(4));
+            assert!(on_whole("overloaded_event").await.json()["error"].is_object());
         }
         Fault::CutRst => {
             is_cut(&answer, End::Closed);
@@ -507,6 +535,14 @@ async fn gets_embeddings_wrong(fault: Fault) {
         Fault::EmbedReorder => assert_eq!(rows(&answer), [(2, 4), (1, 4), (0, 4)]),
         Fault::EmbedDuplicate => assert_eq!(rows(&answer), [(0, 4), (0, 4), (0, 4)]),
         Fault::EmbedNan => assert!(answer.body_text().contains("[NaN,")),
+        Fault::EmbedNull => {
+            let first = &answer.json()["data"][0]["embedding"];
+            assert_eq!((&first[0], first[1].is_number()), (&Value::Null, true));
+        }
+        Fault::EmbedZeros => {
+            assert_eq!(answer.json()["data"][0]["embedding"], json!([0, 0, 0, 0]));
+        }
+        Fault::EmbedEmpty => assert_eq!(rows(&answer), [(0, 0), (1, 4), (2, 4)]),
         Fault::EmbedDims => assert_eq!(rows(&answer), [(0, 4), (1, 4), (2, 3)]),
         Fault::EmbedPoison => {
             assert_eq!(rows(&answer), [(0, 4), (1, 4), (2, 4)]);

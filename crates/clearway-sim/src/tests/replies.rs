@@ -94,6 +94,7 @@ async fn scripts_answer_what_they_match() {
     let rule = |match_text: &str, reply: &str| ScriptRule {
         match_text: match_text.into(),
         reply: reply.into(),
+        tool: None,
     };
     let script = vec![
         rule(

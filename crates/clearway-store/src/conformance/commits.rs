@@ -57,7 +57,8 @@ async fn a_superstep_is_committed(mut bed: Bed) {
 
 async fn totals_are_kept(bed: Bed) {
     let mut owner = bed.started(new_run(1, 1)).await;
-    let usage = Usage { input_tokens: 10, output_tokens: 3, rebilled_tokens: 1, calls: 2 };
+    let usage =
+        Usage { input_tokens: 10, output_tokens: 3, rebilled_tokens: 1, calls: 2, cost_micros: 7 };
     for total in 1..=2u64 {
         let mut spent = Spent::default();
         spent.add(clearway_core::wait::WaitKind::FirstByte, Duration::from_millis(100 * total));
@@ -68,7 +69,8 @@ async fn totals_are_kept(bed: Bed) {
     let record = bed.run(owner.run).await;
     assert_eq!(record.spent.to_json(), json!({"first_byte": 200}));
     assert_eq!(record.worked, Duration::from_millis(3001));
-    let doubled = Usage { input_tokens: 20, output_tokens: 6, rebilled_tokens: 2, calls: 4 };
+    let doubled =
+        Usage { input_tokens: 20, output_tokens: 6, rebilled_tokens: 2, calls: 4, cost_micros: 14 };
     assert_eq!(record.usage, doubled);
 }
 

@@ -114,7 +114,8 @@ fn store_progress(
                  worked_ms = ?3, spent = ?4, input_tokens = input_tokens + ?5,
                  output_tokens = output_tokens + ?6, rebilled_tokens = rebilled_tokens + ?7,
                  calls = calls + ?8, step = ?9, next = ?10,
-                 checkpoint = coalesce(?11, checkpoint), fruitless = 0, idle = 0
+                 checkpoint = coalesce(?11, checkpoint), cost_micros = cost_micros + ?12,
+                 fruitless = 0, idle = 0
              WHERE n = ?1",
             (
                 run.n,
@@ -128,6 +129,7 @@ fn store_progress(
                 commit.step,
                 names_text(&commit.next),
                 checkpoint,
+                tokens(usage.cost_micros),
             ),
         ),
         // Step, next nodes and the mark of void output stay: the next owner starts from the last
@@ -136,7 +138,8 @@ fn store_progress(
             "UPDATE runs SET commits = commits + 1, next_seq = ?2, worked_ms = ?3, spent = ?4,
                  input_tokens = input_tokens + ?5, output_tokens = output_tokens + ?6,
                  rebilled_tokens = rebilled_tokens + ?7, calls = calls + ?8, status = 1,
-                 fence = fence + 1, instance = NULL, ready_at = ?9, idle = 0
+                 fence = fence + 1, instance = NULL, ready_at = ?9, idle = 0,
+                 cost_micros = cost_micros + ?10
              WHERE n = ?1",
             (
                 run.n,
@@ -148,6 +151,7 @@ fn store_progress(
                 tokens(usage.rebilled_tokens),
                 usage.calls,
                 tx.now.0,
+                tokens(usage.cost_micros),
             ),
         ),
         StepOutcome::End { status, failure } => tx.run(
@@ -156,7 +160,7 @@ fn store_progress(
                  output_tokens = output_tokens + ?6, rebilled_tokens = rebilled_tokens + ?7,
                  calls = calls + ?8, step = ?9, next = ?10,
                  checkpoint = coalesce(?11, checkpoint), status = ?12, failure = ?13,
-                 ended_at = ?14, instance = NULL
+                 ended_at = ?14, instance = NULL, cost_micros = cost_micros + ?15
              WHERE n = ?1",
             (
                 run.n,
@@ -173,6 +177,7 @@ fn store_progress(
                 status_number(*status),
                 failure.as_ref().map(|failure| failure.to_json().to_string()),
                 tx.now.0,
+                tokens(usage.cost_micros),
             ),
         ),
     }

@@ -50,10 +50,7 @@ pub(super) fn explain(error: rusqlite::Error, path: &Path) -> Error {
         ErrorKind::Locked => format!(
             "{at} is locked by another program: close it (a database shell, a backup) or wait"
         ),
-        ErrorKind::Corrupt => format!(
-            "{at} is not a database or is damaged: restore it from a backup, or move it away to \
-             start empty"
-        ),
+        ErrorKind::Corrupt => damaged(path).message,
         ErrorKind::ReadOnly => {
             format!("{at} cannot be written: check the permissions of the file and its directory")
         }
@@ -65,6 +62,18 @@ pub(super) fn explain(error: rusqlite::Error, path: &Path) -> Error {
         | ErrorKind::Other => format!("{at}: {error}"),
     };
     Error::new(kind, message).caused_by(error)
+}
+
+/// The file is no database, or its structure is broken.
+pub(super) fn damaged(path: &Path) -> Error {
+    Error::new(
+        ErrorKind::Corrupt,
+        format!(
+            "{} is not a database or is damaged: restore it from a backup, or move it away to \
+             start empty",
+            path.display()
+        ),
+    )
 }
 
 fn kind(error: &rusqlite::Error, path: &Path) -> ErrorKind {

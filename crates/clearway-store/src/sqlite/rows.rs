@@ -36,7 +36,8 @@ macro_rules! select_run {
              r.ready_at, r.started_at, r.ended_at, r.deadline_at, i.working_limit_ms, r.worked_ms, \
              r.attempt, r.fruitless, r.fence, r.instance, r.cancel, r.step, r.next, r.commits, \
              r.next_seq, (SELECT max(end_seq) FROM run_log WHERE run = r.n), r.committed_seq, \
-             c.id, r.failure, r.spent, r.input_tokens, r.output_tokens, r.rebilled_tokens, r.calls \
+             c.id, r.failure, r.spent, r.input_tokens, r.output_tokens, r.rebilled_tokens, r.calls, \
+             r.cost_micros \
              FROM runs r JOIN threads t ON t.n = r.thread JOIN run_inputs i ON i.run = r.n \
              LEFT JOIN checkpoints c ON c.n = r.checkpoint ",
             $end
@@ -91,6 +92,7 @@ pub(super) fn stored(row: &Row<'_>) -> rusqlite::Result<Stored> {
             output_tokens: number(row.get(38)?),
             rebilled_tokens: number(row.get(39)?),
             calls: row.get(40)?,
+            cost_micros: number(row.get(41)?),
         },
     };
     Ok(Stored { n: row.get(0)?, thread: row.get(1)?, idle: row.get(2)?, record })

@@ -14,7 +14,10 @@ use super::fail::explain;
 use crate::error::{Error, ErrorKind, Result};
 
 /// Migrations in order; the file's `user_version` counts those applied.
-pub(super) const MIGRATIONS: &[&str] = &[include_str!("../../migrations/sqlite/0001_initial.sql")];
+pub(super) const MIGRATIONS: &[&str] = &[
+    include_str!("../../migrations/sqlite/0001_initial.sql"),
+    include_str!("../../migrations/sqlite/0002_cost.sql"),
+];
 
 /// Marks a file as ours: "CLWY".
 const APPLICATION_ID: i32 = 0x434c_5759;
@@ -78,7 +81,7 @@ pub(super) fn open_reader(path: &Path) -> rusqlite::Result<Connection> {
 }
 
 /// Looks whether the file is ours and not newer than `known` migrations; says how many it has.
-fn identify(conn: &Connection, known: usize, path: &Path) -> Result<usize> {
+pub(super) fn identify(conn: &Connection, known: usize, path: &Path) -> Result<usize> {
     let at = path.display();
     let sql = |error| explain(error, path);
     let (application, tables): (i32, u32) = conn
@@ -154,9 +157,9 @@ mod tests {
     fn migrations_are_applied_once_and_in_order() {
         let (_directory, path) = file();
         let mut conn = open_writer(&path).unwrap();
-        assert_eq!(version(&conn).unwrap(), 1);
+        assert_eq!(version(&conn).unwrap(), 2);
         migrate(&mut conn, MIGRATIONS, &path).unwrap();
-        assert_eq!(version(&conn).unwrap(), 1);
+        assert_eq!(version(&conn).unwrap(), 2);
         let schema = |conn: &Connection| -> String {
             let sql =
                 "SELECT group_concat(sql, ';') FROM (SELECT sql FROM sqlite_schema ORDER BY name)";
@@ -165,7 +168,7 @@ mod tests {
         // From the previous version and from nothing the same comes out.
         let later = [MIGRATIONS, &[LATER]].concat();
         migrate(&mut conn, &later, &path).unwrap();
-        assert_eq!(version(&conn).unwrap(), 2);
+        assert_eq!(version(&conn).unwrap(), 3);
         let mut fresh = Connection::open_in_memory().unwrap();
         migrate(&mut fresh, &later, Path::new("fresh")).unwrap();
         assert_eq!(schema(&conn), schema(&fresh));
@@ -180,7 +183,7 @@ mod tests {
         let mut conn = open_writer(&path).unwrap();
         let broken = [MIGRATIONS, &["CREATE TABLE half (x); SELECT nonsense"]].concat();
         migrate(&mut conn, &broken, &path).unwrap_err();
-        assert_eq!(version(&conn).unwrap(), 1);
+        assert_eq!(version(&conn).unwrap(), 2);
         let half: i64 = conn
             .query_row("SELECT count(*) FROM sqlite_schema WHERE name = 'half'", [], |row| {
                 row.get(0)

@@ -61,10 +61,10 @@ async fn while_dialling() {
         assert!(poll_once(chat.as_mut()).is_pending());
         assert_eq!(waits_for(&call, now()), WaitKind::Connect);
         assert!(call.probe.is_connected(), "a socket is being opened");
-        assert_eq!(upstream.provider_views()[0].in_flight, 1);
+        assert_eq!(upstream.provider_views()[0].limiter.in_flight, 1);
     }
     assert!(!call.probe.is_connected());
-    assert_eq!(upstream.provider_views()[0].in_flight, 0);
+    assert_eq!(upstream.provider_views()[0].limiter.in_flight, 0);
     // The dialler's own, and ours.
     assert_eq!(Arc::strong_count(&sockets), 2);
 
@@ -135,7 +135,7 @@ async fn in_the_middle_of_the_answer() {
     }
     assert_eq!(waits_for(&call, now()), WaitKind::NextToken);
     assert!(call.probe.is_connected());
-    assert_eq!(rig.view().in_flight, 1);
+    assert_eq!(rig.view().limiter.in_flight, 1);
     drop(stream);
     assert!(!call.probe.is_connected());
     rig.assert_at_rest();
@@ -155,7 +155,7 @@ async fn a_finished_answer_holds_nothing_even_if_it_is_kept() {
     let mut stream = rig.upstream.chat(call.clone(), ask()).await.unwrap();
     while stream.next().await.unwrap().is_some() {}
     assert!(!call.probe.is_connected());
-    assert_eq!(rig.view().in_flight, 0);
+    assert_eq!(rig.view().limiter.in_flight, 0);
     assert_eq!(rig.view().connections.idle, 1);
     drop(stream);
 }

@@ -149,7 +149,8 @@ async fn idle_connections_expire() {
 async fn surplus_connections_are_closed() {
     let rig = Arc::new(Rig::with(
         |config| {
-            config.providers[0].limits = Limits { concurrent: 3, queue: None, idle_connections: 0 }
+            config.providers[0].limits =
+                Limits { concurrent: 3, idle_connections: 0, ..Limits::default() }
         },
         |_, mut peer| async move {
             while peer.request().await.is_some() {

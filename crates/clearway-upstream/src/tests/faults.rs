@@ -42,6 +42,7 @@ async fn play(fault: Fault) -> String {
             let mut tokens = 0;
             while let Some(event) = stream.next().await? {
                 match event {
+                    ChatEvent::Reset { .. } => {}
                     ChatEvent::Finish { reason, usage } => {
                         let reason = reason.as_str();
                         let usage = usage.map(|usage| usage.output_tokens);
@@ -72,7 +73,7 @@ async fn play(fault: Fault) -> String {
         assert!(!call.probe.is_connected());
         lines.push(format!("{outcome}; {:.1} s", took.as_secs_f64()));
         let view = &upstream.provider_views()[0];
-        assert_eq!((view.in_flight, view.queued), (0, 0));
+        assert_eq!((view.limiter.in_flight, view.limiter.queued.iter().sum::<usize>()), (0, 0));
     }
     lines.dedup();
     lines.join(" | ")
@@ -87,17 +88,20 @@ async fn the_whole_list() {
         }
     }
     expect![[r#"
-        rate_limit_once: upstream.rate_limited in headers, after 2s; 0.0 s | stop, 60 events, usage Some(60); 0.0 s
-        rate_limit: upstream.rate_limited in headers; 0.0 s
-        retry_after: upstream.rate_limited in headers, after 3600s; 0.0 s
-        retry_after_date: upstream.rate_limited in headers, after 2s; 0.0 s
-        retry_after_ms: upstream.rate_limited in headers, after 1.5s; 0.0 s
-        retry_after_negative: upstream.rate_limited in headers; 0.0 s
-        retry_after_nan: upstream.rate_limited in headers; 0.0 s
-        retry_after_huge: upstream.rate_limited in headers, after 3600s; 0.0 s
-        insufficient_quota: upstream.quota_exhausted in headers, final; 0.0 s
-        credit_balance: upstream.quota_exhausted in headers, final; 0.0 s
-        unauthorized: upstream.credentials_exhausted in headers, final; 0.0 s
+        rate_limit_once: upstream.rate_limited in headers, after 2s; 0.0 s | stop, 60 events, usage Some(60); 2.0 s
+        rate_limit: upstream.rate_limited in headers; 0.0 s | upstream.rate_limited in headers; 1.0 s
+        retry_after: upstream.rate_limited in headers, after 3600s; 0.0 s | upstream.rate_limited in queue, after 3600s; 0.0 s
+        retry_after_date: upstream.rate_limited in headers, after 2s; 0.0 s | upstream.rate_limited in headers, after 2s; 2.0 s
+        retry_after_ms: upstream.rate_limited in headers, after 1.5s; 0.0 s | upstream.rate_limited in headers, after 1.5s; 1.5 s
+        retry_after_text: upstream.rate_limited in headers, after 1.7s; 0.0 s | upstream.rate_limited in headers, after 1.7s; 1.7 s
+        retry_after_negative: upstream.rate_limited in headers; 0.0 s | upstream.rate_limited in headers; 1.0 s
+        retry_after_nan: upstream.rate_limited in headers; 0.0 s | upstream.rate_limited in headers; 1.0 s
+        retry_after_huge: upstream.rate_limited in headers, after 3600s; 0.0 s | upstream.rate_limited in queue, after 3600s; 0.0 s
+        no_retry: upstream.server_error in headers, final; 0.0 s
+        status: upstream.server_error in headers; 0.0 s
+        insufficient_quota: upstream.quota_exhausted in headers, final; 0.0 s | upstream.quota_exhausted in queue, after 600s, final; 0.0 s
+        credit_balance: upstream.quota_exhausted in headers, final; 0.0 s | upstream.quota_exhausted in queue, after 600s, final; 0.0 s
+        unauthorized: upstream.credentials_exhausted in headers, final; 0.0 s | upstream.credentials_exhausted in queue, final; 0.0 s
         forbidden: upstream.forbidden in headers, final; 0.0 s
         model_not_found: upstream.model_unavailable in headers, final; 0.0 s
         request_timeout: upstream.timeout in headers; 0.0 s
@@ -120,15 +124,17 @@ async fn the_whole_list() {
         no_answer: upstream.headers_timeout in headers; 30.0 s
         no_read: upstream.headers_timeout in headers; 30.0 s
         slow_headers: stop, 60 events, usage Some(60); 20.0 s
+        slow_headers_once: stop, 60 events, usage Some(60); 20.0 s | stop, 60 events, usage Some(60); 0.0 s
         drip_headers: upstream.headers_timeout in headers; 30.0 s
         ttft: stop, 60 events, usage Some(60); 20.0 s
         stall: upstream.stream_idle in stream; 20.0 s
         stall_keepalive: upstream.stream_stalled in stream; 45.0 s
         reasoning: upstream.first_token_timeout in first_token; 30.0 s
-        reasoning_deltas: stop, 119 events, usage Some(60); 60.0 s
+        reasoning_deltas: stop, 119 events, usage Some(119); 60.0 s
         drip: deadline_exceeded in stream; 120.0 s
         error_after_role: upstream.server_error in first_token; 0.5 s
         error_event: upstream.server_error in stream; 0.0 s
+        overloaded_event: upstream.overloaded in first_token; 0.0 s
         cut_rst: upstream.stream_truncated in stream; 0.0 s
         cut_fin: upstream.stream_truncated in stream; 0.0 s
         cut_chunk: upstream.stream_truncated in stream; 0.0 s

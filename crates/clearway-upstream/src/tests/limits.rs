@@ -5,7 +5,8 @@ use std::pin::pin;
 use super::*;
 
 fn narrow(config: &mut Config) {
-    config.providers[0].limits = Limits { concurrent: 2, queue: Some(3), idle_connections: 2 };
+    config.providers[0].limits =
+        Limits { concurrent: 2, queue: Some(3), idle_connections: 2, ..Limits::default() };
 }
 
 /// Answers after `millis`, on every request of every connection.
@@ -37,7 +38,10 @@ async fn the_slot_is_held_until_the_stream_ends_and_granted_in_order() {
         // So that they queue in this order.
         settle().await;
         let view = rig.view();
-        assert_eq!((view.in_flight, view.queued), ((number + 1).min(2), number.saturating_sub(1)));
+        assert_eq!(
+            (view.limiter.in_flight, view.limiter.queued.iter().sum::<usize>()),
+            ((number + 1).min(2), number.saturating_sub(1))
+        );
     }
     // The queue is full now.
     let refused = rig.run().await;
@@ -66,11 +70,11 @@ async fn waiting_for_a_slot_is_visible_and_ends() {
         }
         let waiting = call.wait.read(now());
         assert_eq!(waiting.kind, WaitKind::ProviderSlot);
-        assert_eq!(&*waiting.detail, "p/m-1, attempt 1");
+        assert_eq!(&*waiting.detail, "p/m-1, 0 in front for slot");
         assert_eq!(waiting.deadline, Some(Deadline(now() + Duration::from_secs(29))));
-        assert_eq!(rig.view().queued, 1);
+        assert_eq!(rig.view().limiter.queued[0], 1);
     }
-    assert_eq!(rig.view().queued, 0, "who leaves is not waited for");
+    assert_eq!(rig.view().limiter.queued[0], 0, "who leaves is not waited for");
     assert!(!call.probe.is_connected());
 
     let outcome = rig.run().await;

@@ -311,7 +311,7 @@ async fn done_after_output_is_enough() {
     let outcome = rig.run().await;
     outcome.assert_whole();
     outcome.assert_took(0.0);
-    assert_eq!(rig.view().in_flight, 0);
+    assert_eq!(rig.view().limiter.in_flight, 0);
     // The body has not ended; it is given two seconds for that, in nobody's way.
     rig.upstream.expire_idle(now() + seconds(1));
     assert_eq!(rig.open(), 1);

@@ -9,19 +9,18 @@ use std::path::{Component, Path, PathBuf};
 use std::time::Duration;
 
 use clearway_core::run::Multitask;
-use clearway_engine::upstream::Endpoint;
 use serde_json::{Map, Value as Json};
 use toml::de::DeTable;
 
 use super::duration::DEADLINE;
 use super::env::Env;
+use super::models::{self, ModelDraft};
 use super::prompt::Prompt;
 use super::report::{Problem, Report, Source};
-use super::resolve;
 use super::walk::{At, Table, Value, Walk, nearest};
 use super::{
-    Config, Deadlines, Dialect, Door, Listen, LogFormat, Origin, Pool, Provider, ProviderKind,
-    ScriptRule, Server, ServerLimits, Sim, join,
+    Config, Dialect, Door, Listen, LogFormat, Origin, Pool, Provider, Server, ServerLimits, join,
+    providers, resolve, telemetry,
 };
 
 /// Where prompts and certificates are.
@@ -39,16 +38,6 @@ pub(super) struct Draft {
     pub(super) pools: BTreeMap<String, Pool>,
     pub(super) agents: BTreeMap<String, AgentDraft>,
     pub(super) doors: BTreeMap<String, DoorDraft>,
-}
-
-#[derive(Debug)]
-pub(super) struct ModelDraft {
-    pub(super) provider: Option<At<String>>,
-    pub(super) model: String,
-    pub(super) params: Map<String, Json>,
-    pub(super) context_tokens: Option<u32>,
-    pub(super) reasoning: Option<bool>,
-    pub(super) deadline: Option<Duration>,
 }
 
 #[derive(Debug)]
@@ -83,9 +72,10 @@ pub(super) fn config(source: Source, files: &Files, env: &Env) -> Result<Config,
     let root = Table::root(&walk, document.get_ref());
     let mut read_files = Vec::new();
     let server = server(root.sub("server"), files, env);
+    let telemetry = telemetry::read(root.sub("telemetry"));
     let draft = Draft {
-        providers: read_named(&root, "providers", |_, table| provider(table, files)),
-        models: models(&root),
+        providers: providers::read(&root, files),
+        models: models::read(&root),
         pools: read_named(&root, "pools", |_, table| pool(table)),
         agents: read_named(&root, "agents", |_, table| Some(agent(table, files, &mut read_files))),
         doors: read_named(&root, "doors", door),
@@ -101,7 +91,6 @@ pub(super) fn config(source: Source, files: &Files, env: &Env) -> Result<Config,
         "webhooks",
         "alerts",
         "include",
-        "telemetry",
     ]);
     root.finish();
     let mut config = resolve::config(&walk, draft, server);
@@ -109,6 +98,7 @@ pub(super) fn config(source: Source, files: &Files, env: &Env) -> Result<Config,
     if !problems.is_empty() {
         return Err(Report::new(problems));
     }
+    config.telemetry = telemetry;
     config.warnings = walk.take_warnings();
     for variable in env.unknown().map(ToOwned::to_owned).chain(walk.unused_overlay()) {
         config
@@ -143,7 +133,7 @@ fn syntax(source: &Source, errors: &[toml::de::Error]) -> Report {
     Report::new(errors.iter().map(problem).collect())
 }
 
-fn read_named<'a, T>(
+pub(super) fn read_named<'a, T>(
     root: &Table<'a>,
     key: &'static str,
     mut read: impl FnMut(&str, Table<'a>) -> Option<T>,
@@ -250,176 +240,8 @@ fn log_of_environment(env: &Env) -> Option<LogFormat> {
     }
 }
 
-fn provider(table: Table<'_>, files: &Files) -> Option<Provider> {
-    #[derive(Clone, Copy)]
-    enum Kind {
-        OpenAi,
-        Sim,
-    }
-    let kind = table
-        .require("kind", "write kind = \"openai\" or kind = \"sim\"")
-        .and_then(|value| value.one_of(&[("openai", Kind::OpenAi), ("sim", Kind::Sim)]));
-    let limits = table.sub("limits");
-    let concurrent = limits.get("concurrent").and_then(|value| value.count(1..=100_000));
-    let queue = limits.get("queue").and_then(|value| value.count(0..=1_000_000));
-    limits.unsupported(&["per_minute", "per_second", "tokens_per_minute", "per_day"]);
-    limits.finish();
-    let pool = table.sub("pool");
-    let connections = pool.get("connections").and_then(|value| {
-        let connections = value.count(1..=100_000)?;
-        if concurrent.is_some_and(|concurrent| connections < concurrent) {
-            value.problem(
-                format!("`{}` is less than `limits.concurrent`", value.path),
-                "too few",
-                "each call has a connection of its own: a call that may start must find one",
-            );
-        }
-        Some(connections)
-    });
-    let keep_alive = pool.get("keep_alive").and_then(|value| value.count(0..=100_000));
-    if let Some(value) = pool.get("idle_expiry")
-        && value.duration(DEADLINE).is_some()
-    {
-        // It tunes and changes no outcome, so files that have it stay valid.
-        pool.walk.warn(format!("`{}` has no effect in this version: idle connections are closed after 4 s (http) or 30 s (https)", value.path));
-    }
-    pool.finish();
-    let deadline = deadlines(table.sub("deadline"));
-    let kind = match kind {
-        Some(Kind::OpenAi) => openai(&table, files),
-        Some(Kind::Sim) => Some(ProviderKind::Sim(sim(&table))),
-        None => {
-            table.tolerate(&[
-                "base_url",
-                "api_key",
-                "ca_file",
-                "script",
-                "ttft",
-                "token_interval",
-                "tokens",
-                "jitter",
-                "max_concurrent",
-            ]);
-            None
-        }
-    };
-    table.unsupported(&[
-        "retry", "breaker", "keys", "headers", "budget", "price", "hedge", "fallback",
-    ]);
-    table.finish();
-    Some(Provider { kind: kind?, concurrent, queue, connections, keep_alive, deadline })
-}
-
-fn openai(table: &Table<'_>, files: &Files) -> Option<ProviderKind> {
-    let base_url = match table.get("base_url") {
-        None => Some(resolve::OPENAI_URL.to_owned()),
-        Some(value) => value.address(Endpoint::parse, resolve::OPENAI_URL),
-    };
-    let api_key = table.get("api_key").and_then(|value| value.secret());
-    let ca_file = table.get("ca_file").and_then(|value| {
-        let name = value.name()?;
-        let Files::Folder(folder) = files else { return None };
-        let path = join(folder, &name.value);
-        if !path.is_file() {
-            value.problem(format!("there is no file {}", path.display()), "here", "");
-        }
-        Some(path)
-    });
-    Some(ProviderKind::OpenAi { base_url: base_url?, api_key, ca_file })
-}
-
-fn sim(table: &Table<'_>) -> Sim {
-    let duration = |key| table.get(key).and_then(|value: Value<'_>| value.pause());
-    let script = table.get("script").map(|value| value.list()).unwrap_or_default();
-    Sim {
-        script: script.iter().filter_map(script_rule).collect(),
-        ttft: duration("ttft").unwrap_or_default(),
-        token_interval: duration("token_interval").unwrap_or_default(),
-        tokens: table.get("tokens").and_then(|value| value.count(0..=1_000_000)),
-        jitter: table.get("jitter").and_then(|value| value.fraction(0.0..=1.0)).unwrap_or(0.0),
-        max_concurrent: table.get("max_concurrent").and_then(|value| value.count(1..=1_000_000)),
-    }
-}
-
-fn script_rule(value: &Value<'_>) -> Option<ScriptRule> {
-    let table = value.table()?;
-    let matches = table.get("match").and_then(|value| value.text()).unwrap_or_default().to_owned();
-    let reply = table
-        .require("reply", "say what to answer: { match = \"price\", reply = \"It is free.\" }");
-    table.finish();
-    let value = reply?;
-    let reply = value.text()?;
-    if let Err(error) = minijinja::Environment::new().template_from_str(reply) {
-        let why = error.detail().map_or_else(|| error.kind().to_string(), ToOwned::to_owned);
-        value.problem(format!("template error in a reply: {why}"), "here", "");
-        return None;
-    }
-    Some(ScriptRule { matches, reply: reply.to_owned() })
-}
-
-fn deadlines(table: Table<'_>) -> Deadlines {
-    let read = |key| {
-        let value = table.get(key)?;
-        Some((value.duration(DEADLINE)?, value))
-    };
-    let connect = read("connect");
-    let first_byte = read("first_byte");
-    let first_token = read("first_token");
-    let between_bytes = read("between_bytes");
-    let between_tokens = read("between_tokens");
-    let total = read("total");
-    // A stage that outlasts the one around it could never be what ends a call.
-    let stages = [&connect, &first_byte, &first_token, &total];
-    let stages: Vec<_> = stages.into_iter().flatten().collect();
-    for pair in stages.windows(2) {
-        if let [(inner, value), (outer, around)] = pair
-            && inner > outer
-        {
-            let around = around.path.rsplit('.').next().unwrap_or_default();
-            value.problem(
-                format!("`{}` is longer than `{around}`, which contains it", value.path),
-                "never reached",
-                "the order is connect <= first_byte <= first_token <= total",
-            );
-        }
-    }
-    table.unsupported(&["queue", "send", "cancel"]);
-    table.finish();
-    let duration = |read: Option<(Duration, Value<'_>)>| read.map(|(duration, _)| duration);
-    Deadlines {
-        connect: duration(connect),
-        first_byte: duration(first_byte),
-        first_token: duration(first_token),
-        between_bytes: duration(between_bytes),
-        between_tokens: duration(between_tokens),
-        total: duration(total),
-    }
-}
-
-fn models(root: &Table<'_>) -> BTreeMap<String, ModelDraft> {
-    read_named(root, "models", |_, table| {
-        let provider =
-            table.require("provider", "name one of [providers]").and_then(|value| value.name());
-        let model =
-            table.require("model", "say what the provider calls it").and_then(|value| value.name());
-        let draft = ModelDraft {
-            provider,
-            model: model.map(|model| model.value).unwrap_or_default(),
-            params: params(&table),
-            context_tokens: table
-                .get("context_tokens")
-                .and_then(|value| value.count(256..=100_000_000)),
-            reasoning: table.get("reasoning").and_then(|value| value.boolean()),
-            deadline: table.get("deadline").and_then(|value| value.duration(DEADLINE)),
-        };
-        table.unsupported(&["fallback", "script", "price", "retry", "dimensions", "cache"]);
-        table.finish();
-        Some(draft)
-    })
-}
-
 /// Request parameters that are passed on as they are.
-fn params(table: &Table<'_>) -> Map<String, Json> {
+pub(super) fn params(table: &Table<'_>) -> Map<String, Json> {
     const OURS: &[&str] = &["model", "messages", "stream", "stream_options"];
     let Some(value) = table.get("params") else { return Map::new() };
     let mut params = Map::new();

@@ -1,5 +1,6 @@
 //! Configuration errors as people read them: what, where (underlined), what to do.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::ops::Range;
 use std::sync::Arc;
@@ -32,10 +33,11 @@ impl Source {
         &self.0.text
     }
 
-    /// The same text with `span` made unreadable.
+    /// The same text with `span` made unreadable; every other place stays where it is.
     fn hide(&self, span: &Range<usize>) -> Self {
         let text = self.text();
-        let hidden = "*".repeat(span.len());
+        let hide = |byte| if matches!(byte, b'\n' | b'\r') { char::from(byte) } else { '*' };
+        let hidden: String = text[span.clone()].bytes().map(hide).collect();
         Self::new(self.name(), [&text[..span.start], &hidden, &text[span.end..]].concat())
     }
 }
@@ -83,6 +85,8 @@ pub struct Place {
     pub source: Source,
     pub span: Range<usize>,
     pub label: Option<String>,
+    /// It holds, or may hold, a secret.
+    hidden: bool,
 }
 
 impl Problem {
@@ -93,15 +97,16 @@ impl Problem {
     #[must_use]
     pub fn at(mut self, source: &Source, span: Range<usize>, label: impl Into<String>) -> Self {
         let label = Some(label.into()).filter(|label| !label.is_empty());
-        self.place = Some(Place { source: source.clone(), span, label });
+        self.place = Some(Place { source: source.clone(), span, label, hidden: false });
         self
     }
 
-    /// Makes the place unreadable: it holds, or may hold, a secret.
+    /// Makes the place unreadable in every problem of its [`Report`]: it holds, or may hold, a
+    /// secret.
     #[must_use]
     pub fn hidden(mut self) -> Self {
         if let Some(place) = &mut self.place {
-            place.source = place.source.hide(&place.span);
+            place.hidden = true;
         }
         self
     }
@@ -177,6 +182,7 @@ const WIDTH: usize = 120;
 
 impl Report {
     pub(crate) fn new(mut problems: Vec<Problem>) -> Self {
+        hide_secrets(&mut problems);
         problems.sort_by_key(Problem::order);
         Self { problems }
     }
@@ -205,6 +211,23 @@ impl Report {
             outdent(&one, &mut text);
         }
         text
+    }
+}
+
+/// A line with a secret in it may be shown for something else, too.
+fn hide_secrets(problems: &mut [Problem]) {
+    let mut sources = BTreeMap::<String, Source>::new();
+    for place in problems.iter().filter_map(|problem| problem.place.as_ref()) {
+        if place.hidden {
+            let name = place.source.name().to_owned();
+            let source = sources.entry(name).or_insert_with(|| place.source.clone());
+            *source = source.hide(&place.span);
+        }
+    }
+    for place in problems.iter_mut().filter_map(|problem| problem.place.as_mut()) {
+        if let Some(source) = sources.get(place.source.name()) {
+            place.source = source.clone();
+        }
     }
 }
 

@@ -1,26 +1,30 @@
 //! From names to things: every reference is looked up, every default filled in.
 //!
-//! Also here: what exists without being written down. The provider `openai` when the environment
-//! has a key or an address for it, the provider `sim`, the model `default`, the pool `chat`,
-//! and the built-in agents in a file that has none.
+//! Also here: what exists without being written down. The providers `openai`, `anthropic` and
+//! `ollama` when the environment has a key or an address for them, the provider `sim`, the model
+//! `default`, models that embed where the file has none, the pool `chat`, and the built-in agents
+//! in a file that has none.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use clearway_engine::upstream::Endpoint;
+use clearway_engine::upstream::{Commit, EmbeddingModel, Endpoint, Kind};
 use serde_json::Map;
 
 use super::env::Env;
-use super::read::{AgentDraft, Draft, ModelDraft};
+use super::models::ModelDraft;
+use super::providers::usual_url;
+use super::read::{AgentDraft, Draft};
 use super::report::Problem;
 use super::walk::{At, Walk, nearest};
 use super::{
-    Agent, Config, DEFAULT_AGENT, DEFAULT_MODEL, Deadlines, Model, OPENAI, Origin, Pool, Provider,
-    ProviderKind, SIM, Secret, Server, Sim,
+    ANTHROPIC, Agent, Config, DEFAULT_AGENT, DEFAULT_MODEL, Key, Model, OLLAMA, OPENAI, Origin,
+    Pool, Provider, ProviderKind, Remote, SIM, Secret, Server, Sim,
 };
 
-pub(super) const OPENAI_URL: &str = "https://api.openai.com/v1";
 const OPENAI_MODEL: &str = "gpt-5-mini";
+const EMBEDDING_MODEL: &str = "text-embedding-3-small";
+const EMBEDDING_DIMENSIONS: u32 = 1536;
 
 const TURN: Duration = Duration::from_secs(120);
 const WORKING: Duration = Duration::from_secs(30 * 60);
@@ -33,6 +37,7 @@ pub(super) fn config(walk: &Walk<'_>, draft: Draft, server: Server) -> Config {
     let default = default_model(&draft.providers, &draft.models, walk.env);
     let mut providers = draft.providers;
     add_providers(walk, &mut providers);
+    note_fallbacks(walk, &draft.models, matches!(default, Some(Default::New(_))));
     let mut models: BTreeMap<String, Model> = draft
         .models
         .into_iter()
@@ -67,6 +72,7 @@ pub(super) fn config(walk: &Walk<'_>, draft: Draft, server: Server) -> Config {
             known(walk, "agent", agent, names.iter().chain(built_in));
         }
     }
+    add_embeddings(&providers, &mut models);
     let doors = draft.doors.into_iter().map(|(name, door)| (name, door.door)).collect();
     Config {
         origin: Origin::Text,
@@ -76,6 +82,7 @@ pub(super) fn config(walk: &Walk<'_>, draft: Draft, server: Server) -> Config {
         pools,
         agents,
         doors,
+        telemetry: None,
         default_agent,
         files: Vec::new(),
         warnings: Vec::new(),
@@ -100,56 +107,105 @@ fn known<'n>(
         None => format!("there are: {}", list.join(", ")),
     };
     let problem = Problem::new(format!("there is no {what} `{}`", name.value)).help(help);
-    walk.note(match &name.span {
-        Some(span) => problem.at(&walk.source, span.clone(), "not defined"),
-        None => problem,
-    });
+    walk.note(problem_at(walk, problem, name, "not defined"));
     false
+}
+
+fn problem_at(walk: &Walk<'_>, problem: Problem, name: &At<String>, label: &str) -> Problem {
+    match &name.span {
+        Some(span) => problem.at(&walk.source, span.clone(), label),
+        None => problem,
+    }
 }
 
 /// The providers that exist without being in the file.
 fn add_providers(walk: &Walk<'_>, providers: &mut BTreeMap<String, Provider>) {
-    let provider = |kind| Provider {
-        kind,
-        concurrent: None,
-        queue: None,
-        connections: None,
-        keep_alive: None,
-        deadline: Deadlines::default(),
-    };
-    if let Some(kind) = openai_of_environment(walk.env)
-        && !providers.contains_key(OPENAI)
-    {
-        if let ProviderKind::OpenAi { base_url, .. } = &kind
-            && let Err(why) = Endpoint::parse(base_url)
-        {
+    let of_environment = [
+        (OPENAI, "OPENAI_BASE_URL", openai_of_environment(walk.env)),
+        (ANTHROPIC, "ANTHROPIC_API_KEY", anthropic_of_environment(walk.env)),
+        (OLLAMA, "OLLAMA_HOST", ollama_of_environment(walk.env)),
+    ];
+    for (name, variable, remote) in of_environment {
+        let Some(remote) = remote.filter(|_| !providers.contains_key(name)) else { continue };
+        if let Err(why) = Endpoint::parse(&remote.base_url) {
             // People put passwords into addresses, so the value is not repeated.
-            let why = why.replace(&format!("{base_url:?} "), "it ");
-            let problem = Problem::new(format!("OPENAI_BASE_URL: {why}"));
-            walk.note(problem.help(format!("such as {OPENAI_URL}")));
+            let why = why.replace(&format!("{:?} ", remote.base_url), "it ");
+            let problem = Problem::new(format!("{variable}: {why}"));
+            walk.note(problem.help(format!("such as {}", usual_url(remote.speaks))));
         }
-        providers.insert(OPENAI.to_owned(), provider(kind));
+        providers.insert(name.to_owned(), Provider::new(ProviderKind::Remote(remote)));
     }
-    providers.entry(SIM.to_owned()).or_insert_with(|| provider(ProviderKind::Sim(Sim::default())));
+    let sim = || Provider::new(ProviderKind::Sim(Sim::default()));
+    providers.entry(SIM.to_owned()).or_insert_with(sim);
 }
 
 /// A key or an address in the environment makes a provider; servers on the own machine need no key.
-fn openai_of_environment(env: &Env) -> Option<ProviderKind> {
-    let api_key = env.get("OPENAI_API_KEY").map(|key| Secret::new(key.trim()));
+fn openai_of_environment(env: &Env) -> Option<Remote> {
+    let key = env.get("OPENAI_API_KEY");
     let base_url = env.get("OPENAI_BASE_URL").map(|url| url.trim().to_owned());
-    if api_key.is_none() && base_url.is_none() {
-        return None;
+    (key.is_some() || base_url.is_some()).then(|| plain_remote(Kind::OpenAi, key, base_url))
+}
+
+fn anthropic_of_environment(env: &Env) -> Option<Remote> {
+    let key = env.get("ANTHROPIC_API_KEY")?;
+    Some(plain_remote(Kind::Anthropic, Some(key), None))
+}
+
+fn ollama_of_environment(env: &Env) -> Option<Remote> {
+    let host = env.get("OLLAMA_HOST")?;
+    Some(plain_remote(Kind::Ollama, None, Some(ollama_url(host.trim()))))
+}
+
+/// `OLLAMA_HOST` is what the server binds to, in its own short form: `0.0.0.0`, `:11434`, `box:80`.
+fn ollama_url(host: &str) -> String {
+    if host.contains("://") {
+        return host.to_owned();
     }
-    Some(ProviderKind::OpenAi {
-        base_url: base_url.unwrap_or_else(|| OPENAI_URL.to_owned()),
-        api_key,
+    let (name, port) = match host.rsplit_once(':') {
+        Some((name, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => (name, port),
+        Some(_) | None => (host, "11434"),
+    };
+    let name = if matches!(name, "" | "0.0.0.0" | "[::]") { "127.0.0.1" } else { name };
+    format!("http://{name}:{port}")
+}
+
+fn plain_remote(speaks: Kind, key: Option<&str>, base_url: Option<String>) -> Remote {
+    Remote {
+        speaks,
+        base_url: base_url.unwrap_or_else(|| usual_url(speaks).to_owned()),
+        keys: key
+            .map(|key| Key { name: None, secret: Secret::new(key.trim()) })
+            .into_iter()
+            .collect(),
+        headers: Vec::new(),
         ca_file: None,
-    })
+    }
+}
+
+/// Where the file has no model that embeds: two names for the usual one, at the provider `openai`
+/// or at the simulator, if anything there is used anyhow.
+fn add_embeddings(providers: &BTreeMap<String, Provider>, models: &mut BTreeMap<String, Model>) {
+    if models.values().any(|model| model.embedding.is_some()) {
+        return;
+    }
+    let is_used = |name: &str| models.values().any(|model| model.provider == name);
+    let provider = if providers.get(OPENAI).is_some_and(is_openai) && is_used(OPENAI) {
+        OPENAI
+    } else if matches!(&providers[SIM].kind, ProviderKind::Sim(_)) && is_used(SIM) {
+        SIM
+    } else {
+        return;
+    };
+    for name in ["embed", EMBEDDING_MODEL] {
+        let model = plain_model(provider.to_owned(), EMBEDDING_MODEL.to_owned());
+        let embedding = Some(EmbeddingModel { dimensions: Some(EMBEDDING_DIMENSIONS) });
+        models.entry(name.to_owned()).or_insert(Model { embedding, ..model });
+    }
 }
 
 /// What the name `default` stands for when the file does not say.
 enum Default {
-    /// The only model of the file.
+    /// The only model of the file that answers.
     Same(String),
     New(Model),
 }
@@ -163,7 +219,8 @@ fn default_model(
     if models.contains_key(DEFAULT_MODEL) {
         return None;
     }
-    let mut names = models.keys();
+    let answering = models.iter().filter(|(_, model)| model.embedding.is_none());
+    let mut names = answering.map(|(name, _)| name);
     match (names.next(), names.next()) {
         (Some(only), None) => return Some(Default::Same(only.clone())),
         (Some(_), Some(_)) => return None,
@@ -171,7 +228,7 @@ fn default_model(
     }
     let real: Vec<&String> = providers
         .iter()
-        .filter(|(_, provider)| matches!(provider.kind, ProviderKind::OpenAi { .. }))
+        .filter(|(_, provider)| is_openai(provider))
         .map(|(name, _)| name)
         .collect();
     let provider = match real.as_slice() {
@@ -189,9 +246,27 @@ fn default_model(
     Some(Default::New(plain_model(provider, model.to_owned())))
 }
 
+/// Whether it has, or imitates, the models that are known here by name.
+fn is_openai(provider: &Provider) -> bool {
+    matches!(&provider.kind, ProviderKind::Remote(remote)
+        if matches!(remote.speaks, Kind::OpenAi | Kind::Responses))
+}
+
 fn plain_model(provider: String, model: String) -> Model {
     let reasoning = thinks_first(&model);
-    Model { provider, model, params: Map::new(), context_tokens: None, reasoning, deadline: None }
+    Model {
+        provider,
+        model,
+        params: Map::new(),
+        context_tokens: None,
+        reasoning,
+        deadline: None,
+        embedding: None,
+        fallback: Vec::new(),
+        commit: Commit::Fail,
+        prefill: false,
+        price: None,
+    }
 }
 
 /// Models that are known to be silent for long before their first token, by name.
@@ -208,6 +283,9 @@ fn resolve_model(
 ) -> Model {
     if let Some(provider) = &draft.provider {
         known(walk, "provider", provider, providers.keys());
+        if draft.embedding.is_some() {
+            note_no_embeddings(walk, provider, providers);
+        }
     }
     Model {
         provider: draft.provider.map(|provider| provider.value).unwrap_or_default(),
@@ -216,6 +294,58 @@ fn resolve_model(
         params: draft.params,
         context_tokens: draft.context_tokens,
         deadline: draft.deadline,
+        embedding: draft.embedding,
+        fallback: draft.fallback.into_iter().map(|name| name.value).collect(),
+        commit: draft.commit,
+        prefill: draft.prefill,
+        price: draft.price,
+    }
+}
+
+/// Embeddings are asked for in OpenAI's way, whatever the provider speaks otherwise.
+fn note_no_embeddings(
+    walk: &Walk<'_>,
+    provider: &At<String>,
+    providers: &BTreeMap<String, Provider>,
+) {
+    let Some(ProviderKind::Remote(remote)) =
+        providers.get(&provider.value).map(|provider| &provider.kind)
+    else {
+        return;
+    };
+    let help = match remote.speaks {
+        Kind::OpenAi | Kind::Responses => return,
+        Kind::Anthropic => "Anthropic has none: use another provider",
+        Kind::Ollama => {
+            "Ollama has them at /v1: add a provider with kind = \"openai\" and base_url = \"http://127.0.0.1:11434/v1\""
+        }
+    };
+    let kind = remote.speaks.as_str();
+    let problem = Problem::new(format!("providers of the kind `{kind}` have no embeddings"));
+    walk.note(problem_at(walk, problem, provider, "cannot embed").help(help));
+}
+
+/// Whether every fallback is a model that can answer instead. Cycles are harmless: a call follows
+/// the list of its own model and no other.
+fn note_fallbacks(walk: &Walk<'_>, models: &BTreeMap<String, ModelDraft>, has_default: bool) {
+    let default = has_default.then(|| DEFAULT_MODEL.to_owned());
+    let names = || models.keys().chain(default.iter());
+    for (name, model) in models {
+        for fallback in &model.fallback {
+            let other = models.get(&fallback.value);
+            let (what, label) = if fallback.value == *name {
+                ("it cannot be its own fallback", "itself")
+            } else if model.embedding.is_some() {
+                ("vectors of different models do not compare", "a model that embeds has none")
+            } else if other.is_some_and(|other| other.embedding.is_some()) {
+                ("a model that embeds cannot answer instead", "embeds")
+            } else {
+                known(walk, "model", fallback, names().filter(|other| *other != name));
+                continue;
+            };
+            let problem = Problem::new(format!("`models.{name}.fallback`: {what}"));
+            walk.note(problem_at(walk, problem, fallback, label));
+        }
     }
 }
 
@@ -237,6 +367,13 @@ fn resolve_agent(
     let model = match draft.model {
         Some(model) => {
             known(walk, "model", &model, models.keys());
+            if models.get(&model.value).is_some_and(|model| model.embedding.is_some()) {
+                let problem = Problem::new(format!(
+                    "the model `{}` embeds texts, and an agent needs one that answers",
+                    model.value
+                ));
+                walk.note(problem_at(walk, problem, &model, "embeds"));
+            }
             model.value
         }
         None => {

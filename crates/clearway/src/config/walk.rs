@@ -262,7 +262,12 @@ impl<'a> Value<'a> {
     }
 
     /// The same for a value that is a secret, or may have one in it.
-    fn hidden_problem(&self, message: impl Into<String>, label: &str, help: impl Into<String>) {
+    pub(super) fn hidden_problem(
+        &self,
+        message: impl Into<String>,
+        label: &str,
+        help: impl Into<String>,
+    ) {
         self.walk.note(self.describe_problem(message.into(), label, help.into()).hidden());
     }
 
@@ -389,6 +394,31 @@ impl<'a> Value<'a> {
             self.problem(message, "out of range", "");
         }
         inside
+    }
+
+    /// An amount of money that is not negative, in millionths, exactly as it is written.
+    pub(super) fn micros(&self) -> Option<u64> {
+        let text = match self.from {
+            From::Variable { text, .. } => text.trim(),
+            From::File(value) => match value.get_ref() {
+                DeValue::Float(number) => number.as_str(),
+                DeValue::Integer(number) if number.radix() == 10 => number.as_str(),
+                DeValue::Integer(_) => "",
+                other => {
+                    self.wrong("a number", describe(other));
+                    return None;
+                }
+            },
+        };
+        let micros = exact_micros(text);
+        if micros.is_none() {
+            self.problem(
+                format!("`{}` must be an amount from 0 to {MOST_MONEY}", self.path),
+                "no such amount",
+                "such as 0.25, with at most six digits behind the point",
+            );
+        }
+        micros
     }
 
     /// A duration within `range`; anything without an end is refused.
@@ -551,11 +581,10 @@ impl<'a> Value<'a> {
         let has_variable = pieces(self.text()?)
             .is_none_or(|pieces| pieces.iter().any(|piece| matches!(piece, Piece::Variable(_))));
         if !has_variable {
-            let key = self.path.rsplit('.').next().unwrap_or_default().to_ascii_uppercase();
             self.hidden_problem(
                 format!("`{}` is a secret and must come from the environment", self.path),
                 "a secret does not belong in a file",
-                format!("put it into an environment variable and write `\"${{{key}}}\"`"),
+                "put it into an environment variable and write `\"${API_KEY}\"`",
             );
             return None;
         }
@@ -594,6 +623,11 @@ impl<'a> Value<'a> {
     /// Whether it is a table: for keys that take a text or a table.
     pub(super) fn is_table(&self) -> bool {
         matches!(self.from, From::File(value) if matches!(value.get_ref(), DeValue::Table(_)))
+    }
+
+    /// Whether it is a list: for more errors about it than that it is none.
+    pub(super) fn is_list(&self) -> bool {
+        matches!(self.from, From::File(value) if matches!(value.get_ref(), DeValue::Array(_)))
     }
 
     /// The texts of a list; a variable holds them with commas between.
@@ -671,11 +705,30 @@ fn header(source: &Source, name: Range<usize>, value: Range<usize>) -> Range<usi
     }
 }
 
-fn is_name(name: &str) -> bool {
+pub(super) fn is_name(name: &str) -> bool {
     let sound = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '.');
     (1..=64).contains(&name.len())
         && name.chars().all(sound)
         && name.starts_with(|c: char| c.is_ascii_alphanumeric())
+}
+
+/// The most that a million of anything costs.
+const MOST_MONEY: u64 = 1_000_000_000;
+
+/// `0.25` as 250 000: digit by digit, because a binary fraction would be off by some.
+fn exact_micros(text: &str) -> Option<u64> {
+    const DECIMALS: usize = 6;
+    let text = text.strip_prefix('+').unwrap_or(text);
+    let (whole, decimals) = text.split_once('.').unwrap_or((text, ""));
+    let digits = |text: &str| text.bytes().all(|byte| byte.is_ascii_digit());
+    let decimals = decimals.trim_end_matches('0');
+    if whole.is_empty() || !digits(whole) || !digits(decimals) || decimals.len() > DECIMALS {
+        return None;
+    }
+    let whole: u64 = whole.parse().ok()?;
+    let millionths: u64 = format!("{decimals:0<DECIMALS$}").parse().ok()?;
+    let micros = whole.checked_mul(1_000_000)?.checked_add(millionths)?;
+    (micros <= MOST_MONEY * 1_000_000).then_some(micros)
 }
 
 fn to_json(value: &DeValue<'_>) -> Option<serde_json::Value> {

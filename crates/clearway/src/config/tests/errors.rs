@@ -286,9 +286,8 @@ fn what_this_version_has_not() {
         r#"
 [providers.openai]
 kind = "openai"
-limits = { concurrent = 10, per_minute = 60 }
-retry = { attempts = 3 }
-breaker = { failures = 5 }
+limits = { concurrent = 10, per_day = 60 }
+budget = { per_day = 5 }
 
 [agents.cofounder]
 tools = ["search:company"]
@@ -302,65 +301,57 @@ command = ["crm"]
 do = "search"
 "#,
         expect![[r#"
-            error: `providers.openai.limits.per_minute` is not supported by this version
+            error: `providers.openai.limits.per_day` is not supported by this version
              ╭─[clearway.toml:4:29]
-            4 │ limits = { concurrent = 10, per_minute = 60 }
-             ·                             ─────┬────
-             ·                                  ╰── not supported yet
+            4 │ limits = { concurrent = 10, per_day = 60 }
+             ·                             ───┬───
+             ·                                ╰── not supported yet
              ╰────
             help: leave it out: it would have no effect, and silence would hide that
 
-            error: `providers.openai.retry` is not supported by this version
+            error: `providers.openai.budget` is not supported by this version
              ╭─[clearway.toml:5:1]
-            5 │ retry = { attempts = 3 }
-             · ──┬──
-             ·   ╰── not supported yet
-             ╰────
-            help: leave it out: it would have no effect, and silence would hide that
-
-            error: `providers.openai.breaker` is not supported by this version
-             ╭─[clearway.toml:6:1]
-            6 │ breaker = { failures = 5 }
-             · ───┬───
+            5 │ budget = { per_day = 5 }
+             · ───┬──
              ·    ╰── not supported yet
              ╰────
             help: leave it out: it would have no effect, and silence would hide that
 
             error: `agents.cofounder.tools` is not supported by this version
-             ╭─[clearway.toml:9:1]
-            9 │ tools = ["search:company"]
+             ╭─[clearway.toml:8:1]
+            8 │ tools = ["search:company"]
              · ──┬──
              ·   ╰── not supported yet
              ╰────
             help: leave it out: it would have no effect, and silence would hide that
 
             error: `rollback` is not supported by this version
-              ╭─[clearway.toml:10:13]
-            10 │ when_busy = "rollback"
-              ·             ─────┬────
-              ·                  ╰── not supported yet
-              ╰────
+             ╭─[clearway.toml:9:13]
+            9 │ when_busy = "rollback"
+             ·             ─────┬────
+             ·                  ╰── not supported yet
+             ╰────
             help: one of: queue, reject, interrupt
 
             error: `agents.cofounder.temperature` is a parameter of the model
-              ╭─[clearway.toml:11:15]
-            11 │ temperature = 0.5
+              ╭─[clearway.toml:10:15]
+            10 │ temperature = 0.5
               ·               ─┬─
               ·                ╰── not here
               ╰────
             help: write params = { temperature = … }
 
             error: `mcp` is not supported by this version
-              ╭─[clearway.toml:13:2]
-            13 │ [mcp.crm]
+              ╭─[clearway.toml:12:2]
+            12 │ [mcp.crm]
               ·  ─┬─
               ·   ╰── not supported yet
               ╰────
             help: leave it out: it would have no effect, and silence would hide that
 
             error: `workflows` is not supported by this version
-              ╭─[clearway.toml:16:2]
-            16 │ [workflows.campaign.steps.facts]
+              ╭─[clearway.toml:15:2]
+            15 │ [workflows.campaign.steps.facts]
               ·  ────┬────
               ·      ╰── not supported yet
               ╰────
@@ -386,7 +377,7 @@ fn choices() {
             3 │ [providers.y]
              · ─────────────
              ╰────
-            help: write kind = "openai" or kind = "sim"
+            help: write kind = "openai", "openai-responses", "anthropic", "ollama" or "sim"
 
             error: `server.log` cannot be `xml`
              ╭─[clearway.toml:6:7]
@@ -600,5 +591,294 @@ fn connections_must_do_for_the_calls() {
              ·                         ╰── too few
              ╰────
             help: each call has a connection of its own: a call that may start must find one"#]],
+    );
+}
+
+#[test]
+fn providers_that_cannot_be_meant() {
+    check(
+        r#"
+[providers.a]
+kind = "openai"
+api_key = "${OPENAI_API_KEY}"
+keys = []
+limits = { per_minute = 10, burst = 11 }
+retry = { attempts = 0, on = ["timeout", "5xx"] }
+breaker = { failures = 0, recovery = "2h" }
+[providers.b]
+kind = "anthropic"
+keys = ["sk-very-secret", { name = "x", key = "${OPENAI_API_KEY}" }, { name = "x", key = "${OPENAI_API_KEY}" }]
+limits = { burst = 3 }
+retry = { on = ["timout"] }
+headers = { x-api-key = "sk-very-secret", Host = "x", "a b" = "c", x-note = "zwei\nZeilen" }
+[providers.c]
+kind = "sim"
+flap = { up = "20s" }
+base_url = "http://x"
+"#,
+        expect![[r#"
+            error: `providers.a` has `api_key` and `keys`
+             ╭─[clearway.toml:5:8]
+            5 │ keys = []
+             ·        ─┬
+             ·         ╰── which?
+             ╰────
+            help: put all into `keys`
+
+            error: `providers.a.limits.burst` is more than `per_minute`
+             ╭─[clearway.toml:6:37]
+            6 │ limits = { per_minute = 10, burst = 11 }
+             ·                                     ─┬
+             ·                                      ╰── too many
+             ╰────
+
+            error: `providers.a.retry.attempts` must be from 1 to 10
+             ╭─[clearway.toml:7:22]
+            7 │ retry = { attempts = 0, on = ["timeout", "5xx"] }
+             ·                      ┬
+             ·                      ╰── out of range
+             ╰────
+
+            error: `providers.a.retry.on` cannot leave a cause out in this version
+             ╭─[clearway.toml:7:30]
+            7 │ retry = { attempts = 0, on = ["timeout", "5xx"] }
+             ·                              ─────────┬────────
+             ·                                       ╰── too short
+             ╰────
+            help: leave the list out, or write all: ["timeout", "connect", "5xx", "429"]; attempts = 1 retries nothing
+
+            error: `providers.a.breaker.failures` must be from 1 to 1000
+             ╭─[clearway.toml:8:24]
+            8 │ breaker = { failures = 0, recovery = "2h" }
+             ·                        ┬
+             ·                        ╰── out of range
+             ╰────
+
+            error: `providers.a.breaker.recovery` must be from 100ms to 1h
+             ╭─[clearway.toml:8:38]
+            8 │ breaker = { failures = 0, recovery = "2h" }
+             ·                                      ──┬─
+             ·                                        ╰── out of range
+             ╰────
+
+            error: `providers.b.keys[0]` is a secret and must come from the environment
+              ╭─[clearway.toml:11:9]
+            11 │ keys = [****************, { name = "x", key = "${OPENAI_API_KEY}" }, { name = "x", key = "${OPENAI_API_KEY}" }]
+              ·         ────────┬───────
+              ·                 ╰── a secret does not belong in a file
+              ╰────
+            help: put it into an environment variable and write `"${API_KEY}"`
+
+            error: there are two keys `x`
+              ╭─[clearway.toml:11:79]
+            11 │ keys = [****************, { name = "x", key = "${OPENAI_API_KEY}" }, { name = "x", key = "${OPENAI_API_KEY}" }]
+              ·                                                                               ─┬─
+              ·                                                                                ╰── the second
+              ╰────
+
+            error: `providers.b.limits.burst` needs a `per_minute`
+              ╭─[clearway.toml:12:20]
+            12 │ limits = { burst = 3 }
+              ·                    ┬
+              ·                    ╰── a burst of what?
+              ╰────
+            help: it says how many of a minute's requests may go at once
+
+            error: `providers.b.retry.on[0]` cannot be `timout`
+              ╭─[clearway.toml:13:17]
+            13 │ retry = { on = ["timout"] }
+              ·                 ────┬───
+              ·                     ╰── not one of the choices
+              ╰────
+            help: did you mean `timeout`?
+
+            error: `providers.b.headers.x-api-key` is a secret and must come from the environment
+              ╭─[clearway.toml:14:25]
+            14 │ headers = { x-api-key = ****************, Host = "x", "a b" = ***, x-note = ************** }
+              ·                         ────────┬───────
+              ·                                 ╰── a secret does not belong in a file
+              ╰────
+            help: put it into an environment variable and write `"${API_KEY}"`
+
+            error: the header `Host` is set by the server itself
+              ╭─[clearway.toml:14:50]
+            14 │ headers = { x-api-key = ****************, Host = "x", "a b" = ***, x-note = ************** }
+              ·                                                  ─┬─
+              ·                                                   ╰── here
+              ╰────
+            help: leave it out
+
+            error: `a b` cannot be a header
+              ╭─[clearway.toml:14:63]
+            14 │ headers = { x-api-key = ****************, Host = "x", "a b" = ***, x-note = ************** }
+              ·                                                               ─┬─
+              ·                                                                ╰── its name is wrong
+              ╰────
+
+            error: `providers.b.headers.x-note` cannot be sent in a header
+              ╭─[clearway.toml:14:77]
+            14 │ headers = { x-api-key = ****************, Host = "x", "a b" = ***, x-note = ************** }
+              ·                                                                             ───────┬──────
+              ·                                                                                    ╰── it has a line break, or letters beyond ASCII
+              ╰────
+
+            error: `providers.c.flap` has no `down`
+              ╭─[clearway.toml:17:8]
+            17 │ flap = { up = "20s" }
+              ·        ──────────────
+              ╰────
+            help: write flap = { up = "20s", down = "5s" }
+
+            error: `providers.c` has no key `base_url`
+              ╭─[clearway.toml:18:1]
+            18 │ base_url = "http://x"
+              · ────┬───
+              ·     ╰── unknown key
+              ╰────
+            help: known here: breaker, deadline, flap, jitter, kind, limits, max_concurrent, pool, retry, rpm, script,
+                  token_interval, tokens, tpm, ttft"#]],
+    );
+}
+
+#[test]
+fn models_that_cannot_be_meant() {
+    check(
+        r#"
+[providers.house]
+kind = "ollama"
+[models]
+fast = { provider = "openai", model = "a", fallback = ["fast", "deap", "deep", "deep", "vectors"], commit = "restat" }
+deep = { provider = "openai", model = "b", price = { input = -1, cached_input = 0.0000001, output = nan } }
+free = { provider = "openai", model = "c", price = { input = 1e3, output = 0x10 } }
+half = { provider = "openai", model = "d", price = { input = 1.5 } }
+vectors = { provider = "house", model = "nomic", dimensions = 768, fallback = ["fast"] }
+embed = { provider = "openai", model = "e", embedding = false }
+both = { provider = "openai", model = "f", embedding = false, dimensions = 5 }
+[agents.a]
+model = "vectors"
+"#,
+        expect![[r#"
+            error: `models.fast.fallback`: it cannot be its own fallback
+             ╭─[clearway.toml:5:56]
+            5 │ fast = { provider = "openai", model = "a", fallback = ["fast", "deap", "deep", "deep", "vectors"], commit = "restat" }
+             ·                                                        ───┬──
+             ·                                                           ╰── itself
+             ╰────
+
+            error: there is no model `deap`
+             ╭─[clearway.toml:5:64]
+            5 │ fast = { provider = "openai", model = "a", fallback = ["fast", "deap", "deep", "deep", "vectors"], commit = "restat" }
+             ·                                                                ───┬──
+             ·                                                                   ╰── not defined
+             ╰────
+            help: did you mean `deep`?
+
+            error: `models.fast.fallback` names `deep` twice
+             ╭─[clearway.toml:5:80]
+            5 │ fast = { provider = "openai", model = "a", fallback = ["fast", "deap", "deep", "deep", "vectors"], commit = "restat" }
+             ·                                                                                ───┬──
+             ·                                                                                   ╰── the second
+             ╰────
+            help: a model that could not answer is not asked again
+
+            error: `models.fast.fallback`: a model that embeds cannot answer instead
+             ╭─[clearway.toml:5:88]
+            5 │ fast = { provider = "openai", model = "a", fallback = ["fast", "deap", "deep", "deep", "vectors"], commit = "restat" }
+             ·                                                                                        ────┬────
+             ·                                                                                            ╰── embeds
+             ╰────
+
+            error: `models.fast.commit` cannot be `restat`
+             ╭─[clearway.toml:5:109]
+            5 │ fast = { provider = "openai", model = "a", fallback = ["fast", "deap", "deep", "deep", "vectors"], commit = "restat" }
+             ·                                                                                                             ────┬───
+             ·                                                                                                                 ╰── not one of the choices
+             ╰────
+            help: did you mean `restart`?
+
+            error: `models.deep.price.input` must be an amount from 0 to 1000000000
+             ╭─[clearway.toml:6:62]
+            6 │ deep = { provider = "openai", model = "b", price = { input = -1, cached_input = 0.0000001, output = nan } }
+             ·                                                              ─┬
+             ·                                                               ╰── no such amount
+             ╰────
+            help: such as 0.25, with at most six digits behind the point
+
+            error: `models.deep.price.cached_input` must be an amount from 0 to 1000000000
+             ╭─[clearway.toml:6:81]
+            6 │ deep = { provider = "openai", model = "b", price = { input = -1, cached_input = 0.0000001, output = nan } }
+             ·                                                                                 ────┬────
+             ·                                                                                     ╰── no such amount
+             ╰────
+            help: such as 0.25, with at most six digits behind the point
+
+            error: `models.deep.price.output` must be an amount from 0 to 1000000000
+             ╭─[clearway.toml:6:101]
+            6 │ deep = { provider = "openai", model = "b", price = { input = -1, cached_input = 0.0000001, output = nan } }
+             ·                                                                                                     ─┬─
+             ·                                                                                                      ╰── no such amount
+             ╰────
+            help: such as 0.25, with at most six digits behind the point
+
+            error: `models.free.price.input` must be an amount from 0 to 1000000000
+             ╭─[clearway.toml:7:62]
+            7 │ free = { provider = "openai", model = "c", price = { input = 1e3, output = 0x10 } }
+             ·                                                              ─┬─
+             ·                                                               ╰── no such amount
+             ╰────
+            help: such as 0.25, with at most six digits behind the point
+
+            error: `models.free.price.output` must be an amount from 0 to 1000000000
+             ╭─[clearway.toml:7:76]
+            7 │ free = { provider = "openai", model = "c", price = { input = 1e3, output = 0x10 } }
+             ·                                                                            ──┬─
+             ·                                                                              ╰── no such amount
+             ╰────
+            help: such as 0.25, with at most six digits behind the point
+
+            error: `models.half.price` has no `output`
+             ╭─[clearway.toml:8:52]
+            8 │ half = { provider = "openai", model = "d", price = { input = 1.5 } }
+             ·                                                    ───────────────
+             ╰────
+            help: price = { input = 0.25, output = 2.0 }, per million tokens
+
+            error: providers of the kind `ollama` have no embeddings
+             ╭─[clearway.toml:9:24]
+            9 │ vectors = { provider = "house", model = "nomic", dimensions = 768, fallback = ["fast"] }
+             ·                        ───┬───
+             ·                           ╰── cannot embed
+             ╰────
+            help: Ollama has them at /v1: add a provider with kind = "openai" and base_url = "http://127.0.0.1:11434/v1"
+
+            error: `models.vectors.fallback`: vectors of different models do not compare
+             ╭─[clearway.toml:9:80]
+            9 │ vectors = { provider = "house", model = "nomic", dimensions = 768, fallback = ["fast"] }
+             ·                                                                                ───┬──
+             ·                                                                                   ╰── a model that embeds has none
+             ╰────
+
+            error: `models.embed.embedding` is false, and the model's name says that it embeds
+              ╭─[clearway.toml:10:57]
+            10 │ embed = { provider = "openai", model = "e", embedding = false }
+              ·                                                         ──┬──
+              ·                                                           ╰── which?
+              ╰────
+            help: give it a name without `embed`
+
+            error: `models.both.embedding` is false, and only models that embed have `dimensions`
+              ╭─[clearway.toml:11:56]
+            11 │ both = { provider = "openai", model = "f", embedding = false, dimensions = 5 }
+              ·                                                        ──┬──
+              ·                                                          ╰── which?
+              ╰────
+            help: leave one of them out
+
+            error: the model `vectors` embeds texts, and an agent needs one that answers
+              ╭─[clearway.toml:13:9]
+            13 │ model = "vectors"
+              ·         ────┬────
+              ·             ╰── embeds
+              ╰────"#]],
     );
 }

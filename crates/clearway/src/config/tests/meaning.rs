@@ -17,16 +17,31 @@ fn the_built_in_configuration_is_sound() {
     assert_eq!(config.warnings, [""; 0]);
 }
 
+fn remote(provider: &Provider) -> &Remote {
+    match &provider.kind {
+        ProviderKind::Remote(remote) => remote,
+        ProviderKind::Sim(_) => panic!("{provider:?}"),
+    }
+}
+
+fn secrets(remote: &Remote) -> Vec<&str> {
+    remote.keys.iter().map(|key| key.secret.expose()).collect()
+}
+
+/// Names of models that embed, with their providers.
+fn embedders(config: &Config) -> Vec<(&str, &str)> {
+    let models = config.models.iter().filter(|(_, model)| model.embedding.is_some());
+    models.map(|(name, model)| (name.as_str(), model.provider.as_str())).collect()
+}
+
 #[test]
 fn a_key_in_the_environment_makes_the_model_real() {
     let config = Config::built_in(&env()).unwrap();
     let (model, provider) = config.default_model();
     assert_eq!((model.model.as_str(), model.reasoning), ("gpt-5-mini", true));
-    let ProviderKind::OpenAi { base_url, api_key, .. } = &provider.kind else {
-        panic!("{provider:?}")
-    };
-    assert_eq!(base_url, "https://api.openai.com/v1");
-    assert_eq!(api_key.as_ref().map(Secret::expose), Some("sk-very-secret"));
+    let openai = remote(provider);
+    assert_eq!(openai.base_url, "https://api.openai.com/v1");
+    assert_eq!(secrets(openai), ["sk-very-secret"]);
     assert!(!format!("{config:?}").contains("very-secret"));
 
     let env =
@@ -34,10 +49,147 @@ fn a_key_in_the_environment_makes_the_model_real() {
     let config = Config::built_in(&env).unwrap();
     let (model, provider) = config.default_model();
     assert_eq!(model.model, "llama");
-    let ProviderKind::OpenAi { base_url, api_key, .. } = &provider.kind else {
-        panic!("{provider:?}")
+    let local = remote(provider);
+    assert_eq!((local.base_url.as_str(), local.keys.len()), ("http://127.0.0.1:9000/v1", 0));
+}
+
+#[test]
+fn other_providers_come_from_the_environment_too() {
+    let base_url = |text: &str, vars: &[(&str, &str)], name: &str| {
+        let config = parse_with(text, &Env::new(vars.iter().copied()));
+        assert_eq!(config.default_model().0.provider, SIM, "nobody knows a model of theirs");
+        remote(&config.providers[name]).base_url.clone()
     };
-    assert_eq!((base_url.as_str(), api_key), ("http://127.0.0.1:9000/v1", &None));
+    let anthropic = [("ANTHROPIC_API_KEY", " sk-ant ")];
+    assert_eq!(base_url("", &anthropic, ANTHROPIC), "https://api.anthropic.com/v1");
+    let file = "[providers.house]\nkind = \"ollama\"\n";
+    assert_eq!(base_url(file, &[], "house"), "http://127.0.0.1:11434");
+    for (host, url) in [
+        ("0.0.0.0", "http://127.0.0.1:11434"),
+        (":9999", "http://127.0.0.1:9999"),
+        ("box", "http://box:11434"),
+        ("box:80", "http://box:80"),
+        ("[::1]", "http://[::1]:11434"),
+        ("[::1]:80", "http://[::1]:80"),
+        ("https://box/", "https://box/"),
+    ] {
+        assert_eq!(base_url("", &[("OLLAMA_HOST", host)], OLLAMA), url, "{host}");
+    }
+}
+
+#[test]
+fn there_is_a_model_that_embeds() {
+    let sim = [("embed", "sim"), ("text-embedding-3-small", "sim")];
+    assert_eq!(embedders(&Config::built_in(&Env::default()).unwrap()), sim);
+    let openai = [("embed", "openai"), ("text-embedding-3-small", "openai")];
+    let config = Config::built_in(&env()).unwrap();
+    assert_eq!(embedders(&config), openai);
+    assert_eq!(config.models["embed"].embedding.unwrap().dimensions, Some(1536));
+    let own = "[models]\nx = { provider = \"openai\", model = \"m\", dimensions = 3 }\n";
+    assert_eq!(embedders(&parse(own)), [("x", "openai")], "the file's own are enough");
+    let house = "[providers.house]\nkind = \"openai\"\nbase_url = \"http://house/v1\"\n";
+    assert_eq!(embedders(&parse(house)), [], "nothing else goes to another provider");
+}
+
+#[test]
+fn keys_and_headers() {
+    let env = Env::new([("A", "sk-a"), ("B", "sk-b\n"), ("ORG", "org-1")]);
+    let config = parse_with(
+        r#"
+[providers.two]
+kind = "openai-responses"
+keys = ["${A}", { name = "team", key = "${B}" }]
+headers = { OpenAI-Organization = "${ORG}", x-tag = "plain" }
+[providers.claude]
+kind = "anthropic"
+api_key = "${A}"
+"#,
+        &env,
+    );
+    let two = remote(&config.providers["two"]);
+    assert_eq!((two.speaks, secrets(two)), (Kind::Responses, vec!["sk-a", "sk-b"]));
+    let names: Vec<_> = two.keys.iter().map(|key| key.name.as_deref()).collect();
+    assert_eq!(names, [None, Some("team")]);
+    let headers: Vec<_> =
+        two.headers.iter().map(|(name, value)| (name.as_str(), value.expose())).collect();
+    assert_eq!(headers, [("OpenAI-Organization", "org-1"), ("x-tag", "plain")]);
+    let claude = remote(&config.providers["claude"]);
+    assert_eq!(claude.base_url, "https://api.anthropic.com/v1");
+    assert!(!format!("{config:?}").contains("sk-"));
+}
+
+#[test]
+fn how_a_provider_is_spared() {
+    let config = parse(
+        r#"
+[providers.x]
+kind = "openai"
+limits = { concurrent = 2, queue = 3, per_minute = 60, burst = 5, tokens_per_minute = 200_000 }
+retry = { attempts = 1 }
+breaker = { failures = 2, window = "30s" }
+"#,
+    );
+    let provider = &config.providers["x"];
+    assert_eq!(
+        provider.limits,
+        ProviderLimits {
+            concurrent: Some(2),
+            queue: Some(3),
+            per_minute: Some(60),
+            burst: Some(5),
+            tokens_per_minute: Some(200_000),
+        }
+    );
+    assert_eq!(provider.retry, Retry { attempts: 1, ..Retry::default() });
+    let window = Duration::from_secs(30);
+    assert_eq!(provider.breaker, BreakerLimits { failures: 2, window, ..BreakerLimits::default() });
+}
+
+#[test]
+fn what_is_known_of_a_model() {
+    let config = parse(
+        r#"
+[models]
+fast = { provider = "openai", model = "a", fallback = ["deep", "default"], commit = "continue", price = { input = 0.25, cached_input = 0.025, output = 2 } }
+deep = { provider = "openai", model = "b", fallback = ["fast"], prefill = true, price = { input = 1_000.000001, output = 0.0 } }
+default = { provider = "sim", model = "c", commit = "restart" }
+vectors = { provider = "openai", model = "e", embedding = true, price = { input = 0.02 } }
+"#,
+    );
+    let fast = &config.models["fast"];
+    assert_eq!(fast.fallback, ["deep", "default"]);
+    assert_eq!((fast.commit, fast.prefill), (Commit::Continue, false));
+    let price = |name: &str| config.models[name].price.unwrap();
+    let exact = Price { input: 250_000, cached_input: 25_000, output: 2_000_000 };
+    assert_eq!(price("fast"), exact);
+    let dear = 1_000_000_001;
+    assert_eq!(price("deep"), Price { input: dear, cached_input: dear, output: 0 });
+    assert_eq!(price("vectors"), Price { input: 20_000, cached_input: 20_000, output: 0 });
+    assert!(config.models["deep"].prefill);
+    assert_eq!(config.models["default"].commit, Commit::Restart);
+    assert_eq!(config.models["vectors"].embedding, Some(EmbeddingModel { dimensions: None }));
+}
+
+#[test]
+fn the_documented_example_is_right() {
+    let page = include_str!("../../../../../docs/configuration.md");
+    let (_, rest) = page.split_once("```toml\n").unwrap();
+    let (example, _) = rest.split_once("```").unwrap();
+    let names = ["OPENAI_API_KEY", "OPENAI_API_KEY_2", "ANTHROPIC_API_KEY"];
+    let config = parse_with(example, &Env::new(names.map(|name| (name, "sk-x"))));
+    assert_eq!(config.models["writer"].fallback, ["second", "offline"]);
+    assert_eq!(config.warnings, [""; 0]);
+}
+
+#[test]
+fn the_simulator_can_be_tight_and_unreliable() {
+    let config = parse(
+        "[providers.sim]\nkind = \"sim\"\nrpm = 60\ntpm = 1000\nflap = { up = \"20s\", down = \"5s\" }\n",
+    );
+    let ProviderKind::Sim(sim) = &config.providers["sim"].kind else { panic!("{config:?}") };
+    let seconds = Duration::from_secs;
+    assert_eq!((sim.rpm, sim.tpm), (Some(60), Some(1000)));
+    assert_eq!(sim.flap, Some(Flap { up: seconds(20), down: seconds(5) }));
 }
 
 #[test]
@@ -67,6 +219,10 @@ fn the_only_model_is_the_default() {
     );
     assert_eq!(config.agents["a"].model, DEFAULT_MODEL);
     assert_eq!(config.default_model().0.model, "gpt-4o");
+    let config = parse(
+        "[models]\nwriter = { provider = \"openai\", model = \"gpt-4o\" }\nembed = { provider = \"openai\", model = \"text-embedding-3-small\" }\n",
+    );
+    assert_eq!(config.default_model().0.model, "gpt-4o", "the other cannot answer");
 }
 
 #[test]
@@ -95,13 +251,16 @@ limits   = { max_body_bytes = 1_000_000 }
 kind     = "openai"
 base_url = "https://api.openai.com/v1"
 api_key  = "${OPENAI_API_KEY}"
-limits   = { concurrent = 10 }
+limits   = { concurrent = 10, per_minute = 60 }
 pool     = { connections = 20, keep_alive = 10 }
 deadline = { connect = "5s", first_byte = "20s", between_bytes = "15s", total = "30s" }
+retry    = { attempts = 3, backoff = "500ms", on = ["timeout", "connect", "5xx", "429"] }
+breaker  = { failures = 5, recovery = "60s" }
 
 [models]
-writer   = { provider = "openai", model = "gpt-5-mini", params = { temperature = 0.5, stop = ["x"] }, context_tokens = 8000 }
+writer   = { provider = "openai", model = "gpt-5-mini", fallback = ["offline"], params = { temperature = 0.5, stop = ["x"] }, context_tokens = 8000 }
 embed    = { provider = "openai", model = "text-embedding-3-small", deadline = "25s" }
+offline  = { provider = "sim", model = "offline" }
 
 [pools]
 campaigns = { slots = 4, queue = 200 }
@@ -131,10 +290,16 @@ expose_state = true
     assert_eq!(config.models["writer"].params["stop"], serde_json::json!(["x"]));
     let provider = &config.providers["openai"];
     assert_eq!(
-        (provider.concurrent, provider.connections, provider.keep_alive),
+        (provider.limits.concurrent, provider.connections, provider.keep_alive),
         (Some(10), Some(20), Some(10))
     );
+    assert_eq!((provider.limits.per_minute, provider.limits.burst), (Some(60), None));
     assert_eq!(provider.deadline.total, Some(Duration::from_secs(30)));
+    assert_eq!(provider.retry, Retry::default());
+    let minute = Duration::from_secs(60);
+    assert_eq!((provider.breaker.recovery, provider.breaker.recovery_max), (minute, minute));
+    assert_eq!(config.models["writer"].fallback, ["offline"]);
+    assert_eq!(embedders(&config), [("embed", "openai")]);
     let door = &config.doors["cofounder"];
     assert_eq!(
         (door.dialect, door.mount.as_str(), door.expose_state),

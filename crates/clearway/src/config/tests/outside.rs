@@ -244,10 +244,16 @@ fn the_environment_is_checked_too() {
     );
     check_with(
         "",
-        &Env::new([("OPENAI_BASE_URL", "me:very-secret@host/v1")]),
+        &Env::new([
+            ("OPENAI_BASE_URL", "me:very-secret@host/v1"),
+            ("OLLAMA_HOST", "http://me:very-secret@host"),
+        ]),
         expect![[r#"
-        error: OPENAI_BASE_URL: it is not a URL: invalid format
-        help: such as https://api.openai.com/v1"#]],
+            error: OPENAI_BASE_URL: it is not a URL: invalid format
+            help: such as https://api.openai.com/v1
+
+            error: OLLAMA_HOST: credentials do not belong into a URL: use api_key or headers
+            help: such as http://127.0.0.1:11434"#]],
     );
     check_with(
         "",

@@ -1,0 +1,237 @@
+//! What an attempt holds while it lasts, settled exactly once, however it ends.
+//!
+//! A lease rides inside the answer's body: the slot, the reservations of the rate windows, the
+//! tickets of both breakers, the verdict on the key and the usage row all go when it goes. Dropping
+//! it without a verdict is a cancel: neutral for everybody, but not unrecorded.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use clearway_core::Code;
+use tracing::{Span, info_span};
+
+use crate::call::{CallCx, Phase};
+use crate::classify::{Blame, KeyEffect, classify};
+use crate::codec::Usage;
+use crate::failure::Fault;
+use crate::guard::breaker::Ticket;
+use crate::guard::keys::KeyFault;
+use crate::guard::limiter::Grant;
+use crate::route::Route;
+use crate::usage::{OK, Observer, UsageRow, UsageSource, estimate_tokens};
+use crate::watch::now;
+
+/// See the module.
+pub(crate) struct Lease {
+    route: Arc<Route>,
+    // Taken by the settlement.
+    held: Option<Held>,
+    pub(crate) key: usize,
+    number: u32,
+    began: Instant,
+    phase: Phase,
+    status: Option<u16>,
+    first_output: Option<Instant>,
+    prompt_bytes: usize,
+    output_bytes: usize,
+    observer: Option<Arc<dyn Observer>>,
+    pub(crate) span: Span,
+}
+
+struct Held {
+    endpoint: Ticket,
+    model: Ticket,
+    grant: Grant,
+}
+
+/// The verdict about an attempt.
+enum End<'a> {
+    Whole(Option<Usage>),
+    Failed(&'a Fault),
+    LetGo,
+}
+
+impl Lease {
+    pub(crate) fn new(
+        route: Arc<Route>,
+        (endpoint, model): (Ticket, Ticket),
+        grant: Grant,
+        key: usize,
+        number: u32,
+        cx: &CallCx,
+        parent: &Span,
+    ) -> Self {
+        let span = info_span!(
+            target: "clearway::trace",
+            parent: parent,
+            "attempt",
+            otel.name = "POST",
+            otel.kind = "client",
+            otel.status_code = tracing::field::Empty,
+            server.address = %route.provider.endpoint.host,
+            server.port = i64::from(route.provider.endpoint.port),
+            http.request.method = "POST",
+            http.response.status_code = tracing::field::Empty,
+            http.request.resend_count = i64::from(number - 1),
+            error.type = tracing::field::Empty,
+        );
+        Self {
+            route,
+            held: Some(Held { endpoint, model, grant }),
+            key,
+            number,
+            began: now(),
+            phase: Phase::Connect,
+            status: None,
+            first_output: None,
+            prompt_bytes: 0,
+            output_bytes: 0,
+            observer: cx.observer.clone(),
+            span,
+        }
+    }
+
+    /// The request goes out now and is this long.
+    pub(crate) const fn sending(&mut self, bytes: usize) {
+        self.phase = Phase::Headers;
+        self.prompt_bytes = bytes;
+    }
+
+    /// The head of the answer is there.
+    pub(crate) fn answered(&mut self, status: u16) {
+        self.status = Some(status);
+        self.phase = Phase::FirstToken;
+        self.span.record("http.response.status_code", i64::from(status));
+    }
+
+    /// So much output has come.
+    pub(crate) fn output(&mut self, bytes: usize, at: Instant) {
+        self.output_bytes += bytes;
+        if self.first_output.is_none() {
+            self.first_output = Some(at);
+            self.phase = Phase::Stream;
+        }
+    }
+
+    /// The answer is whole.
+    pub(crate) fn succeed(mut self, usage: Option<Usage>) {
+        self.settle(&End::Whole(usage));
+    }
+
+    /// The attempt failed.
+    pub(crate) fn fail(mut self, fault: &Fault) {
+        self.settle(&End::Failed(fault));
+    }
+
+    fn settle(&mut self, end: &End<'_>) {
+        let Some(Held { endpoint, model, mut grant }) = self.held.take() else { return };
+        let at = now();
+        let (usage, source) = self.count(end);
+        match end {
+            End::Whole(_) => {
+                endpoint.success(at);
+                if model.success(at) {
+                    // Back after an outage: the traffic grows again from little.
+                    self.route.provider.limiter.restart(&self.route.model);
+                } else {
+                    grant.clean(at);
+                }
+            }
+            End::Failed(fault) => self.blame(fault, endpoint, model, &grant, at),
+            End::LetGo => {}
+        }
+        let used = usage.input_tokens.saturating_add(usage.output_tokens);
+        grant.settle(Some(used), at);
+        let outcome = match end {
+            End::Whole(_) => OK,
+            End::Failed(fault) => fault.code.as_str(),
+            End::LetGo => Code::Cancelled.as_str(),
+        };
+        if outcome != OK {
+            self.span.record("error.type", outcome);
+            self.span.record("otel.status_code", "ERROR");
+        }
+        let status = match end {
+            End::Failed(fault) => fault.status.or(self.status),
+            End::Whole(_) | End::LetGo => self.status,
+        };
+        let row = UsageRow {
+            number: self.number,
+            provider: self.route.provider.name.clone(),
+            model: self.route.model.clone(),
+            key: self.route.provider.keys.label(self.key),
+            phase: self.phase,
+            outcome,
+            status,
+            cost_micros: self.route.price.map(|price| price.cost_micros(&usage)),
+            usage,
+            source,
+            elapsed: at.saturating_duration_since(self.began),
+            first_output: self.latency(),
+        };
+        self.route.provider.tally.count(&row);
+        if let Some(observer) = &self.observer {
+            observer.attempt(&row);
+        }
+    }
+
+    fn blame(&self, fault: &Fault, endpoint: Ticket, model: Ticket, grant: &Grant, at: Instant) {
+        let verdict = classify(fault);
+        let reason = fault.code.as_str();
+        let until = at + fault.retry_after.unwrap_or(COOLING);
+        match verdict.breaker {
+            Blame::Endpoint => endpoint.failure(at, reason, fault.retry_after),
+            // Whoever answers at all is reachable.
+            Blame::Route => {
+                endpoint.success(at);
+                model.failure(at, reason, fault.retry_after);
+            }
+            Blame::Nobody if fault.code == Code::UpstreamRateLimited => {
+                endpoint.success(at);
+                model.cooled(at, until);
+            }
+            Blame::Nobody if self.status.is_some() => {
+                endpoint.success(at);
+            }
+            Blame::Nobody => {}
+        }
+        if verdict.pressure {
+            grant.pressure(at);
+        }
+        let key = match verdict.key {
+            KeyEffect::None => return,
+            KeyEffect::Cool => KeyFault::RateLimited { until },
+            KeyEffect::Quota => KeyFault::Quota,
+            KeyEffect::Dead => KeyFault::Auth,
+        };
+        self.route.provider.keys.report(self.key, &self.route.model, key, at);
+    }
+
+    /// What the attempt used, as well as anybody knows.
+    fn count(&self, end: &End<'_>) -> (Usage, UsageSource) {
+        let guess = Usage {
+            input_tokens: estimate_tokens(self.prompt_bytes),
+            output_tokens: estimate_tokens(self.output_bytes),
+            ..Usage::default()
+        };
+        match end {
+            End::Whole(Some(usage)) => (*usage, UsageSource::Provider),
+            End::Whole(None) => (guess, UsageSource::Estimated),
+            _ if self.output_bytes > 0 => (guess, UsageSource::Partial),
+            _ => (Usage::default(), UsageSource::None),
+        }
+    }
+
+    fn latency(&self) -> Option<Duration> {
+        Some(self.first_output?.saturating_duration_since(self.began))
+    }
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        self.settle(&End::LetGo);
+    }
+}
+
+/// How long a key rests after a 429 that names no time.
+const COOLING: Duration = Duration::from_secs(1);
