@@ -1,20 +1,24 @@
-//! Whom we call: model providers, over HTTP/1.1; what can be streamed is.
+//! Whom we call: model providers, over HTTP/1.1, chat always streamed.
 //!
 //! [`Upstream::chat`] sends one request and returns at the first output; [`ChatStream`] gives the
-//! rest. A call has one deadline and one timer, says what it waits for before it waits, and is
-//! polled by its caller alone: there is no task, thread or channel of ours behind it, and dropping
-//! it closes the provider's socket.
+//! rest. [`Upstream::embed`] turns texts into validated vectors. A call has one deadline and one
+//! timer, says what it waits for before it waits, and a chat is polled by its caller alone: there is
+//! no task, thread or channel of ours behind it, and dropping it closes the provider's socket.
 //!
-//! [`Upstream::embed`] turns texts into vectors. Callers share that work, so it lives in tasks that
-//! the client owns; it ends when nobody waits for it any more.
+//! One loop (`attempts`) decides about retries, keys, fallbacks and waiting for a provider that is
+//! down. In front of every attempt stand the state machines of `guard`; what an attempt holds is
+//! settled by its `lease`, however it ends. What a provider speaks is its [`Kind`]; [`codec`] has a
+//! dialect for each.
 //!
 //! **Invariants:** an answer counts as whole only after the provider's terminal event; every stage
 //! has a limit and none outlasts the caller's deadline; a slot is held exactly as long as the call
-//! uses its connection; nothing a provider sends reaches an error message unscrubbed.
+//! uses its connection; nothing a provider sends reaches an error message unscrubbed; nobody but the
+//! loop repeats a call.
 //!
 //! Not here: which agent asks what, what becomes of the answer, and anything of the database.
 //!
-//! Start reading at [`Upstream`], then `chat`, `attempt` and `live` in the order of a call's life.
+//! Start reading at [`Upstream`], then `chat`, `attempts`, `attempt` and `live` in the order of a
+//! call's life.
 
 mod attempt;
 mod attempts;

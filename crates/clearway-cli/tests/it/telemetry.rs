@@ -47,6 +47,46 @@ async fn a_chat_is_a_trace_that_continues_its_callers() -> Result<()> {
     world.finish().await
 }
 
+/// A chat whose first route is down: both attempts and the route that answered are in the trace.
+#[tokio::test]
+async fn a_chat_that_was_retried_and_fell_back_shows_every_attempt() -> Result<()> {
+    let collector = Collector::start().await?;
+    let extra = format!(
+        "[telemetry]\notlp = \"{}\"\n\
+         [models.front]\nprovider = \"lab\"\nmodel = \"m+status:502\"\nfallback = [\"spare\"]\n\
+         [models.spare]\nprovider = \"lab\"\nmodel = \"spare\"\nprice = {{ input = 1.0, output = 2.0 }}\n\
+         [agents.front]\nmodel = \"front\"\nprompt = \"Be brief.\"\n\
+         [doors.front]\ndialect = \"cofounder\"\nmount = \"/front\"\nagent = \"front\"\n",
+        collector.url()
+    );
+    let world = World::new(binary()).config(|config| config.extra = extra).start().await?;
+    let body = serde_json::json!({"user_id": "ann", "message": "hello"});
+    let answer = world.client().post("/front/chat").json(&body).send().await?.expect(200)?;
+    let id = run_id(&answer.headers)?;
+
+    let run = collector.span(of_run(&id)).await?;
+    let step = collector.span(|span| span.parent == run.id).await?;
+    let call = collector.span(|span| span.parent == step.id).await?;
+    assert_eq!(call.name, "chat m+status:502");
+    assert_eq!(call.attributes["gen_ai.operation.name"], "chat");
+    assert_eq!(call.attributes["gen_ai.response.model"], "spare");
+    assert!(!call.failed, "{call:?}");
+    let mut attempts: Vec<Span> =
+        collector.spans().into_iter().filter(|span| span.parent == call.id).collect();
+    attempts.sort_by_key(|span| span.attributes["http.request.resend_count"].as_i64());
+    let told: Vec<_> = attempts
+        .iter()
+        .map(|span| (span.failed, span.attributes["http.response.status_code"].as_i64()))
+        .collect();
+    assert_eq!(told, [(true, Some(502)), (true, Some(502)), (false, Some(200))], "{attempts:?}");
+    assert_eq!(attempts[0].attributes["error.type"], "upstream.server_error");
+
+    let record = world.run(&id).await?;
+    assert_eq!(record["usage"]["calls"], 3, "{record}");
+    assert!(record["usage"]["cost"].as_f64().is_some_and(|cost| cost > 0.0), "{record}");
+    world.finish().await
+}
+
 #[tokio::test]
 async fn a_failed_run_says_how_it_failed() -> Result<()> {
     let collector = Collector::start().await?;
