@@ -442,8 +442,14 @@ impl Closed {
             Some(until) => {
                 let name = &route.provider.name;
                 let views = route.provider.keys.view(at);
-                let is_paid_up = views.iter().any(|key| key.reason == Some("quota"));
-                let (code, problem) = if is_paid_up {
+                let any = |reason| views.iter().any(|key| key.reason == Some(reason));
+                if any("auth") {
+                    let problem = format!("no usable key is left for {name}");
+                    let code = Code::UpstreamCredentialsExhausted;
+                    let fault = Fault::new(code, Phase::Queue, problem);
+                    return Self { fault, until: None, wait: WaitKind::Work };
+                }
+                let (code, problem) = if any("quota") {
                     (Code::UpstreamQuotaExhausted, format!("no key of {name} has credit left"))
                 } else {
                     (Code::UpstreamRateLimited, format!("every key of {name} rests for a while"))

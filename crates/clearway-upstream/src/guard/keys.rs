@@ -1,6 +1,6 @@
 //! The credentials of one provider account: they have health instead of breakers.
 //!
-//! A key that the provider refuses is not asked again, one without credit is left alone for a while,
+//! A key that the provider refuses is left alone for a minute, one without credit for ten,
 //! and one that runs into a rate limit rests for that model only. The others share the calls in
 //! turn.
 //!
@@ -48,7 +48,7 @@ pub struct KeyView {
     pub state: &'static str,
     /// Why it is disabled: `auth` or `quota`.
     pub reason: Option<&'static str>,
-    /// Until it is enabled again by itself; `None` with `disabled` is until an operator resets it.
+    /// Until it is enabled again by itself.
     pub enabled_in_ms: Option<u64>,
     /// Models it rests for, each with the milliseconds left.
     pub cooling: Vec<(String, u64)>,
@@ -92,13 +92,11 @@ impl Keys {
         let mut state = self.lock();
         let Some(health) = state.health.get_mut(index) else { return };
         match fault {
-            KeyFault::Auth => health.disabled = Some(Disabled { reason: "auth", until: None }),
+            KeyFault::Auth => {
+                health.disabled = Some(Disabled { reason: "auth", until: now + AUTH_REST });
+            }
             KeyFault::Quota => {
-                let until = now + QUOTA_REST;
-                health.disabled = match health.disabled {
-                    Some(Disabled { until: None, .. }) => return,
-                    _ => Some(Disabled { reason: "quota", until: Some(until) }),
-                };
+                health.disabled = Some(Disabled { reason: "quota", until: now + QUOTA_REST });
             }
             KeyFault::RateLimited { until } => {
                 let until = until.min(now + LONGEST_REST);
@@ -136,9 +134,7 @@ impl Keys {
                     None => "ok",
                 },
                 reason: disabled.map(|it| it.reason),
-                enabled_in_ms: disabled
-                    .and_then(|it| it.until)
-                    .map(|until| millis_until(until, now)),
+                enabled_in_ms: disabled.map(|it| millis_until(it.until, now)),
                 cooling,
             }
         });
@@ -173,8 +169,7 @@ struct Health {
 #[derive(Clone, Copy, Debug)]
 struct Disabled {
     reason: &'static str,
-    /// `None` is until an operator resets it.
-    until: Option<Instant>,
+    until: Instant,
 }
 
 impl Health {
@@ -184,7 +179,7 @@ impl Health {
 
     fn ready_at(&self, model: &str, now: Instant) -> Option<Instant> {
         let enabled = match self.disabled {
-            Some(Disabled { until, .. }) => until?,
+            Some(Disabled { until, .. }) => until,
             None => now,
         };
         let cooled = self.cooling.get(model).copied().unwrap_or(now);
@@ -192,10 +187,13 @@ impl Health {
     }
 
     fn disabled_at(&self, now: Instant) -> Option<Disabled> {
-        self.disabled.filter(|it| it.until.is_none_or(|until| now < until))
+        self.disabled.filter(|it| now < it.until)
     }
 }
 
+/// Providers have refused good keys by mistake, and operators repair bad ones without telling us: a
+/// try now and then costs little, a server that must be restarted costs much.
+const AUTH_REST: Duration = Duration::from_secs(60);
 const QUOTA_REST: Duration = Duration::from_secs(600);
 
 #[cfg(test)]
@@ -241,19 +239,17 @@ mod tests {
     }
 
     #[test]
-    fn a_dead_key_waits_for_the_operator_and_an_empty_one_for_credit() {
+    fn a_refused_key_rests_for_a_minute_and_an_empty_one_for_ten() {
         let (keys, now) = (keys(2), Instant::now());
         keys.report(0, "m", KeyFault::Auth, now);
-        keys.report(0, "m", KeyFault::Quota, now);
         keys.report(1, "m", KeyFault::Quota, now);
         assert_eq!(index(keys.pick("m", now, &[])), None);
-        assert_eq!(keys.soonest("m", now), Some(now + QUOTA_REST));
+        assert_eq!(keys.soonest("m", now), Some(now + AUTH_REST));
         let view = keys.view(now);
-        assert_eq!((view[0].reason, view[0].enabled_in_ms), (Some("auth"), None));
+        assert_eq!((view[0].reason, view[0].enabled_in_ms), (Some("auth"), Some(60_000)));
         assert_eq!((view[1].reason, view[1].enabled_in_ms), (Some("quota"), Some(600_000)));
-        assert_eq!(index(keys.pick("m", now + QUOTA_REST, &[])), Some(1));
-        keys.report(1, "m", KeyFault::Auth, now);
-        assert_eq!(keys.soonest("m", now), None);
+        assert_eq!(index(keys.pick("m", now + AUTH_REST, &[])), Some(0));
+        assert_eq!(index(keys.pick("m", now + QUOTA_REST, &[0])), Some(1));
         keys.reset();
         assert_eq!(index(keys.pick("m", now, &[])), Some(0));
     }
