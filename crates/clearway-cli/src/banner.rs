@@ -1,7 +1,7 @@
 //! What a server says when it is ready: where it is, what it works with, and what to try.
 
 use clearway::Clearway;
-use clearway::config::{Config, FILE, Origin, ProviderKind};
+use clearway::config::{Config, Dialect, FILE, Origin, ProviderKind};
 use serde_json::{Value, json};
 
 /// The banner for people.
@@ -71,7 +71,8 @@ fn url(clearway: &Clearway) -> String {
 
 /// Where the first door of the configuration is.
 fn door(config: &Config, url: &str) -> String {
-    let mount = config.doors.values().next().map_or("", |door| door.mount.trim_end_matches('/'));
+    let mount = config.doors.values().find(|door| door.dialect == Dialect::CoFounder);
+    let mount = mount.map_or("", |door| door.mount.trim_end_matches('/'));
     format!("{url}{mount}")
 }
 

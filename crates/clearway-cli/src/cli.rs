@@ -40,6 +40,14 @@ pub(crate) enum Command {
     Lab(LabArgs),
     /// Talk to the default agent of a running server.
     Chat(ChatArgs),
+    /// Run a workflow and show how it gets on; its files are listed at the end.
+    Run(WorkflowArgs),
+    /// Write the example project into a folder: co-founder, campaign, business plan.
+    Init(InitArgs),
+    /// Draw a workflow of the configuration.
+    Graph(GraphArgs),
+    /// What needs somebody: questions, decisions, budgets, outages.
+    Attention(AttentionArgs),
     /// Look at runs and end them.
     Runs(RunsArgs),
 }
@@ -169,6 +177,47 @@ pub(crate) enum Trap {
     Truncate,
 }
 
+#[derive(Debug, Args)]
+pub(crate) struct WorkflowArgs {
+    /// The workflow.
+    pub(crate) workflow: String,
+    /// One field of the input, as NAME=VALUE; the value is JSON, or else text. Repeatable.
+    #[arg(short, long = "input", value_name = "NAME=VALUE")]
+    pub(crate) input: Vec<String>,
+    /// high, normal, low, or 1 to 5.
+    #[arg(long)]
+    pub(crate) priority: Option<String>,
+    /// Start it and return at once.
+    #[arg(long)]
+    pub(crate) detach: bool,
+    #[command(flatten)]
+    pub(crate) client: ClientArgs,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct InitArgs {
+    /// The folder; it is made if it is not there, and nothing in it is overwritten.
+    pub(crate) folder: PathBuf,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct GraphArgs {
+    /// The workflow.
+    pub(crate) workflow: String,
+    /// The configuration, or a folder with one; without any, the built-in examples.
+    #[arg(long)]
+    pub(crate) config: Option<PathBuf>,
+    /// As a Mermaid flowchart.
+    #[arg(long)]
+    pub(crate) mermaid: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct AttentionArgs {
+    #[command(flatten)]
+    pub(crate) client: ClientArgs,
+}
+
 /// Which server to ask.
 #[derive(Clone, Debug, Args)]
 pub(crate) struct ClientArgs {
@@ -218,6 +267,16 @@ pub(crate) enum RunsCommand {
     Cancel(RunArgs),
     /// Say what a run waits for, and who can do what about it.
     Why(RunArgs),
+    /// Answer what a run asked.
+    Answer(AnswerArgs),
+    /// Decide about a write of which nobody knows whether it happened.
+    Resolve(ResolveArgs),
+    /// Take a waiting run up before its time.
+    Wake(RunArgs),
+    /// Send a signal to a run.
+    Signal(SignalArgs),
+    /// Raise what a run may use up.
+    Budget(BudgetArgs),
 }
 
 #[derive(Debug, Args)]
@@ -291,4 +350,50 @@ fn faults() -> String {
         }
     }
     text
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct AnswerArgs {
+    /// The run's id.
+    pub(crate) id: String,
+    /// JSON, or else text: `approve`, `{"choice": "edit", "value": "…"}`.
+    pub(crate) answer: String,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ResolveArgs {
+    /// The run's id.
+    pub(crate) id: String,
+    /// It happened, with this result.
+    #[arg(long, value_name = "JSON", conflicts_with = "retry", required_unless_present = "retry")]
+    pub(crate) done: Option<String>,
+    /// It did not: make it again.
+    #[arg(long)]
+    pub(crate) retry: bool,
+    /// Only this node's write.
+    #[arg(long)]
+    pub(crate) node: Option<String>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct SignalArgs {
+    /// The run's id.
+    pub(crate) id: String,
+    /// The signal's name.
+    pub(crate) name: String,
+    /// JSON, or else text.
+    pub(crate) value: Option<String>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct BudgetArgs {
+    /// The run's id.
+    pub(crate) id: String,
+    #[arg(long)]
+    pub(crate) tokens: Option<u64>,
+    /// In the currency unit of the configured prices.
+    #[arg(long)]
+    pub(crate) cost: Option<f64>,
+    #[arg(long)]
+    pub(crate) calls: Option<u32>,
 }

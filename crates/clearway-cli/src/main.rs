@@ -28,6 +28,7 @@ mod serve;
 mod signals;
 mod sim;
 mod simulator;
+mod workflow;
 
 /// Lower and flatter memory than the system's allocator under many small buffers.
 #[global_allocator]
@@ -44,6 +45,10 @@ fn main() -> ExitCode {
         Command::Lab(args) => lab::run(&args, output),
         Command::Check(args) => check::run(&args, output),
         Command::Chat(args) => chat::run(&args, output),
+        Command::Run(args) => workflow::run(&args, output),
+        Command::Init(args) => workflow::init(&args, output),
+        Command::Graph(args) => workflow::graph(&args, output),
+        Command::Attention(args) => workflow::attention(&args, output),
         Command::Runs(args) => runs::run(&args, output),
     };
     match result {

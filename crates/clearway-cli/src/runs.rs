@@ -2,7 +2,7 @@
 
 use anyhow::Result;
 use clearway::client::{Client, Error};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::cli::{LsArgs, RunsArgs, RunsCommand};
 use crate::exit::Exit;
@@ -21,8 +21,46 @@ pub(crate) fn run(args: &RunsArgs, output: Output) -> Result<Exit> {
             }
             RunsCommand::Cancel(args) => cancel(&client, &args.id, output).await,
             RunsCommand::Why(args) => why(&client, &args.id, output).await,
+            RunsCommand::Answer(args) => {
+                let body = json!({"answer": loose(&args.answer)});
+                told(&client, &args.id, "/answer", &body, output).await
+            }
+            RunsCommand::Resolve(args) => {
+                let mut body = match &args.done {
+                    Some(done) => json!({"done": loose(done)}),
+                    None => json!({"retry": true}),
+                };
+                if let Some(node) = &args.node {
+                    body["node"] = node.as_str().into();
+                }
+                told(&client, &args.id, "/resolve", &body, output).await
+            }
+            RunsCommand::Wake(args) => told(&client, &args.id, "/wake", &Value::Null, output).await,
+            RunsCommand::Signal(args) => {
+                let value = args.value.as_deref().map(loose).unwrap_or_default();
+                let rest = format!("/signals/{}", encode(&args.name));
+                told(&client, &args.id, &rest, &value, output).await
+            }
+            RunsCommand::Budget(args) => {
+                let budget = json!({"tokens": args.tokens, "cost": args.cost, "calls": args.calls});
+                let run = client.patch(&path(&args.id, ""), &json!({"budget": budget})).await?;
+                output.print(&if output.json { run.to_string() } else { shown(&run) });
+                Ok(Exit::Ok)
+            }
         }
     })
+}
+
+/// JSON if it is some, else the text itself.
+pub(crate) fn loose(text: &str) -> Value {
+    serde_json::from_str(text).unwrap_or_else(|_| text.into())
+}
+
+/// Tells a run something, and shows what became of it.
+async fn told(client: &Client, id: &str, rest: &str, body: &Value, output: Output) -> Result<Exit> {
+    let run = client.post(&path(id, rest), Some(body)).await?;
+    output.print(&if output.json { run.to_string() } else { shown(&run) });
+    Ok(Exit::Ok)
 }
 
 /// A runtime for one command: one thread is enough.
@@ -39,7 +77,7 @@ pub(crate) fn path(id: &str, rest: &str) -> String {
 }
 
 /// Percent-encodes all but letters, digits and `-._~`.
-fn encode(text: &str) -> String {
+pub(crate) fn encode(text: &str) -> String {
     use std::fmt::Write as _;
     let mut encoded = String::with_capacity(text.len());
     for byte in text.bytes() {

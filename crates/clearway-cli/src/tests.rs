@@ -57,7 +57,7 @@ fn what_is_wrong_is_said() {
     expect![[r#"
         error: unrecognized subcommand 'rusn'
 
-          tip: a similar subcommand exists: 'runs'
+          tip: some similar subcommands exist: 'run', 'runs'
 
         Usage: clearway [OPTIONS] <COMMAND>
 

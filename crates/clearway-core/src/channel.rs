@@ -401,6 +401,15 @@ fn weigh(value: &Value) -> usize {
 pub struct Write {
     pub channel: Arc<str>,
     pub value: Value,
+    /// Replace the whole value, whatever the reducer.
+    pub assign: bool,
+}
+
+impl Write {
+    /// A write that the channel's reducer combines with what is there.
+    pub fn new(channel: &str, value: Value) -> Self {
+        Self { channel: channel.into(), value, assign: false }
+    }
 }
 
 /// Turns the writes of one superstep into ops, in call order.
@@ -412,7 +421,7 @@ pub fn reduce(
     writes: impl IntoIterator<Item = Write>,
 ) -> Result<Vec<(Arc<str>, Op)>, Failure> {
     let mut ops: Vec<(Arc<str>, Op)> = Vec::new();
-    for Write { channel, value } in writes {
+    for Write { channel, value, assign } in writes {
         let Some(reducer) = channels.get(&channel) else {
             let known: Vec<&str> = channels.keys().map(|name| &**name).collect();
             return Err(Failure::new(
@@ -426,7 +435,9 @@ pub fn reduce(
                 format!("two writes to the last-value channel `{channel}` in one superstep"),
             ));
         }
-        if let Some(op) = reducer.op(value) {
+        if assign {
+            ops.push((channel, Op::Assign(value)));
+        } else if let Some(op) = reducer.op(value) {
             ops.push((channel, op));
         }
     }

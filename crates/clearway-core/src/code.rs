@@ -66,6 +66,21 @@ codes! {
     RecursionLimit = "recursion_limit",
     /// Two nodes wrote one last-value channel in the same superstep, or a write does not fit.
     InvalidUpdate = "invalid_update",
+    /// A bound of the configuration or of the server; the detail names it.
+    LimitExceeded = "limit_exceeded",
+    /// Nothing waits for the answer, signal or decision that was sent.
+    NothingWaits = "nothing_waits",
+    /// The budget is used up.
+    BudgetExhausted = "budget_exhausted",
+    /// A checkpoint or artifact that does not exist.
+    CheckpointNotFound = "checkpoint_not_found",
+    ArtifactNotFound = "artifact_not_found",
+    /// Somebody else changed the thread meanwhile.
+    CheckpointConflict = "checkpoint_conflict",
+    /// A model's answer does not fit its schema, after one repair.
+    OutputInvalid = "output_invalid",
+    /// A step ended the workflow on purpose.
+    StepFailed = "step_failed",
     /// The run's output or log grew over its limit.
     OutputTooLarge = "output_too_large",
     /// The store cannot take writes now (disk full, locked, read-only).

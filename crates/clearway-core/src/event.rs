@@ -168,7 +168,7 @@ kinds! {
     MessageDelta = 4 "message.delta",
     /// `{message_id, finish_reason, usage}`; the message itself is in the thread's state.
     MessageCompleted = 5 "message.completed",
-    /// `{node, step}`
+    /// `{node, step, skipped?}`
     NodeCompleted = 6 "node.completed",
     /// `{message, node?, done?, total?}`
     Progress = 7 "progress",
@@ -188,6 +188,17 @@ kinds! {
     /// status, input_tokens, output_tokens, source, cost_micros, ms}`. The good one is told by
     /// `message.completed`.
     ProviderAttempt = 14 "provider.attempt",
+    /// A call asks a person and the run ends here: `{id, task, node, value}`.
+    Interrupt = 15 "interrupt",
+    /// The run waits without a slot: `{kind, detail, wake_at?}`.
+    RunParked = 16 "run.parked",
+    /// A call failed and is tried again, or its error handler goes on: `{node, step, attempt,
+    /// error, next}`; `next` is `retry`, `continue` or a node's name.
+    NodeFailed = 17 "node.failed",
+    /// `{name, version, media_type, size_bytes, sha256, node}`
+    ArtifactSaved = 18 "artifact.saved",
+    /// `{run_id, agent, node, name}`
+    ChildStarted = 19 "child.started",
 }
 
 /// How many dialects can keep a rendered frame with an event.

@@ -59,6 +59,30 @@ uuid_id! {
     InstanceId
 }
 
+uuid_id! {
+    /// One call that a run's plan made due. UUIDv5 of run, superstep, node and index, so a superstep
+    /// that is planned again after a crash has the same ones. Also the call's idempotency key.
+    TaskId
+}
+
+impl TaskId {
+    pub fn of(run: RunId, step: i64, node: &str, index: u32) -> Self {
+        let (step, index) = (step.to_string(), index.to_string());
+        Self(Uuid::new_v5(&run.0, &length_prefixed(&["task", &step, node, &index])))
+    }
+
+    /// The stable id of the `index`-th message that the call makes: the same call made again after a
+    /// crash yields the same id, and `merge_by_id` replaces instead of doubling.
+    pub fn message(self, index: u32) -> Uuid {
+        Uuid::new_v5(&self.0, &length_prefixed(&["message", &index.to_string()]))
+    }
+
+    /// The id of the call's `n`-th question to a person.
+    pub fn interrupt(self, n: u32) -> Uuid {
+        Uuid::new_v5(&self.0, &length_prefixed(&["interrupt", &n.to_string()]))
+    }
+}
+
 /// The text is not a hyphenated UUID.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("not a UUID in its 36-character form")]
@@ -75,16 +99,6 @@ impl ThreadId {
     pub fn from_key(tenant: &str, dialect: &str, parts: &[&str]) -> Self {
         Self(Uuid::new_v5(&NAMESPACE, &length_prefixed(&[&[tenant, dialect], parts].concat())))
     }
-}
-
-/// The stable id of the message that a call will produce.
-///
-/// Derived from run, superstep and node, so the same call made again after a crash yields the same
-/// message id and `merge_by_id` replaces instead of doubling.
-pub fn message_id(run: RunId, step: i64, node: &str, index: u32) -> Uuid {
-    let step = step.to_string();
-    let index = index.to_string();
-    Uuid::new_v5(&run.0, &length_prefixed(&["message", &step, node, &index]))
 }
 
 /// Joins parts so that no two different lists give the same bytes.

@@ -16,6 +16,7 @@ pub mod channel;
 pub mod code;
 pub mod event;
 pub mod id;
+pub mod journal;
 pub mod log;
 pub mod machine;
 pub mod message;
@@ -27,7 +28,7 @@ pub mod wait;
 
 pub use code::{Code, Failure};
 pub use event::{Event, EventKind};
-pub use id::{CheckpointId, EventId, InstanceId, RunId, ThreadId};
+pub use id::{CheckpointId, EventId, InstanceId, RunId, TaskId, ThreadId};
 pub use message::Message;
 pub use run::{Priority, RunRecord, Status};
 pub use time::{Clock, Deadline, Timestamp};

@@ -13,6 +13,11 @@
 //!                                   (calls abort)
 //! ```
 //!
+//! A superstep with several calls waits for all of them. One that ended while others still run is
+//! kept in the [`crate::journal`] and not made again after a crash. A call may also end by asking a
+//! person (an *interrupt*: the run ends, and a later run on the thread brings the answer) or by
+//! *parking*: when nothing else is left to do the run waits without a slot.
+//!
 //! Invariants, checked by the property tests:
 //! - a superstep is committed once, and no call starts while a commit is under way;
 //! - exactly one end is committed; nothing happens after it;
@@ -20,179 +25,21 @@
 //!
 //! Not here: the log's numbering ([`crate::log`]), timers, retries of the store (`clearway-engine`).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
-use serde_json::json;
+use serde_json::{Value, json};
 use uuid::Uuid;
 
+pub use self::types::*;
 use crate::channel::{self, Op, State, Write};
 use crate::event::{EventKind, Fact};
-use crate::plan::{Finished, Plan};
+use crate::journal::{self, Entry, Journal};
+use crate::plan::{Due, Finished, Frontier, Plan};
 use crate::run::Usage;
-use crate::{Code, Failure, RunId, Status};
+use crate::{Code, Failure, RunId, Status, TaskId};
 
-/// Everything a claim knows about a run.
-#[derive(Clone, Debug)]
-pub struct Start {
-    pub run: RunId,
-    pub plan: Arc<Plan>,
-    /// The thread's state at its head.
-    pub state: State,
-    /// From 1; above 1, earlier output may be lost.
-    pub attempt: u32,
-    /// Takeovers and restarts since the last committed superstep.
-    pub fruitless: u32,
-    /// Last committed superstep, -1 before the first.
-    pub step: i64,
-    /// Nodes due, when a superstep was committed before.
-    pub next: Vec<Arc<str>>,
-    /// Number that the next commit must carry.
-    pub commits: u64,
-    /// `next_seq` at the last durable commit.
-    pub committed_seq: u64,
-    /// Whether the log holds output since then.
-    pub has_void_output: bool,
-    /// Writes before the first superstep.
-    pub input: Vec<Write>,
-    /// A cancel was asked for before the claim.
-    pub cancel_requested: bool,
-    /// The reply that an earlier superstep committed.
-    pub reply: Option<Uuid>,
-    /// The run cannot be taken up at all (its state is damaged, say): it ends with this.
-    pub failed: Option<Failure>,
-}
-
-/// What happened.
-#[derive(Clone, Debug)]
-pub enum Input {
-    /// A call ended well.
-    CallDone { call: u32, output: Output },
-    /// A call failed for good.
-    CallFailed { call: u32, failure: Failure },
-    /// A call that was told to abort is gone.
-    CallAborted { call: u32, receipt: Receipt },
-    /// Somebody wants it to end.
-    Cancel { by: String },
-    /// The deadline passed; the failure says where the time went.
-    DeadlineReached { failure: Failure },
-    /// The run cannot go on for a reason outside its calls (limits of the log, say).
-    Abandon { failure: Failure },
-    /// The server stops: hand the run back.
-    Drain,
-    /// The commit is durable. `cancel_requested` is what the store found on the row.
-    Committed { cancel_requested: bool },
-    /// Another instance owns the run.
-    Fenced,
-}
-
-/// What a finished call leaves.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct Output {
-    pub writes: Vec<Write>,
-    /// Where to go on; `None` follows the plan's edges.
-    pub goto: Option<Vec<Arc<str>>>,
-    /// The message that is this call's reply, if it made one.
-    pub reply: Option<Uuid>,
-    pub usage: Usage,
-}
-
-/// Proof of how a call was stopped.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Receipt {
-    /// A provider connection was open and is closed now.
-    pub socket_closed: bool,
-}
-
-/// What to do.
-#[derive(Clone, Debug)]
-pub enum Effect {
-    /// Append to the log, visible at once.
-    Show(Fact),
-    /// Append to the log, visible when the next commit is durable.
-    Record(Fact),
-    /// Begin a node call; its index is unique within the lease.
-    StartCall { call: u32, node: Arc<str>, step: i64 },
-    /// Drop the call's future, then answer with [`Input::CallAborted`].
-    AbortCall { call: u32 },
-    /// Make everything recorded so far durable, then answer [`Input::Committed`] or
-    /// [`Input::Fenced`].
-    Commit(Box<Commit>),
-    /// The machine is done; nothing more is to be fed to it.
-    Stop(Stopped),
-}
-
-/// One fenced transaction.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Commit {
-    /// The row's commit count must equal this; a second delivery is recognised by it.
-    pub number: u64,
-    /// Last superstep that is committed with this.
-    pub step: i64,
-    /// Nodes that are due after it; for a run that was stopped, the ones it did not finish.
-    pub next: Vec<Arc<str>>,
-    /// New checkpoints, oldest first; each one's parent is the one before.
-    pub checkpoints: Vec<Checkpoint>,
-    pub outcome: Outcome,
-    pub usage: Usage,
-}
-
-/// State as committed at the end of a superstep, as a difference to its parent.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Checkpoint {
-    pub step: i64,
-    pub source: Source,
-    pub next: Vec<Arc<str>>,
-    pub deltas: Vec<Delta>,
-}
-
-/// One stored op with its version.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Delta {
-    pub channel: Arc<str>,
-    pub version: u64,
-    /// Version of the op before it on this channel; 0 for the first.
-    pub previous: u64,
-    pub op: Op,
-}
-
-/// What made a checkpoint.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Source {
-    Input,
-    Loop,
-}
-
-impl Source {
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Input => "input",
-            Self::Loop => "loop",
-        }
-    }
-}
-
-/// What a commit makes of the run.
-#[derive(Clone, Debug, PartialEq)]
-pub enum Outcome {
-    /// The next superstep follows under the same lease.
-    Continue,
-    /// Give the lease back; the run is ready again.
-    Release,
-    End {
-        status: Status,
-        failure: Option<Failure>,
-        reply: Option<Uuid>,
-    },
-}
-
-/// Why a machine is done.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Stopped {
-    Ended,
-    Released,
-    Fenced,
-}
+mod types;
 
 /// See the module.
 #[derive(Debug)]
@@ -203,11 +50,19 @@ pub struct Machine {
     step: i64,
     commits: u64,
     next_call: u32,
-    /// Nodes of the superstep that is under way, or that would be.
-    due: Vec<Arc<str>>,
+    /// The superstep that is under way, or that would be.
+    due: Frontier,
+    journal: Journal,
+    breaks: Breaks,
     phase: Phase,
     /// Checkpoints made since the last commit (the input's waits for the first superstep's).
     unsaved: Vec<Checkpoint>,
+    /// Journal entries to go with the next commit.
+    notes: Vec<Entry>,
+    /// Calls whose notes are of no use after the next commit.
+    settled: Vec<TaskId>,
+    /// Nodes of the newest supersteps, to name a loop by.
+    visited: VecDeque<String>,
     cancel: Option<String>,
     drain: bool,
     reply: Option<Uuid>,
@@ -224,8 +79,20 @@ enum Phase {
 
 #[derive(Debug)]
 struct Call {
-    node: Arc<str>,
-    output: Option<Output>,
+    due: Due,
+    state: CallState,
+    /// Its end is in the log.
+    told: bool,
+}
+
+#[derive(Debug)]
+enum CallState {
+    /// Waits for a place among the calls that run at the same time.
+    Held,
+    Open,
+    Done(Output),
+    Interrupted(Value),
+    Parked(Park),
 }
 
 #[derive(Debug)]
@@ -245,6 +112,12 @@ enum Then {
 /// A run that was restarted this often without committing a superstep is ended as `poisoned`.
 pub const POISON_LIMIT: u32 = 20;
 
+/// Calls of one run that are made at the same time; further ones of a superstep wait.
+pub const CALLS_AT_ONCE: usize = 64;
+
+/// Supersteps that are remembered to find the loop in.
+const REMEMBERED: usize = 64;
+
 impl Machine {
     /// Takes up a claimed run.
     pub fn start(start: Start) -> (Self, Vec<Effect>) {
@@ -255,9 +128,14 @@ impl Machine {
             step: start.step,
             commits: start.commits,
             next_call: 0,
-            due: Vec::new(),
+            due: Frontier::default(),
+            journal: start.journal,
+            breaks: start.breaks,
             phase: Phase::Executing { calls: BTreeMap::new() },
             unsaved: Vec::new(),
+            notes: Vec::new(),
+            settled: Vec::new(),
+            visited: VecDeque::new(),
             cancel: None,
             drain: false,
             reply: start.reply,
@@ -272,7 +150,11 @@ impl Machine {
         let data = json!({"attempt": start.attempt});
         effects.push(Effect::Show(Fact::new(EventKind::RunStarted, &data)));
 
-        machine.due = if start.step < 0 { machine.plan.first() } else { start.next };
+        let begins = start.step < 0 && !start.taken_in;
+        machine.due = match (&start.command, begins) {
+            (None, true) => machine.plan.first(machine.run, 0),
+            (Some(_), _) | (None, false) => start.frontier.clone(),
+        };
         // What stops it before it starts must not touch the state: it may be what is wrong.
         let poisoned = (start.fruitless >= POISON_LIMIT).then(|| {
             let text = format!("started {} times without finishing a superstep", start.fruitless);
@@ -282,16 +164,26 @@ impl Machine {
             machine.stop(Why::Failed(failure), &mut effects);
             return (machine, effects);
         }
-        if start.step < 0
-            && let Err(failure) = machine.take_in(start.input)
-        {
-            machine.stop(Why::Failed(failure), &mut effects);
-            return (machine, effects);
+        let mut continues = false;
+        if begins {
+            let taken = match start.command {
+                None => machine.take_in(start.input, &start.frontier),
+                Some(command) => {
+                    continues = true;
+                    machine.take_up(command)
+                }
+            };
+            if let Err(failure) = taken {
+                machine.stop(Why::Failed(failure), &mut effects);
+                return (machine, effects);
+            }
         }
         if start.cancel_requested {
             machine.stop(Why::Cancel { by: "request".to_owned() }, &mut effects);
+        } else if machine.due.is_empty() {
+            machine.commit_end(Status::Success, None, &mut effects);
         } else {
-            machine.execute(&mut effects);
+            machine.execute(continues, &mut effects);
         }
         (machine, effects)
     }
@@ -314,7 +206,21 @@ impl Machine {
     pub fn handle(&mut self, input: Input) -> Vec<Effect> {
         let mut effects = Vec::new();
         match input {
-            Input::CallDone { call, output } => self.call_done(call, output, &mut effects),
+            Input::CallDone { call, output } => {
+                self.call_ended(call, CallState::Done(output), &mut effects);
+            }
+            Input::CallInterrupted { call, value } => {
+                self.call_ended(call, CallState::Interrupted(value), &mut effects);
+            }
+            Input::CallParked { call, park } => {
+                self.call_ended(call, CallState::Parked(park), &mut effects);
+            }
+            Input::Kept { call } => self.kept(call, &mut effects),
+            Input::Wake => self.wake(&mut effects),
+            Input::Noted { entries } => {
+                entries.into_iter().for_each(|entry| self.journal.add(entry));
+                self.wake(&mut effects);
+            }
             Input::CallFailed { call, failure } => {
                 if let Phase::Executing { calls } = &mut self.phase {
                     if calls.remove(&call).is_some() {
@@ -353,63 +259,246 @@ impl Machine {
     }
 
     /// Applies the run's input as the checkpoint before its first superstep.
-    fn take_in(&mut self, input: Vec<Write>) -> Result<(), Failure> {
+    fn take_in(&mut self, input: Vec<Write>, before: &Frontier) -> Result<(), Failure> {
         let ops = channel::reduce(self.plan.channels(), input)?;
         let deltas = self.apply(ops);
-        let next = self.plan.first();
+        let next = self.due.clone();
+        // What the thread had stopped at is not gone on with any more.
+        self.settled.extend(before.due.iter().map(|due| due.task));
         self.unsaved.push(Checkpoint { step: -1, source: Source::Input, next, deltas });
         Ok(())
     }
 
+    /// Goes on with what the thread stopped at.
+    fn take_up(&mut self, command: Command) -> Result<(), Failure> {
+        if command.fork {
+            self.rename_due();
+        }
+        if let Some(resume) = &command.resume {
+            self.answer(resume, command.fork)?;
+        }
+        if command.update.is_empty() && command.goto.is_none() && !command.fork {
+            return Ok(());
+        }
+        let ops = channel::reduce(self.plan.channels(), command.update)?;
+        let deltas = self.apply(ops);
+        if let Some(targets) = &command.goto {
+            self.settled.extend(self.due.due.iter().map(|due| due.task));
+            self.due = self.plan.jump(&self.due, targets, self.run, 0)?;
+        }
+        let source = if command.fork { Source::Fork } else { Source::Update };
+        let next = self.due.clone();
+        self.unsaved.push(Checkpoint { step: -1, source, next, deltas });
+        Ok(())
+    }
+
+    /// The calls of an earlier checkpoint are made anew: under ids of this run, with the answers
+    /// that people had given.
+    fn rename_due(&mut self) {
+        let mut counts: BTreeMap<Arc<str>, u32> = BTreeMap::new();
+        for due in &mut self.due.due {
+            let index = counts.entry(due.node.clone()).or_default();
+            let task = TaskId::of(self.run, 0, &due.node, *index);
+            *index += 1;
+            for (n, value) in (0..).zip(self.journal.answers(due.task)) {
+                let data = json!({"value": value});
+                self.notes.push(Entry { task, key: journal::answer_key(n), data });
+            }
+            due.task = task;
+        }
+        self.notes.iter().for_each(|entry| self.journal.add(entry.clone()));
+    }
+
+    fn answer(&mut self, resume: &Resume, fork: bool) -> Result<(), Failure> {
+        let (run, mut answered) = (self.run.to_string(), false);
+        let mut known = Vec::new();
+        for due in &self.due.due {
+            let n = self.journal.answers(due.task).len() as u32;
+            let asked = self.journal.question(due.task).is_some() || fork;
+            let earlier = n.checked_sub(1).and_then(|last| {
+                let notes = self.journal.notes(due.task)?;
+                notes.get(&journal::answer_key(last))
+            });
+            // Taken up again after a crash or a wait: its answer is there already.
+            answered |= earlier.is_some_and(|answer| answer["run"] == *run);
+            let id = due.task.interrupt(n);
+            if !asked {
+                continue;
+            }
+            known.push(id.to_string());
+            let value = match resume {
+                Resume::All(value) => Some(value),
+                Resume::ById(values) => values.get(&id),
+            };
+            if let Some(value) = value {
+                answered = true;
+                let data = json!({"value": value, "run": run});
+                let entry = Entry { task: due.task, key: journal::answer_key(n), data };
+                self.notes.push(entry);
+            }
+        }
+        if !answered {
+            let waits = if known.is_empty() {
+                "nothing on this thread waits for an answer".to_owned()
+            } else {
+                format!("no question has this id; open ones: {}", known.join(", "))
+            };
+            return Err(Failure::new(Code::NothingWaits, waits));
+        }
+        self.notes.iter().for_each(|entry| self.journal.add(entry.clone()));
+        Ok(())
+    }
+
     // ## Executing => Executing | Committing | Stopping
-    fn call_done(&mut self, call: u32, output: Output, effects: &mut Vec<Effect>) {
+    fn call_ended(&mut self, call: u32, end: CallState, effects: &mut Vec<Effect>) {
         let Phase::Executing { calls } = &mut self.phase else {
             self.call_gone(call, false, effects);
             return;
         };
-        let Some(entry) = calls.get_mut(&call) else { return };
-        entry.output.get_or_insert(output);
-        if calls.values().any(|call| call.output.is_none()) {
+        let Some(entry) = calls.get_mut(&call).filter(|call| matches!(call.state, CallState::Open))
+        else {
+            return;
+        };
+        entry.state = end;
+        self.start_held(effects);
+        self.settle_superstep(Some(call), effects);
+    }
+
+    /// What becomes of the superstep now that some call stands differently.
+    fn settle_superstep(&mut self, ended: Option<u32>, effects: &mut Vec<Effect>) {
+        let Phase::Executing { calls } = &mut self.phase else { return };
+        let mut open = false;
+        let mut unfinished = false;
+        let mut park: Option<Park> = None;
+        for call in calls.values() {
+            match &call.state {
+                CallState::Held | CallState::Open => open = true,
+                CallState::Done(_) => continue,
+                CallState::Interrupted(_) => {}
+                CallState::Parked(one) => park = Some(earlier(park.take(), one)),
+            }
+            unfinished = true;
+        }
+        if unfinished
+            && let Some(number) = ended
+            && let Some(call) = calls.get(&number)
+            && let CallState::Done(output) = &call.state
+        {
+            let data = journal::output_to_json(output);
+            let entry = Entry { task: call.due.task, key: journal::DONE.to_owned(), data };
+            self.journal.add(entry.clone());
+            effects.push(Effect::Keep { call: number, entry });
+        }
+        if open {
+            if let Some(at) = park.and_then(|park| park.wake_at) {
+                effects.push(Effect::WakeAt(at));
+            }
             return;
         }
-        // All calls of the superstep are done: apply their writes in call order, together.
-        let finished: Vec<(Arc<str>, Output)> = std::mem::take(calls)
-            .into_values()
-            .filter_map(|call| Some((call.node, call.output?)))
-            .collect();
-        if let Err(failure) = self.close_superstep(finished, effects) {
+        if let Some(park) = park {
+            let mut data = json!({"kind": park.kind.as_str(), "detail": park.detail});
+            if let Some(at) = park.wake_at {
+                data["wake_at"] = at.to_string().into();
+            }
+            effects.push(Effect::Record(Fact::new(EventKind::RunParked, &data)));
+            self.commit(Outcome::Park(park), Then::Stop(Stopped::Parked), effects);
+            return;
+        }
+        let calls = std::mem::take(calls);
+        if unfinished {
+            self.interrupt(calls, effects);
+        } else if let Err(failure) = self.close_superstep(calls, effects) {
             self.stop(Why::Failed(failure), effects);
         }
     }
 
+    fn kept(&mut self, call: u32, effects: &mut Vec<Effect>) {
+        let Phase::Executing { calls } = &mut self.phase else { return };
+        let Some(call) = calls.get_mut(&call) else { return };
+        if !std::mem::replace(&mut call.told, true) {
+            effects.push(Effect::Show(completed(&call.due.node, self.step + 1)));
+        }
+    }
+
+    fn wake(&mut self, effects: &mut Vec<Effect>) {
+        let Phase::Executing { calls } = &mut self.phase else { return };
+        for call in calls.values_mut() {
+            if matches!(call.state, CallState::Parked(_)) {
+                call.state = CallState::Held;
+            }
+        }
+        self.start_held(effects);
+    }
+
+    /// Some calls ask a person, and all others are done: the run ends here.
+    fn interrupt(&mut self, calls: BTreeMap<u32, Call>, effects: &mut Vec<Effect>) {
+        for call in calls.into_values() {
+            let Due { task, node, .. } = call.due;
+            match call.state {
+                CallState::Done(_) => {
+                    if !call.told {
+                        effects.push(Effect::Record(completed(&node, self.step + 1)));
+                    }
+                }
+                CallState::Interrupted(value) => {
+                    let n = self.journal.answers(task).len() as u32;
+                    let id = task.interrupt(n).to_string();
+                    let data =
+                        json!({"id": id, "task": task.to_string(), "node": &*node, "value": value});
+                    effects.push(Effect::Record(Fact::new(EventKind::Interrupt, &data)));
+                    let data = json!({"id": id, "node": &*node, "value": value});
+                    self.notes.push(Entry { task, key: journal::interrupt_key(n), data });
+                }
+                CallState::Held | CallState::Open | CallState::Parked(_) => {}
+            }
+        }
+        self.commit_end(Status::Success, None, effects);
+    }
+
     fn close_superstep(
         &mut self,
-        finished: Vec<(Arc<str>, Output)>,
+        calls: BTreeMap<u32, Call>,
         effects: &mut Vec<Effect>,
     ) -> Result<(), Failure> {
-        let calls: Vec<Finished> = finished
-            .iter()
-            .map(|(node, output)| Finished { node: node.clone(), goto: output.goto.clone() })
+        let finished: Vec<(Due, Output, bool)> = calls
+            .into_values()
+            .filter_map(|call| match call.state {
+                CallState::Done(output) => Some((call.due, output, call.told)),
+                CallState::Held
+                | CallState::Open
+                | CallState::Interrupted(_)
+                | CallState::Parked(_) => None,
+            })
             .collect();
-        for (_, output) in &finished {
+        for (_, output, _) in &finished {
             self.usage.add(output.usage);
         }
-        let next = self.plan.next(&calls)?;
-        let writes = finished.iter().flat_map(|(_, output)| output.writes.iter().cloned());
+        let ended: Vec<Finished> = finished
+            .iter()
+            .map(|(due, output, _)| Finished { node: due.node.clone(), goto: output.goto.clone() })
+            .collect();
+        let step = self.step + 1;
+        let next = self.plan.next(&self.due, &ended, self.run, step + 1)?;
+        let writes = finished.iter().flat_map(|(_, output, _)| output.writes.iter().cloned());
         let ops = channel::reduce(self.plan.channels(), writes)?;
         let deltas = self.apply(ops);
-        self.step += 1;
-        let step = self.step;
-        if let Some(reply) = finished.iter().rev().find_map(|(_, output)| output.reply) {
+        self.step = step;
+        if let Some(reply) = finished.iter().rev().find_map(|(_, output, _)| output.reply) {
             self.reply = Some(reply);
         }
-        for (node, _) in &finished {
-            let data = json!({"node": &**node, "step": step});
-            effects.push(Effect::Record(Fact::new(EventKind::NodeCompleted, &data)));
+        for (due, _, told) in &finished {
+            if !told {
+                effects.push(Effect::Record(completed(&due.node, step)));
+            }
+            if self.journal.notes(due.task).is_some() {
+                self.settled.push(due.task);
+            }
         }
+        let stops = ended.iter().any(|call| self.breaks.after.contains(&call.node));
+        self.remember(&ended);
         self.unsaved.push(Checkpoint { step, source: Source::Loop, next: next.clone(), deltas });
         self.due = next;
-        if self.due.is_empty() {
+        if self.due.is_empty() || stops {
             self.commit_end(Status::Success, None, effects);
         } else {
             self.commit(Outcome::Continue, Then::Execute, effects);
@@ -417,46 +506,125 @@ impl Machine {
         Ok(())
     }
 
-    fn execute(&mut self, effects: &mut Vec<Effect>) {
+    /// `continues` says that a person has seen the stop before these nodes.
+    fn execute(&mut self, continues: bool, effects: &mut Vec<Effect>) {
         let step = self.step + 1;
         if step >= i64::from(self.plan.max_steps()) {
-            let nodes: Vec<&str> = self.due.iter().map(|node| &**node).collect();
-            let failure = Failure::new(
-                Code::RecursionLimit,
-                format!(
-                    "{} supersteps done and still going: next would be {}",
-                    self.plan.max_steps(),
-                    nodes.join(", ")
-                ),
-            );
+            let failure = self.recursion_limit();
             self.stop(Why::Failed(failure), effects);
             return;
         }
+        if !continues && self.due.nodes().any(|node| self.breaks.before.contains(node)) {
+            self.commit_end(Status::Success, None, effects);
+            return;
+        }
         let mut calls = BTreeMap::new();
-        for node in self.due.clone() {
+        for due in &self.due.due {
             let call = self.next_call;
             self.next_call += 1;
-            let data = json!({"node": &*node, "step": step});
-            effects.push(Effect::Show(Fact::new(EventKind::NodeStarted, &data)));
-            effects.push(Effect::StartCall { call, node: node.clone(), step });
-            calls.insert(call, Call { node, output: None });
+            let done = self.journal.done(due.task);
+            let told = done.is_some();
+            if told {
+                // It was shown before the crash, and taken back with everything after the commit.
+                effects.push(Effect::Show(completed(&due.node, step)));
+            }
+            let state = done.map_or(CallState::Held, CallState::Done);
+            calls.insert(call, Call { due: due.clone(), state, told });
         }
         self.phase = Phase::Executing { calls };
+        self.start_held(effects);
+        self.settle_superstep(None, effects);
+    }
+
+    /// Starts calls that wait for a place.
+    fn start_held(&mut self, effects: &mut Vec<Effect>) {
+        let step = self.step + 1;
+        let Phase::Executing { calls } = &mut self.phase else { return };
+        if !calls.values().any(|call| matches!(call.state, CallState::Held)) {
+            return;
+        }
+        let parallel = calls.len() > 1;
+        let signals = self.journal.notes(TaskId(self.run.0)).cloned().unwrap_or_default();
+        let mut total = 0;
+        let mut open: BTreeMap<Arc<str>, u32> = BTreeMap::new();
+        for call in calls.values().filter(|call| matches!(call.state, CallState::Open)) {
+            *open.entry(call.due.node.clone()).or_default() += 1;
+            total += 1;
+        }
+        for (&number, call) in calls.iter_mut() {
+            if total >= CALLS_AT_ONCE {
+                return;
+            }
+            if !matches!(call.state, CallState::Held) {
+                continue;
+            }
+            let Due { task, node, .. } = &call.due;
+            let open = open.entry(node.clone()).or_default();
+            if self.plan.at_once(node).is_some_and(|most| *open >= most) {
+                continue;
+            }
+            *open += 1;
+            total += 1;
+            call.state = CallState::Open;
+            let data = json!({"node": &**node, "step": step});
+            effects.push(Effect::Show(Fact::new(EventKind::NodeStarted, &data)));
+            effects.push(Effect::StartCall(Box::new(StartCall {
+                call: number,
+                due: call.due.clone(),
+                step,
+                answers: self.journal.answers(*task),
+                notes: self.journal.notes(*task).cloned().unwrap_or_default(),
+                signals: signals.clone(),
+                parallel,
+            })));
+        }
+    }
+
+    fn remember(&mut self, ended: &[Finished]) {
+        let nodes: BTreeSet<&str> = ended.iter().map(|call| &*call.node).collect();
+        self.visited.push_back(nodes.into_iter().collect::<Vec<_>>().join(" + "));
+        if self.visited.len() > REMEMBERED {
+            self.visited.pop_front();
+        }
+    }
+
+    fn recursion_limit(&self) -> Failure {
+        let limit = self.plan.max_steps();
+        let visited: Vec<&str> = self.visited.iter().map(String::as_str).collect();
+        let looping = match repeated(&visited) {
+            Some(cycle) => format!("it loops through {} → {}", cycle.join(" → "), cycle[0]),
+            None => {
+                let next: BTreeSet<&str> = self.due.nodes().map(|node| &**node).collect();
+                format!("next would be {}", next.into_iter().collect::<Vec<_>>().join(", "))
+            }
+        };
+        Failure::new(
+            Code::RecursionLimit,
+            format!("{limit} supersteps done (max_steps) and still going: {looping}"),
+        )
+        .with("limit", "max_steps")
     }
 
     // ## Executing => Stopping
     fn stop(&mut self, why: Why, effects: &mut Vec<Effect>) {
-        let open: BTreeMap<u32, Arc<str>> = match std::mem::replace(&mut self.phase, Phase::Ended) {
-            Phase::Executing { calls } => {
-                // What finished calls used is paid for, though their writes are lost.
-                for output in calls.values().filter_map(|call| call.output.as_ref()) {
-                    self.usage.add(output.usage);
+        let mut open = BTreeMap::new();
+        if let Phase::Executing { calls } = std::mem::replace(&mut self.phase, Phase::Ended) {
+            for (id, call) in calls {
+                match call.state {
+                    CallState::Open => {
+                        open.insert(id, call.due.node);
+                    }
+                    // What finished calls used is paid for; kept ones are counted when they count.
+                    CallState::Done(output) if self.journal.done(call.due.task).is_none() => {
+                        self.usage.add(output.usage);
+                    }
+                    CallState::Done(_)
+                    | CallState::Held
+                    | CallState::Interrupted(_)
+                    | CallState::Parked(_) => {}
                 }
-                let open = calls.into_iter().filter(|(_, call)| call.output.is_none());
-                open.map(|(id, call)| (id, call.node)).collect()
             }
-            Phase::Stopping { .. } | Phase::Committing { .. } | Phase::Ended => BTreeMap::new(),
-        };
+        }
         effects.extend(open.keys().map(|&call| Effect::AbortCall { call }));
         self.phase = Phase::Stopping { open, why, socket_closed: false };
         self.settle(effects);
@@ -501,6 +669,8 @@ impl Machine {
                 effects.push(Effect::Record(Fact::new(EventKind::RunReleased, &data)));
                 // Input that was applied in memory only is applied again by the next owner.
                 self.unsaved.clear();
+                self.notes.clear();
+                self.settled.clear();
                 let then = Then::Stop(Stopped::Released);
                 self.commit(Outcome::Release, then, effects);
             }
@@ -517,6 +687,8 @@ impl Machine {
             number: self.commits,
             step: self.step,
             next: self.due.clone(),
+            notes: std::mem::take(&mut self.notes),
+            settled: std::mem::take(&mut self.settled),
             checkpoints: std::mem::take(&mut self.unsaved),
             outcome,
             usage: std::mem::take(&mut self.usage),
@@ -540,7 +712,7 @@ impl Machine {
                 } else if self.drain {
                     self.stop(Why::Drain, effects);
                 } else {
-                    self.execute(effects);
+                    self.execute(false, effects);
                 }
             }
         }
@@ -550,7 +722,7 @@ impl Machine {
     fn fenced(&mut self, effects: &mut Vec<Effect>) {
         let phase = std::mem::replace(&mut self.phase, Phase::Ended);
         if let Phase::Executing { calls } = &phase {
-            let open = calls.iter().filter(|(_, call)| call.output.is_none());
+            let open = calls.iter().filter(|(_, call)| matches!(call.state, CallState::Open));
             effects.extend(open.map(|(&call, _)| Effect::AbortCall { call }));
         }
         if !matches!(phase, Phase::Ended) {
@@ -572,6 +744,32 @@ impl Machine {
     pub const fn run(&self) -> RunId {
         self.run
     }
+}
+
+fn completed(node: &str, step: i64) -> Fact {
+    Fact::new(EventKind::NodeCompleted, &json!({"node": node, "step": step}))
+}
+
+/// The wait that ends first says what the run waits for; a child's end counts if any call wants it.
+fn earlier(known: Option<Park>, other: &Park) -> Park {
+    let Some(known) = known else { return other.clone() };
+    let on_child = known.on_child || other.on_child;
+    let first = match (known.wake_at, other.wake_at) {
+        (Some(one), Some(two)) if two < one => other.clone(),
+        (None, Some(_)) => other.clone(),
+        (Some(_) | None, _) => known,
+    };
+    Park { on_child, ..first }
+}
+
+/// The shortest sequence that the newest supersteps are repetitions of.
+fn repeated<'a>(visited: &[&'a str]) -> Option<Vec<&'a str>> {
+    (1..=visited.len() / 2)
+        .find(|&length| {
+            let (rest, last) = visited.split_at(visited.len() - length);
+            rest.ends_with(last)
+        })
+        .map(|length| visited[visited.len() - length..].to_vec())
 }
 
 #[cfg(test)]

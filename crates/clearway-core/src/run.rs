@@ -1,9 +1,12 @@
 //! A run's durable facts.
 
+use std::collections::BTreeSet;
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::{Map, Value};
 
+use crate::machine::{Breaks, Command, Park};
 use crate::wait::Spent;
 use crate::{CheckpointId, Failure, InstanceId, RunId, ThreadId, Timestamp};
 
@@ -97,6 +100,8 @@ pub enum Multitask {
     Reject,
     /// Cancel the active run; the new one is next.
     Interrupt,
+    /// As [`Multitask::Interrupt`], and what the active run did to the thread is taken back.
+    Rollback,
 }
 
 impl Multitask {
@@ -105,6 +110,7 @@ impl Multitask {
             "enqueue" => Some(Self::Enqueue),
             "reject" => Some(Self::Reject),
             "interrupt" => Some(Self::Interrupt),
+            "rollback" => Some(Self::Rollback),
             _ => None,
         }
     }
@@ -133,6 +139,121 @@ impl Usage {
     }
 }
 
+/// What a run may use up. `None` is no limit.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Budget {
+    /// Input and output together.
+    pub tokens: Option<u64>,
+    pub cost_micros: Option<u64>,
+    /// Provider calls, failed ones included.
+    pub calls: Option<u32>,
+}
+
+impl Budget {
+    /// `{tokens?, cost_micros?, calls?}`
+    pub fn to_json(self) -> Value {
+        let mut object = Map::new();
+        let mut put = |name: &str, value: Option<u64>| {
+            if let Some(value) = value {
+                object.insert(name.to_owned(), value.into());
+            }
+        };
+        put("tokens", self.tokens);
+        put("cost_micros", self.cost_micros);
+        put("calls", self.calls.map(u64::from));
+        Value::Object(object)
+    }
+
+    pub fn from_json(value: &Value) -> Self {
+        Self {
+            tokens: value["tokens"].as_u64(),
+            cost_micros: value["cost_micros"].as_u64(),
+            calls: value["calls"].as_u64().map(|calls| u32::try_from(calls).unwrap_or(u32::MAX)),
+        }
+    }
+
+    pub const fn is_unlimited(self) -> bool {
+        self.tokens.is_none() && self.cost_micros.is_none() && self.calls.is_none()
+    }
+}
+
+/// What a run carries along that few runs have. Written with the run, kept out of its hot row.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct RunOptions {
+    /// Go on with what the thread stopped at, instead of starting from the plan's entry.
+    pub command: Option<Command>,
+    pub breaks: Breaks,
+    pub budget: Budget,
+    /// The checkpoint to start from, instead of the thread's head.
+    pub base: Option<CheckpointId>,
+    /// Told by HTTP when the run has ended.
+    pub webhook: Option<String>,
+}
+
+impl RunOptions {
+    /// Whether there is nothing to keep.
+    pub fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
+
+    /// As stored; `{}` when empty.
+    pub fn to_json(&self) -> Value {
+        let mut object = Map::new();
+        if let Some(command) = &self.command {
+            object.insert("command".to_owned(), command.to_json());
+        }
+        let names = |names: &BTreeSet<Arc<str>>| {
+            names.iter().map(|name| Value::from(&**name)).collect::<Value>()
+        };
+        if !self.breaks.before.is_empty() {
+            object.insert("break_before".to_owned(), names(&self.breaks.before));
+        }
+        if !self.breaks.after.is_empty() {
+            object.insert("break_after".to_owned(), names(&self.breaks.after));
+        }
+        if !self.budget.is_unlimited() {
+            object.insert("budget".to_owned(), self.budget.to_json());
+        }
+        if let Some(base) = self.base {
+            object.insert("base".to_owned(), base.to_string().into());
+        }
+        if let Some(webhook) = &self.webhook {
+            object.insert("webhook".to_owned(), webhook.as_str().into());
+        }
+        Value::Object(object)
+    }
+
+    /// Reads what [`RunOptions::to_json`] wrote. `None` when it is damaged.
+    pub fn from_json(value: &Value) -> Option<Self> {
+        let names = |key: &str| match value.get(key) {
+            None => Some(BTreeSet::new()),
+            Some(names) => {
+                names.as_array()?.iter().map(|name| name.as_str().map(Arc::from)).collect()
+            }
+        };
+        Some(Self {
+            command: match value.get("command") {
+                None => None,
+                Some(command) => Some(Command::from_json(command)?),
+            },
+            breaks: Breaks { before: names("break_before")?, after: names("break_after")? },
+            budget: Budget::from_json(&value["budget"]),
+            base: match value.get("base") {
+                None => None,
+                Some(base) => Some(base.as_str()?.parse().ok()?),
+            },
+            webhook: value["webhook"].as_str().map(ToOwned::to_owned),
+        })
+    }
+}
+
+/// How long and for what a run waits without a slot.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Parked {
+    pub park: Park,
+    pub since: Timestamp,
+}
+
 /// One run as the store keeps it.
 #[derive(Clone, Debug, PartialEq)]
 pub struct RunRecord {
@@ -153,6 +274,7 @@ pub struct RunRecord {
     pub metadata: Map<String, Value>,
     /// Writes to the thread's channels before the first superstep: `{channel: value}`.
     pub input: Value,
+    pub options: RunOptions,
 
     pub created_at: Timestamp,
     /// Since when it waits for a slot; also the earliest start.
@@ -173,6 +295,10 @@ pub struct RunRecord {
     pub fence: u32,
     pub instance: Option<InstanceId>,
     pub cancel_requested: bool,
+    /// While it is `waiting`.
+    pub parked: Option<Parked>,
+    /// Its supersteps were taken back: it is not part of the thread's history any more.
+    pub rolled_back: bool,
 
     /// Last committed superstep; -1 before the first.
     pub step: i64,

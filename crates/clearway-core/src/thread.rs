@@ -22,6 +22,8 @@ pub struct ThreadRecord {
     /// How often it was reset; a reset starts from empty state.
     pub generation: u32,
     pub head: Option<CheckpointId>,
+    /// Newest delta of all branches: new ones number above it.
+    pub version: u64,
 }
 
 /// A dialect's own name of a thread, kept in parts so that separators inside a part mean nothing.

@@ -60,6 +60,10 @@ kinds! {
     NextToken = "next_token" Nobody "the provider goes on or runs into its limit",
     Tool = "tool" Nobody "the tool ends or runs into its limit",
     Worker = "worker" Nobody "the worker ends or is killed at its limit",
+    /// Runs that this one started.
+    Child = "child" Nobody "the child runs end, or are cancelled with this run",
+    /// An event from outside.
+    Signal = "signal" Client "send the signal",
     Person = "person" Person "somebody answers the question",
     Decision = "decision" Operator "clearway runs resolve",
     Outage = "outage" Operator "the provider recovers, or an operator resets it",

@@ -7,11 +7,13 @@
 //! is dropped, and its provider call with it.
 
 use std::collections::hash_map::Entry;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use clearway_core::channel::State;
-use clearway_core::run::Usage;
+use clearway_core::plan::Frontier;
+use clearway_core::run::{RunOptions, Usage};
 use clearway_core::wait::{Spent, WaitKind};
 use clearway_core::{
     CheckpointId, Code, Failure, Priority, RunId, RunRecord, Status, ThreadId, Timestamp,
@@ -51,6 +53,15 @@ struct Ahead {
 }
 
 impl Inner {
+    /// As [`Inner::submit`], for callers that are themselves part of a run: the type of a future
+    /// must not contain itself.
+    pub(crate) fn submit_boxed(
+        self: Arc<Self>,
+        submit: Submit,
+    ) -> Pin<Box<dyn Future<Output = Result<Submitted, Error>> + Send>> {
+        Box::pin(async move { self.submit(submit).await })
+    }
+
     pub(crate) async fn submit(self: &Arc<Self>, submit: Submit) -> Result<Submitted, Error> {
         if self.tasks.soft.is_cancelled() {
             let mut failure =
@@ -68,11 +79,16 @@ impl Inner {
             Error::new(Code::InvalidConfig, text)
         })?;
         let door = submit.door;
+        let id = submit.id.unwrap_or_else(|| self.ids.run());
         self.earlier_start(submit.thread).await;
         let mut slot = pool.take();
         let claim = slot.as_ref().map(|_| self.me);
-        let new = NewRun { claim, ..new_run(submit, &agent, self.ids.run(), pool.queue) };
-        let (mut ahead, _admitting) = match self.foresee(&new).await {
+        let new = NewRun { claim, ..new_run(submit, &agent, id, pool.queue) };
+        let foreseen = match agent.starts_ahead {
+            true => self.foresee(&new).await,
+            false => None,
+        };
+        let (mut ahead, _admitting) = match foreseen {
             Some((foreseen, admitting)) => {
                 let ahead = slot.take().map(|slot| self.start_ahead(&new, foreseen, slot));
                 (ahead, Some(admitting))
@@ -123,7 +139,9 @@ impl Inner {
     /// the returned sender is dropped, other turns of the thread wait.
     async fn foresee(&self, new: &NewRun) -> Option<(Foreseen, watch::Sender<()>)> {
         // A key may name an earlier run, and a foreign thread may be refused: those ask first.
-        if new.claim.is_none() || new.idempotency.is_some() || new.thread_must_exist {
+        // What is not a plain turn depends on more of the thread than its state.
+        let plain = new.options.is_empty() && new.delay.is_zero() && new.parent.is_none();
+        if new.claim.is_none() || new.idempotency.is_some() || new.thread_must_exist || !plain {
             return None;
         }
         // Whoever waits in front of it goes first, and the store will say so.
@@ -155,6 +173,9 @@ impl Inner {
             thread_version: version,
             head,
             created: None,
+            frontier: Frontier::default(),
+            journal: Vec::new(),
+            taken_in: false,
         };
         let live =
             self.hub.attach(new.id, WaitKind::Work, "", Spent::default(), claim.record.next_seq);
@@ -179,6 +200,7 @@ impl Inner {
             priority: new.priority,
             metadata: new.metadata.clone(),
             input: new.input.clone(),
+            options: new.options.clone(),
             deadline_at: new.deadline.map(|deadline| now.plus(deadline)),
             working_limit: new.working_limit,
             instance: Some(self.me),
@@ -252,6 +274,10 @@ impl Inner {
                 Err(Error(failure.with("active_run", active.to_string())))
             }
             Admission::ThreadNotFound => Err(Error::new(Code::ThreadNotFound, "no such thread")),
+            Admission::CheckpointNotFound => {
+                let text = "no such checkpoint on this thread";
+                Err(Error::new(Code::CheckpointNotFound, text))
+            }
             Admission::ThreadForbidden => {
                 Err(Error::new(Code::Forbidden, "the thread belongs to somebody else"))
             }
@@ -310,6 +336,7 @@ impl Ahead {
         let record = &claim.record;
         claim.head == self.head
             && claim.thread_version <= self.version
+            && claim.frontier.is_empty()
             && (record.fence, record.attempt, record.next_seq, record.commits) == (1, 1, 1, 0)
             && !self.admitted.is_closed()
     }
@@ -344,17 +371,17 @@ fn new_run(submit: Submit, agent: &Agent, id: RunId, queue_limit: u32) -> NewRun
         thread_key: submit.thread_key,
         thread_metadata: submit.thread_metadata,
         thread_must_exist: submit.thread_must_exist,
-        parent: None,
+        parent: submit.parent,
         agent: agent.name.clone(),
         pool: agent.pool.clone(),
         door: submit.door.to_owned(),
-        priority: submit.priority,
+        priority: submit.priority.unwrap_or(agent.priority),
         multitask: submit.multitask.unwrap_or(agent.when_busy),
         metadata: submit.metadata,
         input: submit.input,
         deadline,
         working_limit,
-        delay: Duration::ZERO,
+        delay: submit.delay,
         idempotency: submit.idempotency,
         queue_limit,
         created_event: serde_json::json!({
@@ -363,6 +390,13 @@ fn new_run(submit: Submit, agent: &Agent, id: RunId, queue_limit: u32) -> NewRun
             "agent": agent.name,
         }),
         claim: None,
+        options: RunOptions {
+            budget: match submit.options.budget.is_unlimited() {
+                true => agent.budget,
+                false => submit.options.budget,
+            },
+            ..submit.options
+        },
     }
 }
 
@@ -382,6 +416,7 @@ pub(crate) fn blank_record(id: RunId, now: Timestamp) -> RunRecord {
         status: Status::Running,
         metadata: serde_json::Map::new(),
         input: serde_json::Value::Null,
+        options: RunOptions::default(),
         created_at: now,
         ready_at: now,
         started_at: Some(now),
@@ -394,6 +429,8 @@ pub(crate) fn blank_record(id: RunId, now: Timestamp) -> RunRecord {
         fence: 1,
         instance: None,
         cancel_requested: false,
+        parked: None,
+        rolled_back: false,
         step: -1,
         next: Vec::new(),
         commits: 0,

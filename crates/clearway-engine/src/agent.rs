@@ -5,19 +5,14 @@ use std::fmt;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
-use clearway_core::channel::State;
-use clearway_core::event::{Body, Delta, EventKind, Fact, Part};
-use clearway_core::machine::Output;
+use clearway_core::machine::{Output, Park};
 use clearway_core::plan::Plan;
-use clearway_core::run::Multitask;
-use clearway_core::wait::WaitCell;
-use clearway_core::{Deadline, Failure, RunId, ThreadId, id};
-use clearway_upstream::{CallCx, CallProbe, Class, Upstream};
-use serde_json::{Value, json};
-use uuid::Uuid;
+use clearway_core::run::{Budget, Multitask};
+use clearway_core::{Code, Failure, Priority};
+use clearway_store::Keep;
+use serde_json::{Map, Value};
 
-use crate::ledger::Ledger;
-use crate::live::Live;
+use crate::ctx::Ctx;
 
 /// A deployed definition that can be run.
 #[derive(Clone, Debug)]
@@ -37,103 +32,168 @@ pub struct Agent {
     pub working_limit: Duration,
     /// What to do when its thread is busy.
     pub when_busy: Multitask,
+    /// By node; a node without an entry has the default.
+    pub policies: BTreeMap<Arc<str>, NodePolicy>,
+    pub on_outage: OnOutage,
+    /// Of a run that brings none.
+    pub priority: Priority,
+    /// Of a run that brings none.
+    pub budget: Budget,
+    /// Which checkpoints stay when a run has ended.
+    pub keep: Keep,
+    /// Turns a caller's input into writes, or says what is wrong with it; `None` takes writes as
+    /// they are.
+    pub input: Option<InputCheck>,
+    /// Its first call may begin before its acceptance is durable: it writes nothing outward.
+    pub starts_ahead: bool,
+}
+
+impl Agent {
+    /// An agent with one node and nothing special about it.
+    pub fn single(name: &str, kind: &'static str, node: &str, code: Arc<dyn Node>) -> Self {
+        Self {
+            name: name.to_owned(),
+            title: name.to_owned(),
+            kind,
+            pool: "chat".to_owned(),
+            plan: Arc::new(Plan::chat(node)),
+            nodes: BTreeMap::from([(node.into(), code)]),
+            deadline: Duration::from_secs(120),
+            working_limit: Duration::from_secs(30 * 60),
+            when_busy: Multitask::Enqueue,
+            policies: BTreeMap::new(),
+            on_outage: OnOutage::Fail,
+            priority: Priority::NORMAL,
+            budget: Budget::default(),
+            keep: Keep::All,
+            input: None,
+            starts_ahead: true,
+        }
+    }
+
+    pub fn policy(&self, node: &str) -> NodePolicy {
+        self.policies.get(node).cloned().unwrap_or_default()
+    }
+}
+
+type Check = dyn Fn(&Map<String, Value>) -> Result<Value, Failure> + Send + Sync;
+
+/// How an agent reads its callers' input.
+#[derive(Clone)]
+pub struct InputCheck(Arc<Check>);
+
+impl InputCheck {
+    pub fn new(
+        check: impl Fn(&Map<String, Value>) -> Result<Value, Failure> + Send + Sync + 'static,
+    ) -> Self {
+        Self(Arc::new(check))
+    }
+
+    /// The writes that an input means.
+    ///
+    /// # Errors
+    /// `invalid_request` with what is wrong by field.
+    pub fn read(&self, input: &Map<String, Value>) -> Result<Value, Failure> {
+        (self.0)(input)
+    }
+}
+
+impl fmt::Debug for InputCheck {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("InputCheck")
+    }
 }
 
 /// The code behind a node.
 #[async_trait::async_trait]
 pub trait Node: Send + Sync + fmt::Debug {
-    /// Runs once per superstep in which the node is due. The future is dropped when the run is
-    /// cancelled, times out or drains: everything it holds must let go on drop.
+    /// Runs once per superstep in which the node is due, or several times when it parks, asks a
+    /// person, or is retried: bodies run at least once, their outputs commit exactly once. The
+    /// future is dropped when the run is cancelled, times out or drains: everything it holds must
+    /// let go on drop.
     async fn call(&self, cx: Ctx) -> Result<Output, NodeError>;
 }
 
-/// Why a node call failed.
-pub type NodeError = Failure;
-
-/// What a node call may know and do.
+/// Why a node call ended without an output.
 #[derive(Clone, Debug)]
-pub struct Ctx {
-    pub run: RunId,
-    pub thread: ThreadId,
-    pub agent: Arc<str>,
-    pub node: Arc<str>,
-    pub step: i64,
-    pub attempt: u32,
-    /// The thread's state before this superstep.
-    pub state: State,
-    pub deadline: Deadline,
-    /// What the run waits for; a call says so before it waits.
-    pub wait: Arc<WaitCell>,
-    /// Whether a provider's socket is open for this call.
-    pub probe: Arc<CallProbe>,
-    pub upstream: Upstream,
-    pub(crate) live: Arc<Live>,
-    pub(crate) tenant: Arc<str>,
-    pub(crate) class: Class,
-    pub(crate) ledger: Arc<Ledger>,
+pub enum NodeError {
+    Failed(Failure),
+    /// It asks a person; made by [`Ctx::interrupt`].
+    Interrupt {
+        value: Value,
+        expiry: Option<Box<Expiry>>,
+    },
+    /// It cannot go on yet and will be called again; made by [`Ctx::sleep`] and others.
+    Park(Park),
 }
 
-/// A place in a run's log.
-#[derive(Clone, Copy, Debug)]
-pub struct Mark(Option<u64>);
-
-impl Ctx {
-    /// The context of a provider call of this node; `name` tells its calls apart.
-    pub fn call(&self, name: &str) -> CallCx {
-        CallCx {
-            wait: self.wait.clone(),
-            probe: self.probe.clone(),
-            class: self.class,
-            tenant: self.tenant.clone(),
-            observer: Some(self.ledger.clone()),
-            ..CallCx::new(
-                self.deadline,
-                format!("{}-{}-{}{name}-{}", self.run, self.step, self.node, self.attempt),
-            )
-        }
+impl From<Failure> for NodeError {
+    fn from(failure: Failure) -> Self {
+        Self::Failed(failure)
     }
+}
 
-    /// Where the log ends now, for [`Ctx::take_back`].
-    pub fn mark(&self) -> Mark {
-        Mark(self.live.run_log().1.checked_sub(1))
-    }
+/// When a question is answered by itself, and how.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Expiry {
+    pub after: Duration,
+    pub answer: Value,
+}
 
-    /// Voids what was shown since `mark`: readers are told.
-    ///
-    /// # Errors
-    /// As [`Ctx::delta`].
-    pub fn take_back(&self, mark: Mark, reason: &str) -> Result<(), Failure> {
-        self.fact(EventKind::OutputReset, &json!({"after": mark.0, "reason": reason}))
-    }
+/// What surrounds the calls of a node.
+#[derive(Clone, Debug, Default)]
+pub struct NodePolicy {
+    pub retry: Retry,
+    /// The longest that one try may take.
+    pub timeout: Option<Duration>,
+    /// The longest that a try may show no sign of life: no token, fact or heartbeat.
+    pub idle: Option<Duration>,
+    /// What follows a failure that is not tried again.
+    pub on_error: OnError,
+    /// How long an output stands for the same input.
+    pub cache: Option<Duration>,
+    /// Shown for people beside the node's name.
+    pub title: Option<Arc<str>>,
+    pub category: Option<Arc<str>>,
+    pub description: Option<Arc<str>>,
+}
 
-    /// The stable id of the `index`-th message that this call makes.
-    pub fn message_id(&self, index: u32) -> Uuid {
-        id::message_id(self.run, self.step, &self.node, index)
-    }
+/// How often a failed call is made again.
+#[derive(Clone, Debug)]
+pub struct Retry {
+    /// Tries in all; at least 1.
+    pub attempts: u32,
+    /// Before the second try; doubles with each.
+    pub backoff: Duration,
+    /// Codes worth a retry; empty means failures that say so themselves.
+    pub on: Vec<Code>,
+}
 
-    /// A piece of output: readers see it at once.
-    ///
-    /// # Errors
-    /// `output_too_large` when the run's output is over its limit.
-    pub fn delta(&self, message: Uuid, part: Part, text: &str) -> Result<(), Failure> {
-        self.live.output(Body::Delta(Delta::new(message, part, text)))
+impl Default for Retry {
+    fn default() -> Self {
+        Self { attempts: 1, backoff: Duration::from_millis(500), on: Vec::new() }
     }
+}
 
-    /// A fact that readers see at once.
-    ///
-    /// # Errors
-    /// As [`Ctx::delta`].
-    pub fn fact(&self, kind: EventKind, data: &Value) -> Result<(), Failure> {
-        self.live.output(Body::Fact(Fact::new(kind, data)))
-    }
+/// What follows a failed call.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum OnError {
+    /// The run fails.
+    #[default]
+    Fail,
+    /// The node counts as ended; the failure is its output, written to this channel.
+    Continue { channel: Arc<str> },
+    /// Another node goes on; the failure is written to this channel.
+    Goto { node: Arc<str>, channel: Arc<str> },
+}
 
-    /// A line of progress for people.
-    ///
-    /// # Errors
-    /// As [`Ctx::delta`].
-    pub fn progress(&self, message: &str) -> Result<(), Failure> {
-        self.fact(EventKind::Progress, &json!({"message": message, "node": &*self.node}))
-    }
+/// What a run in the background does when no provider can be reached.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum OnOutage {
+    #[default]
+    Fail,
+    /// Wait without a slot until one can.
+    Park,
 }
 
 /// All agents by name; replaced as a whole when the configuration changes. Running runs keep the

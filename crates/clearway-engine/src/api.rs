@@ -1,8 +1,9 @@
 //! What goes into the engine and what comes out.
 
+use std::sync::Arc;
 use std::time::Duration;
 
-use clearway_core::run::Multitask;
+use clearway_core::run::{Multitask, RunOptions};
 use clearway_core::thread::ThreadKey;
 use clearway_core::wait::Waiting;
 use clearway_core::{Code, Failure, Priority, RunId, RunRecord, Status, ThreadId};
@@ -55,6 +56,9 @@ pub struct Limits {
     pub ended_runs: usize,
     /// Output is handed to the store at least this often.
     pub flush_every: Duration,
+    /// Size of one artifact.
+    pub artifact_bytes: usize,
+    pub artifacts_per_run: u32,
 }
 
 impl Default for Limits {
@@ -65,6 +69,8 @@ impl Default for Limits {
             cache_bytes: 64 << 20,
             ended_runs: 256,
             flush_every: Duration::from_millis(200),
+            artifact_bytes: 16 << 20,
+            artifacts_per_run: 1000,
         }
     }
 }
@@ -86,11 +92,46 @@ pub struct Submit {
     pub metadata: Map<String, Value>,
     /// `None` takes the agent's.
     pub multitask: Option<Multitask>,
-    pub priority: Priority,
+    /// `None` takes the agent's.
+    pub priority: Option<Priority>,
     pub kind: Kind,
     pub idempotency: Option<clearway_store::Idempotency>,
     /// End the run if the caller has left before it learns that the run was accepted.
     pub cancel_if_left: bool,
+    /// Chosen by the caller, where it must be known before; `None` makes one.
+    pub id: Option<RunId>,
+    /// The run that started it and waits for it.
+    pub parent: Option<RunId>,
+    /// Earliest start, from acceptance.
+    pub delay: Duration,
+    pub options: RunOptions,
+}
+
+impl Submit {
+    /// A run in the background, with nothing special about it.
+    pub fn new(thread: ThreadId, agent: &str, door: &'static str, input: Value) -> Self {
+        Self {
+            tenant: "default".to_owned(),
+            owner: None,
+            thread,
+            thread_key: None,
+            thread_metadata: Map::new(),
+            thread_must_exist: false,
+            agent: agent.to_owned(),
+            door,
+            input,
+            metadata: Map::new(),
+            multitask: None,
+            priority: None,
+            kind: Kind::Background { working_limit: None },
+            idempotency: None,
+            cancel_if_left: false,
+            id: None,
+            parent: None,
+            delay: Duration::ZERO,
+            options: RunOptions::default(),
+        }
+    }
 }
 
 /// Whether somebody waits for the run.
@@ -122,6 +163,8 @@ pub struct RunView {
     pub waiting: Option<Waiting>,
     /// For a blocked or ready run.
     pub position: Option<QueuePosition>,
+    /// What each of its calls waits for, when several run side by side.
+    pub calls: Vec<(Arc<str>, Waiting)>,
 }
 
 /// What became of a request to end a run.

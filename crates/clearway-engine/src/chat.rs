@@ -12,12 +12,12 @@ use clearway_core::event::{EventKind, Part};
 use clearway_core::machine::Output;
 use clearway_core::message::{Message, Role};
 use clearway_core::plan::MESSAGES;
-use clearway_core::run::Usage;
 use clearway_core::{Failure, message};
 use clearway_upstream::{ChatEvent, ChatRequest};
 use serde_json::{Map, Value, json};
 
-use crate::agent::{Ctx, Mark, Node, NodeError};
+use crate::agent::{Node, NodeError};
+use crate::ctx::{Ctx, Mark};
 
 /// What a chat node needs to know.
 #[derive(Clone)]
@@ -56,52 +56,67 @@ impl ChatNode {
 #[async_trait::async_trait]
 impl Node for ChatNode {
     async fn call(&self, cx: Ctx) -> Result<Output, NodeError> {
-        let id = cx.message_id(0);
-        let request = self.request(&cx)?;
-        let mut stream = cx
-            .upstream
-            .chat(cx.call(""), request)
-            .await
-            .map_err(clearway_upstream::Error::into_failure)?;
-        let mut reply = Reply::default();
-        while let Some(event) =
-            stream.next().await.map_err(clearway_upstream::Error::into_failure)?
-        {
-            if let ChatEvent::Reset { reason } = event {
-                reply.take_back(&cx, reason)?;
-                continue;
+        let message = complete(&cx, "", 0, self.request(&cx)?).await?;
+        Ok(Output {
+            writes: vec![Write::new(MESSAGES, message.to_value())],
+            reply: Some(cx.message_id(0)),
+            // The ledger has counted it, with the attempts that failed.
+            ..Output::default()
+        })
+    }
+}
+
+/// Asks a model and shows its answer as the call's `index`-th message while it arrives. `name` tells
+/// the provider calls of one node call apart.
+///
+/// # Errors
+/// Those of the provider; parks when the budget does not cover the call.
+pub async fn complete(
+    cx: &Ctx,
+    name: &str,
+    index: u32,
+    request: ChatRequest,
+) -> Result<Message, NodeError> {
+    let _reserved = cx.reserve(request.worst_case_tokens())?;
+    let id = cx.message_id(index);
+    let failed = clearway_upstream::Error::into_failure;
+    let mut stream = cx.upstream.chat(cx.call(name), request).await.map_err(failed)?;
+    let mut reply = Reply { index, ..Reply::default() };
+    while let Some(event) = stream.next().await.map_err(failed)? {
+        if let ChatEvent::Reset { reason } = event {
+            reply.take_back(cx, reason)?;
+            continue;
+        }
+        reply.begin(cx)?;
+        match event {
+            ChatEvent::Text(text) => {
+                reply.text.push_str(&text);
+                cx.delta(id, Part::Text, &text)?;
             }
-            reply.begin(&cx)?;
-            match event {
-                ChatEvent::Text(text) => {
-                    reply.text.push_str(&text);
-                    cx.delta(id, Part::Text, &text)?;
-                }
-                ChatEvent::Reasoning(text) => {
-                    reply.reasoning.push_str(&text);
-                    cx.delta(id, Part::Reasoning, &text)?;
-                }
-                ChatEvent::ToolCall { index, id, name, arguments } => {
-                    reply.tool_call(
-                        index,
-                        ToolCall {
-                            id: id.unwrap_or_default(),
-                            name: name.unwrap_or_default(),
-                            arguments,
-                        },
-                    );
-                }
-                ChatEvent::Reset { .. } => {}
-                ChatEvent::Finish { reason, usage } => {
-                    reply.finish_reason = Some(reason.as_str().to_owned());
-                    reply.usage = usage;
-                }
+            ChatEvent::Reasoning(text) => {
+                reply.reasoning.push_str(&text);
+                cx.delta(id, Part::Reasoning, &text)?;
+            }
+            ChatEvent::ToolCall { index, id, name, arguments } => {
+                reply.tool_call(
+                    index,
+                    ToolCall {
+                        id: id.unwrap_or_default(),
+                        name: name.unwrap_or_default(),
+                        arguments,
+                    },
+                );
+            }
+            ChatEvent::Reset { .. } => {}
+            ChatEvent::Finish { reason, usage } => {
+                reply.finish_reason = Some(reason.as_str().to_owned());
+                reply.usage = usage;
             }
         }
-        let (route, attempts) = (stream.route().to_owned(), stream.attempts());
-        drop(stream);
-        reply.close(&cx, &route, attempts)
     }
+    let (route, attempts) = (stream.route().to_owned(), stream.attempts());
+    drop(stream);
+    Ok(reply.close(cx, &route, attempts)?)
 }
 
 impl ChatNode {
@@ -134,6 +149,8 @@ impl ChatNode {
 /// A reply under way.
 #[derive(Debug, Default)]
 struct Reply {
+    /// Which of the call's messages it is.
+    index: u32,
     /// Where the log ended before it, once it has begun.
     begun: Option<Mark>,
     text: String,
@@ -157,13 +174,13 @@ impl Reply {
             return Ok(());
         }
         self.begun = Some(cx.mark());
-        let data = json!({"message_id": cx.message_id(0).to_string(), "node": &*cx.node});
-        cx.fact(EventKind::MessageStarted, &data)
+        cx.message_started(self.index)
     }
 
     /// The answer broke off and begins anew.
     fn take_back(&mut self, cx: &Ctx, reason: &str) -> Result<(), Failure> {
-        match std::mem::take(self).begun {
+        let index = self.index;
+        match std::mem::replace(self, Self { index, ..Self::default() }).begun {
             Some(mark) => cx.take_back(mark, reason),
             None => Ok(()),
         }
@@ -181,9 +198,9 @@ impl Reply {
         call.arguments.push_str(&piece.arguments);
     }
 
-    /// The finished message, as a write to the conversation.
-    fn close(self, cx: &Ctx, route: &str, attempts: u32) -> Result<Output, Failure> {
-        let id = cx.message_id(0);
+    /// The finished message.
+    fn close(self, cx: &Ctx, route: &str, attempts: u32) -> Result<Message, Failure> {
+        let id = cx.message_id(self.index);
         let mut message = Message::new(Role::Ai, self.text, id.to_string());
         let mut metadata = json!({"model_name": route});
         if let Some(reason) = &self.finish_reason {
@@ -216,13 +233,7 @@ impl Reply {
             "attempts": attempts,
         });
         cx.fact(EventKind::MessageCompleted, &data)?;
-        Ok(Output {
-            writes: vec![Write { channel: MESSAGES.into(), value: message.to_value() }],
-            goto: None,
-            reply: Some(id),
-            // The ledger has counted it, with the attempts that failed.
-            usage: Usage::default(),
-        })
+        Ok(message)
     }
 }
 

@@ -35,6 +35,7 @@ impl Inner {
         tasks.spawn(self.clone().renew());
         tasks.spawn(self.clone().sweep());
         tasks.spawn(self.clone().tidy());
+        self.tasks.spawn(self.clone().keep_schedules());
     }
 
     // ## Claiming

@@ -15,7 +15,7 @@ use clearway_core::wait::{Spent, WaitKind, Waiting};
 use clearway_core::{
     Clock, Code, Failure, InstanceId, Message, RunId, RunRecord, Status, ThreadId, Timestamp,
 };
-use clearway_store::{Cancelled, QueuePosition, RunQuery, Store, ThreadState};
+use clearway_store::{CancelMode, Cancelled, QueuePosition, RunQuery, Store, ThreadState};
 use clearway_upstream::Upstream;
 use tokio::sync::Notify;
 use uuid::Uuid;
@@ -127,6 +127,10 @@ impl Engine {
         Ok(Self { inner })
     }
 
+    pub(crate) const fn inner(&self) -> &Arc<Inner> {
+        &self.inner
+    }
+
     pub fn agents(&self) -> &Agents {
         &self.inner.agents
     }
@@ -207,15 +211,48 @@ impl Engine {
     /// # Errors
     /// `run_not_found`, `store_unavailable`.
     pub async fn cancel(&self, run: RunId, by: &str) -> Result<CancelOutcome, Error> {
+        self.cancel_with(run, by, CancelMode::Keep).await
+    }
+
+    /// As [`Engine::cancel`]; `mode` says whether what the run committed stays.
+    ///
+    /// # Errors
+    /// As [`Engine::cancel`].
+    pub async fn cancel_with(
+        &self,
+        run: RunId,
+        by: &str,
+        mode: CancelMode,
+    ) -> Result<CancelOutcome, Error> {
+        // A rollback must be on the row before the run ends.
+        if mode == CancelMode::Rollback {
+            let outcome = bounded(self.inner.store.cancel_run(run, by, mode)).await?;
+            if matches!(outcome, Cancelled::AlreadyEnded { .. } | Cancelled::NotFound) {
+                return self.cancelled(run, by, outcome, false);
+            }
+            self.inner.cache.forget(self.inner.record(run).await?.thread);
+            return self.cancelled(run, by, outcome, false);
+        }
         let executing = self.inner.hub.get(run).filter(|live| live.is_executing());
         if let Some(live) = &executing {
             live.cancel.request(by);
         }
-        match bounded(self.inner.store.cancel_run(run, by)).await? {
+        let outcome = bounded(self.inner.store.cancel_run(run, by, mode)).await?;
+        self.cancelled(run, by, outcome, executing.is_some())
+    }
+
+    fn cancelled(
+        &self,
+        run: RunId,
+        by: &str,
+        outcome: Cancelled,
+        executing: bool,
+    ) -> Result<CancelOutcome, Error> {
+        match outcome {
             Cancelled::NotFound => Err(no_run(run)),
             // Our own signal was faster than the request on its way to the store.
             Cancelled::AlreadyEnded { record }
-                if executing.is_some() && record.status == Status::Cancelled =>
+                if executing && record.status == Status::Cancelled =>
             {
                 Ok(CancelOutcome::Requested)
             }
@@ -433,7 +470,7 @@ const HAND_BACK: Duration = Duration::from_secs(5);
 impl Inner {
     /// When a run behind `ahead` others of a pool should start, from how long runs hold a slot.
     pub(crate) fn queue_eta(&self, pool: &str, ahead: u32) -> Duration {
-        let slots = self.pools.get(pool).map_or(1, |pool| pool.slots.max(1));
+        let slots = self.pools.get(pool).map_or(1, |pool| pool.slots().max(1));
         let mean_ms = self.slot_time_ms.load(Ordering::Relaxed).max(100) as u64;
         let ms = mean_ms.saturating_mul(u64::from(ahead) + 1) / u64::from(slots);
         Duration::from_millis(ms).clamp(Duration::from_secs(1), Duration::from_secs(600))
@@ -488,7 +525,7 @@ impl Inner {
     }
 
     /// Passes on what the store did about a cancel.
-    pub(crate) fn cancel_told(&self, outcome: Cancelled, by: &str) {
+    pub(crate) fn cancel_told(self: &Arc<Self>, outcome: Cancelled, by: &str) {
         match outcome {
             Cancelled::Ended { record, events, promoted } => {
                 self.cancelled_while_waiting(&record, events, promoted);
@@ -503,12 +540,15 @@ impl Inner {
     }
 
     fn cancelled_while_waiting(
-        &self,
+        self: &Arc<Self>,
         record: &RunRecord,
         events: Vec<Event>,
         promoted: Option<RunId>,
     ) {
         tracing::info!(run.id = %record.id, thread.id = %record.thread, "cancelled while waiting");
+        if record.attempt > 0 {
+            self.tasks.spawn(self.clone().cancel_children(record.id));
+        }
         if let Some(live) = self.hub.get(record.id) {
             live.adopt(events);
             self.finish_live(&live, record.clone(), None);
@@ -518,20 +558,21 @@ impl Inner {
         }
     }
 
-    async fn record(&self, run: RunId) -> Result<RunRecord, Error> {
+    pub(crate) async fn record(&self, run: RunId) -> Result<RunRecord, Error> {
         self.store.run(run).await?.ok_or_else(|| no_run(run))
     }
 
-    async fn view(&self, record: RunRecord) -> RunView {
+    pub(crate) async fn view(&self, record: RunRecord) -> RunView {
         if record.status.is_terminal() {
-            return RunView { record, waiting: None, position: None };
+            return RunView { record, waiting: None, position: None, calls: Vec::new() };
         }
         let waits = matches!(record.status, Status::Blocked | Status::Ready);
         let position = match waits {
             true => self.store.queue_position(record.id).await.ok().flatten(),
             false => None,
         };
-        let mut waiting = match self.hub.get(record.id) {
+        let live = self.hub.get(record.id);
+        let mut waiting = match &live {
             Some(live) => live.wait.read(instant()),
             None => self.waiting_in_store(&record),
         };
@@ -544,14 +585,21 @@ impl Inner {
             let at = record.deadline_at.map(|at| self.clocks.instant_at(at));
             waiting.deadline = at.map(clearway_core::Deadline);
         }
-        RunView { record, waiting: Some(waiting), position }
+        if let Some(at) = record.parked.as_ref().and_then(|parked| parked.park.wake_at) {
+            waiting.eta = Some(at.since(self.clocks.now()));
+        }
+        let calls = live.map(|live| live.calls()).unwrap_or_default();
+        RunView { record, waiting: Some(waiting), position, calls }
     }
 
     /// What a run waits for when only its row is known.
     fn waiting_in_store(&self, record: &RunRecord) -> Waiting {
         let (kind, detail) = waits_for(record);
-        let since =
-            if record.status == Status::Ready { record.ready_at } else { record.created_at };
+        let since = match (&record.parked, record.status) {
+            (Some(parked), _) => parked.since,
+            (None, Status::Ready) => record.ready_at,
+            (None, _) => record.created_at,
+        };
         let for_ = self.clocks.now().since(since);
         let mut spent: Spent = record.spent.clone();
         spent.add(kind, for_);
@@ -566,7 +614,7 @@ impl Inner {
                 let count = counts.iter().find(|count| count.pool == name);
                 PoolView {
                     name: name.to_owned(),
-                    slots: pool.slots,
+                    slots: pool.slots(),
                     running: pool.running(),
                     ready: count.map_or(0, |count| count.ready),
                     blocked: count.map_or(0, |count| count.blocked),
@@ -711,10 +759,13 @@ fn waits_for(record: &RunRecord) -> (WaitKind, String) {
     match record.status {
         Status::Blocked => (WaitKind::Thread, "an earlier run of the thread".to_owned()),
         Status::Ready => (WaitKind::Slot, format!("pool {}", record.pool)),
-        _ => (WaitKind::Work, String::new()),
+        _ => match &record.parked {
+            Some(parked) => (parked.park.kind, parked.park.detail.clone()),
+            None => (WaitKind::Work, String::new()),
+        },
     }
 }
 
-fn no_run(run: RunId) -> Error {
+pub(crate) fn no_run(run: RunId) -> Error {
     Error::new(Code::RunNotFound, format!("no run {run}"))
 }

@@ -5,40 +5,51 @@
 //!
 //! Not here: the rules (`clearway_core::machine`), who gets a slot (`dispatcher`).
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::future::Future;
 use std::panic::AssertUnwindSafe;
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use clearway_core::channel::{State, Write};
+use clearway_core::channel::State;
 use clearway_core::event::{Body, EventKind, Fact};
+use clearway_core::journal::Entry;
 use clearway_core::machine::{
-    Commit, Effect, Input, Machine, Outcome, Output, Receipt, Start, Stopped,
+    Commit, Effect, Input, Machine, Outcome, Park, Receipt, Start, StartCall, Stopped,
 };
 use clearway_core::plan::{MESSAGES, Plan};
 use clearway_core::run::Usage;
-use clearway_core::wait::WaitKind;
-use clearway_core::{CheckpointId, Code, Deadline, Failure, Message, RunRecord, Status};
-use clearway_store::{Claim, CommitAck, StepCommit, StepOutcome};
+use clearway_core::wait::{Spent, WaitCell, WaitKind};
+use clearway_core::{
+    CheckpointId, Code, Deadline, Failure, Message, RunRecord, Status, TaskId, Timestamp,
+};
+use clearway_store::{Claim, CommitAck, Journaled, Keep, Schedule, StepCommit, StepOutcome};
 use clearway_upstream::{CallProbe, Class};
 use futures_util::future::{AbortHandle, Abortable};
 use futures_util::stream::FuturesUnordered;
 use futures_util::{FutureExt, StreamExt};
 use serde_json::{Value, json};
 use tokio::sync::oneshot;
+use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
 use uuid::Uuid;
 
-use crate::agent::{Agent, Ctx};
+use self::claim::{deadline_of, earlier_reply, load_state, send_commit, start};
+use crate::agent::{Agent, Expiry};
+use crate::calls::{self, CallEnd, panicked};
 use crate::clock::instant;
+use crate::ctx::{Ctx, Session, Spending};
 use crate::engine::{Inner, bounded_by};
 use crate::ledger::Ledger;
 use crate::live::{End, Live};
 use crate::pools::Slot;
+use crate::schedules;
 use crate::started::{Context, Started};
 use crate::trace;
+
+mod claim;
 
 /// The store has accepted a run that was started ahead: its row as written.
 pub(crate) struct Admitted(pub Box<RunRecord>);
@@ -108,9 +119,31 @@ struct Executor {
     usage: Usage,
     /// Of calls since the last commit.
     unbooked: Usage,
+    spending: Arc<Spending>,
+    /// Outputs of finished calls on their way to the journal.
+    keeping: FuturesUnordered<KeepFuture>,
+    /// A commit that must not overtake them.
+    behind_keeps: Option<StepCommit>,
+    /// When parked calls are to be made again while others run.
+    wake_at: Option<Timestamp>,
+    /// Calls that wrote into the journal, in this superstep.
+    noted: Vec<TaskId>,
+    /// Time limits of the questions that were asked.
+    expiries: Vec<(uuid::Uuid, Expiry)>,
+    /// The call whose wait is shown as the run's.
+    shown: Option<u32>,
+    for_calls: Option<Arc<RunRecord>>,
+    /// What the commit under way makes the run wait for.
+    parking: Option<Park>,
+    /// It was woken before it could wait.
+    woken: bool,
 }
 
 struct OpenCall {
+    task: TaskId,
+    answers: u32,
+    session: Arc<Session>,
+    wait: Arc<WaitCell>,
     ledger: Arc<Ledger>,
     abort: AbortHandle,
     probe: Arc<CallProbe>,
@@ -120,12 +153,7 @@ struct OpenCall {
 
 type CallFuture = Pin<Box<dyn Future<Output = (u32, CallEnd)> + Send>>;
 type CommitFuture = Pin<Box<dyn Future<Output = CommitEnd> + Send>>;
-
-enum CallEnd {
-    Done(Output),
-    Failed(Failure),
-    Aborted,
-}
+type KeepFuture = Pin<Box<dyn Future<Output = (u32, Result<Journaled, Failure>)> + Send>>;
 
 enum CommitEnd {
     Ack(CommitAck),
@@ -168,6 +196,7 @@ impl Executor {
         let reply = earlier_reply(&claim.record, &plan, &state);
         let start = Start { reply, failed, ..start(&claim, plan, state) };
         let (machine, effects) = Machine::start(start);
+        let spending = Arc::new(Spending::new(claim.record.options.budget, &claim.record.usage));
         let executor = Self {
             inner,
             live,
@@ -187,6 +216,16 @@ impl Executor {
             cancel_at: None,
             usage: Usage::default(),
             unbooked: Usage::default(),
+            spending,
+            keeping: FuturesUnordered::new(),
+            behind_keeps: None,
+            wake_at: None,
+            noted: Vec::new(),
+            expiries: Vec::new(),
+            shown: None,
+            for_calls: None,
+            parking: None,
+            woken: false,
         };
         executor.run(effects).await
     }
@@ -211,7 +250,18 @@ impl Executor {
             if !effects.is_empty() {
                 continue;
             }
-            if expired && !told && self.commit.is_none() && self.held.is_none() {
+            self.show_wait();
+            if self.keeping.is_empty()
+                && let Some(commit) = self.behind_keeps.take()
+            {
+                self.send(commit);
+            }
+            if expired
+                && !told
+                && self.commit.is_none()
+                && self.held.is_none()
+                && self.behind_keeps.is_none()
+            {
                 told = true;
                 effects = self.machine.handle(Input::DeadlineReached { failure: self.expired() });
                 continue;
@@ -237,6 +287,20 @@ impl Executor {
                         Err(outcome) => return outcome,
                     }
                 }
+                Some((call, kept)) = self.keeping.next(), if !self.keeping.is_empty() => match kept {
+                    Ok(Journaled::Stored) => Some(Input::Kept { call }),
+                    Ok(Journaled::Fenced) => Some(Input::Fenced),
+                    // It would be made again after a crash; the commit decides about everything else.
+                    Err(failure) => {
+                        tracing::warn!(run.id = %self.record.id, "a finished call could not be kept: {failure}");
+                        None
+                    }
+                },
+                entries = live.notes.arrived() => Some(Input::Noted { entries }),
+                () = until(&inner, self.wake_at), if self.wake_at.is_some() => {
+                    self.wake_at = None;
+                    Some(Input::Wake)
+                }
                 Some((call, end)) = self.calls.next(), if !self.calls.is_empty() => {
                     Some(self.call_ended(call, end))
                 }
@@ -258,13 +322,23 @@ impl Executor {
                 self.live.record(Body::Fact(fact));
                 None
             }
-            Effect::StartCall { call, node, step } => self
-                .start_call(call, node, step)
-                .err()
-                .map(|failure| Applied::Input(Input::CallFailed { call, failure })),
+            Effect::StartCall(start) => {
+                let call = start.call;
+                let failed = self.start_call(*start).err();
+                failed.map(|failure| Applied::Input(Input::CallFailed { call, failure }))
+            }
+            Effect::Keep { call, entry } => {
+                self.keep(call, entry);
+                None
+            }
+            Effect::WakeAt(at) => {
+                self.wake_at = Some(self.wake_at.map_or(at, |known| known.min(at)));
+                None
+            }
             Effect::AbortCall { call } => {
                 if let Some(open) = self.open.get_mut(&call) {
                     open.was_connected = open.probe.is_connected();
+                    open.session.cancelled.cancel();
                     open.abort.abort();
                     return None;
                 }
@@ -279,80 +353,163 @@ impl Executor {
         }
     }
 
-    fn start_call(&mut self, call: u32, node: Arc<str>, step: i64) -> Result<(), Failure> {
-        let Some(agent) = &self.agent else {
+    fn start_call(&mut self, start: StartCall) -> Result<(), Failure> {
+        let StartCall { call, due, step, answers, notes, signals, parallel } = start;
+        let Some(agent) = self.agent.clone() else {
             return Err(Failure::new(
                 Code::AgentNotFound,
                 format!("no agent `{}` in the configuration any more", self.record.agent),
             ));
         };
-        let Some(code) = agent.nodes.get(&node).cloned() else {
+        let Some(code) = agent.nodes.get(&due.node).cloned() else {
             return Err(Failure::new(
                 Code::AgentNotFound,
-                format!("agent `{}` has no node `{node}` any more", agent.name),
+                format!("agent `{}` has no node `{}` any more", agent.name, due.node),
             ));
         };
         let probe = Arc::new(CallProbe::default());
-        let ledger = Arc::new(Ledger::new(self.live.clone(), self.inner.metrics.clone()));
+        let ledger = Arc::new(Ledger::new(
+            self.live.clone(),
+            self.inner.metrics.clone(),
+            self.spending.clone(),
+        ));
+        let now = instant();
+        let among = due.payload.is_some().then_some(due.task);
+        let session = Arc::new(Session {
+            asked: AtomicU32::new(0),
+            notes: Mutex::new(notes),
+            signals: Mutex::new(signals),
+            taken: Mutex::default(),
+            noted: AtomicBool::new(false),
+            parallel,
+            begun: now,
+            alive: AtomicU64::new(0),
+            cancelled: CancellationToken::new(),
+            spending: self.spending.clone(),
+            shown: AtomicBool::new(false),
+            answers,
+        });
+        // Calls side by side wait for different things; the run shows one of them.
+        let wait = match parallel {
+            false => self.live.wait.clone(),
+            true => Arc::new(WaitCell::new(WaitKind::Work, &*due.node, Spent::default(), now)),
+        };
+        if parallel {
+            self.live.call_waits(call, &due.node, wait.clone());
+        }
         let cx = Ctx {
             run: self.record.id,
             thread: self.record.thread,
             agent: agent.name.as_str().into(),
-            node: node.clone(),
+            node: due.node.clone(),
+            task: due.task,
             step,
             attempt: self.record.attempt,
             state: self.machine.state().clone(),
+            payload: due.payload,
             deadline: self.deadline,
-            wait: self.live.wait.clone(),
+            wait: wait.clone(),
             probe: probe.clone(),
             upstream: self.inner.upstream.clone(),
+            record: self.shared_record(),
+            inner: self.inner.clone(),
             live: self.live.clone(),
-            tenant: self.record.tenant.as_str().into(),
             // Nobody waits for a run without a deadline of its own.
             class: match self.record.deadline_at {
                 Some(_) => Class::Interactive,
                 None => Class::Run,
             },
             ledger: ledger.clone(),
+            session: session.clone(),
         };
-        let log = Started::step(self.context.clone(), &node, step);
-        let span = trace::step(&node, step);
+        let log = Started::step(self.context.clone(), &due.node, step, among);
+        let span = trace::step(&due.node, step);
         let (abort, registration) = AbortHandle::new_pair();
-        self.open.insert(call, OpenCall { abort, probe, ledger, was_connected: false });
+        let answers = u32::try_from(session.answers.len()).unwrap_or(u32::MAX);
+        let open = OpenCall {
+            task: due.task,
+            answers,
+            session,
+            wait,
+            abort,
+            probe,
+            ledger,
+            was_connected: false,
+        };
+        self.open.insert(call, open);
         let guarded = async move {
-            let work = AssertUnwindSafe(async move { code.call(cx).await }).catch_unwind();
+            let made = Abortable::new(calls::make(agent, code, cx), registration).await;
             // The node's future is gone when this returns, whatever the outcome.
-            let end = match Abortable::new(work, registration).await {
-                Ok(Ok(Ok(output))) => CallEnd::Done(output),
-                Ok(Ok(Err(failure))) => CallEnd::Failed(failure),
-                Ok(Err(panic)) => CallEnd::Failed(panicked(&node, panic.as_ref())),
-                Err(_) => CallEnd::Aborted,
-            };
-            if let CallEnd::Failed(failure) = &end {
-                trace::failed(failure.code);
-            }
-            log.end(match &end {
-                CallEnd::Done(_) => "done",
-                CallEnd::Failed(failure) => failure.code.as_str(),
-                CallEnd::Aborted => "aborted",
-            });
+            let end = made.unwrap_or(CallEnd::Aborted);
+            log.end(end.outcome());
             (call, end)
         };
         self.calls.push(Box::pin(guarded.instrument(span)));
         Ok(())
     }
 
+    /// The record for calls: made once per claim, and again when the row has been accepted.
+    fn shared_record(&mut self) -> Arc<RunRecord> {
+        self.for_calls.get_or_insert_with(|| Arc::new(self.record.clone())).clone()
+    }
+
+    fn keep(&mut self, call: u32, entry: Entry) {
+        let (inner, run, fence) = (self.inner.clone(), self.record.id, self.record.fence);
+        let limit = self.deadline.0.max(instant()) + STORE_GRACE;
+        self.keeping.push(Box::pin(async move {
+            let kept = bounded_by(limit, inner.store.journal(run, fence, vec![entry])).await;
+            (call, kept.map_err(|error| crate::Error::from(error).0))
+        }));
+    }
+
+    /// Of calls that run side by side, the one that waits longest for something outside is what the
+    /// run waits for.
+    fn show_wait(&mut self) {
+        if !self.open.values().any(|open| open.session.parallel) {
+            return;
+        }
+        let now = instant();
+        let rank = |open: &OpenCall| {
+            let waiting = open.wait.read(now);
+            (waiting.kind != WaitKind::Work, waiting.for_)
+        };
+        let first =
+            self.open.iter().max_by_key(|(call, open)| (rank(open), std::cmp::Reverse(**call)));
+        let Some((&call, open)) = first else { return };
+        if self.shown != Some(call) {
+            self.shown = Some(call);
+            self.live.wait.follow(open.wait.clone(), now);
+        }
+    }
+
     fn call_ended(&mut self, call: u32, end: CallEnd) -> Input {
         let open = self.open.remove(&call);
         if let Some(open) = &open {
             self.unbooked.add(open.ledger.take());
-        }
-        if self.open.is_empty() {
-            self.live.wait.enter(WaitKind::Work, "", Some(self.deadline), instant());
+            if open.session.noted.load(Ordering::Acquire) {
+                self.noted.push(open.task);
+            }
+            if open.session.parallel {
+                self.live.call_over(call);
+            }
+            if self.shown == Some(call) {
+                self.shown = None;
+                self.live.wait.enter(WaitKind::Work, "", Some(self.deadline), instant());
+            }
         }
         match end {
             CallEnd::Done(output) => Input::CallDone { call, output },
-            CallEnd::Failed(failure) if failure.code == Code::DeadlineExceeded => {
+            CallEnd::Interrupted { value, expiry } => {
+                if let (Some(expiry), Some(open)) = (expiry, &open) {
+                    self.expiries.push((open.task.interrupt(open.answers), *expiry));
+                }
+                Input::CallInterrupted { call, value }
+            }
+            CallEnd::Parked(park) => Input::CallParked { call, park },
+            CallEnd::Failed(failure)
+                if failure.code == Code::DeadlineExceeded
+                    && self.deadline.has_passed(instant()) =>
+            {
                 Input::CallFailed { call, failure: self.expired() }
             }
             CallEnd::Failed(failure) => Input::CallFailed { call, failure },
@@ -394,6 +551,10 @@ impl Executor {
         let outcome = match commit.outcome {
             Outcome::Continue => StepOutcome::Continue,
             Outcome::Release => StepOutcome::Release,
+            Outcome::Park(park) => {
+                self.parking = Some(park.clone());
+                StepOutcome::Park(park)
+            }
             Outcome::End { status, failure, reply } => {
                 let ended = run_ended(status, failure.as_ref(), reply, &waiting.spent.to_json());
                 self.live.record(Body::Fact(ended));
@@ -410,14 +571,23 @@ impl Executor {
             self.head = Some(*id);
         }
         self.record.step = commit.step;
-        self.record.next = commit.next.iter().map(|node| (**node).to_owned()).collect();
+        self.record.next = commit.next.nodes().map(|node| (**node).to_owned()).collect();
+        let schedules = self.question_timers();
+        let mut settled = commit.settled;
+        // Notes are of use until their superstep has committed.
+        let noted = std::mem::take(&mut self.noted);
+        let due: BTreeSet<TaskId> = commit.next.due.iter().map(|due| due.task).collect();
+        settled.extend(noted.into_iter().filter(|task| !due.contains(task)));
         let commit = StepCommit {
             run: self.record.id,
             fence: self.record.fence,
             number: commit.number,
             events: self.live.take_for_commit(),
             step: commit.step,
-            next: self.record.next.clone(),
+            next: commit.next,
+            notes: commit.notes,
+            settled,
+            schedules,
             checkpoints,
             outcome,
             spent: waiting.spent,
@@ -427,9 +597,36 @@ impl Executor {
         self.live.wait.enter(WaitKind::Store, "commit", Some(self.deadline), instant());
         if self.admission.is_some() {
             self.held = Some(commit);
-        } else {
+        } else if self.keeping.is_empty() {
             self.send(commit);
+        } else {
+            self.behind_keeps = Some(commit);
         }
+    }
+
+    /// Questions with a time limit, as timers that bring the answer.
+    fn question_timers(&mut self) -> Vec<Schedule> {
+        let (inner, record, head) = (&self.inner, &self.record, self.head);
+        let now = inner.clocks.now();
+        std::mem::take(&mut self.expiries)
+            .into_iter()
+            .map(|(question, Expiry { after, answer })| Schedule {
+                id: question,
+                tenant: record.tenant.clone(),
+                owner: record.owner.clone(),
+                name: None,
+                thread: Some(record.thread),
+                cron: None,
+                timezone: None,
+                next_at: Some(now.plus(after)),
+                submit: schedules::resume(record, question, answer),
+                only_at: head.or(record.checkpoint),
+                created_at: now,
+                last_at: None,
+                last_run: None,
+                last_error: None,
+            })
+            .collect()
     }
 
     fn send(&mut self, commit: StepCommit) {
@@ -443,6 +640,7 @@ impl Executor {
         let step = self.record.step;
         let next = std::mem::take(&mut self.record.next);
         self.record = RunRecord { step, next, ..record };
+        self.for_calls = None;
         self.live.flush_again();
         if let Some(commit) = self.held.take() {
             self.send(commit);
@@ -455,11 +653,18 @@ impl Executor {
 
     fn committed(&mut self, end: CommitEnd) -> Result<Input, &'static str> {
         match end {
-            CommitEnd::Ack(CommitAck::Applied { cancel_requested, promoted }) => {
+            CommitEnd::Ack(CommitAck::Applied { cancel_requested, promoted, woken, orphans }) => {
                 self.live.committed(self.inner.options.limits.log_bytes);
                 self.live.wait.enter(WaitKind::Work, "", Some(self.deadline), instant());
                 if let Some(promoted) = promoted {
                     self.inner.promoted(promoted);
+                }
+                self.woken = woken.contains(&self.record.id);
+                if !woken.is_empty() {
+                    self.inner.wake_dispatcher();
+                }
+                for orphan in orphans {
+                    self.inner.cancel_told(orphan, "parent");
                 }
                 Ok(Input::Committed { cancel_requested })
             }
@@ -479,6 +684,24 @@ impl Executor {
                 self.live.finish(End::Lost(failure));
                 self.inner.hub.forget(self.record.id);
                 "released"
+            }
+            Stopped::Parked => {
+                self.live.let_go();
+                let park = self.parking.take().filter(|_| !self.woken);
+                match park {
+                    Some(park) => {
+                        let detail = park.detail.as_str();
+                        self.live.wait.enter(park.kind, detail, None, instant());
+                        self.inner.arm_next(park.wake_at);
+                    }
+                    None => {
+                        let detail = format!("pool {}", self.record.pool);
+                        self.live.wait.enter(WaitKind::Slot, detail, None, instant());
+                        self.inner.wake_dispatcher();
+                    }
+                }
+                self.inner.tell_if_stopping(&self.live);
+                "parked"
             }
             Stopped::Fenced => {
                 self.inner.metrics.fenced.inc();
@@ -511,11 +734,19 @@ impl Executor {
             committed_seq: self.live.run_log().1,
             ..self.record.clone()
         };
-        // A run that was stopped may have been stopped by a reset, which moved the head.
+        // A run that was stopped may have been stopped by a reset, which moved the head; and a
+        // thread that stopped half-way is gone on with from the store, which has all of it.
         if let Some(head) = self.head
             && status == Status::Success
+            && record.next.is_empty()
         {
             self.inner.cache.put(&record, head, state);
+        }
+        if let Some(agent) = &self.agent
+            && agent.keep != Keep::All
+        {
+            let inner = self.inner.clone();
+            self.inner.tasks.spawn(inner.retain(record.thread, agent.keep));
         }
         trace::ended(self.usage, record.failure.as_ref());
         self.inner.observe_end(&record, self.live.first_output(), self.claimed_at);
@@ -557,135 +788,6 @@ fn give_up(inner: &Inner, live: &Arc<Live>, failure: Failure) -> &'static str {
     code
 }
 
-/// Sends a commit until it is acknowledged, refused for good, or time is up.
-async fn send_commit(inner: Arc<Inner>, commit: StepCommit, give_up: Instant) -> CommitEnd {
-    let started = instant();
-    let mut pause = Duration::from_millis(20);
-    loop {
-        match bounded_by(give_up, inner.store.commit(commit.clone())).await {
-            Ok(ack) => {
-                let took = instant().saturating_duration_since(started);
-                inner.metrics.commit.observe(took.as_secs_f64());
-                return CommitEnd::Ack(ack);
-            }
-            Err(error) => {
-                // An unknown outcome is repeated: the store recognises its own commit.
-                let again = error.is_transient() || !error.certainly_aborted;
-                if !again || instant() + pause > give_up {
-                    let text = format!("the run's progress could not be stored: {error}");
-                    return CommitEnd::GaveUp(Failure::new(error.code(), text).retryable());
-                }
-                tracing::warn!(run.id = %commit.run, "commit failed, trying again: {error}");
-            }
-        }
-        tokio::select! {
-            () = tokio::time::sleep(pause) => {}
-            () = inner.tasks.hard.cancelled() => {
-                let text = "the server stopped before the run's progress could be stored";
-                return CommitEnd::GaveUp(Failure::new(Code::StoreUnavailable, text).retryable());
-            }
-        }
-        pause = (pause * 2).min(Duration::from_secs(1));
-    }
-}
-
-fn deadline_of(inner: &Inner, record: &RunRecord, agent: Option<&Agent>, now: Instant) -> Deadline {
-    let fixed = record.deadline_at.map(|at| Deadline(inner.clocks.instant_at(at)));
-    let working = record
-        .working_limit
-        .or_else(|| agent.map(|agent| agent.working_limit).filter(|_| fixed.is_none()))
-        .map(|limit| Deadline::after(now, limit.saturating_sub(record.worked)));
-    match (fixed, working) {
-        (Some(fixed), Some(working)) => fixed.min(working),
-        (Some(one), None) | (None, Some(one)) => one,
-        // Every run has one of the two; a row without either is not trusted to run for ever.
-        (None, None) => Deadline::after(now, Duration::from_secs(1800)),
-    }
-}
-
-async fn load_state(inner: &Inner, claim: &Claim, deadline: Deadline) -> Result<State, Failure> {
-    let Some(head) = claim.head else {
-        let mut state = State::new();
-        state.raise_version(claim.thread_version);
-        return Ok(state);
-    };
-    let mut state = match inner.cache.take(claim.record.thread, head) {
-        Some(state) => state,
-        None => loop {
-            match bounded_by(deadline.0, inner.store.state(claim.record.thread, Some(head))).await {
-                Ok(Some(found)) => break found.state,
-                Ok(None) => {
-                    let text =
-                        format!("checkpoint {head} of thread {} is missing", claim.record.thread);
-                    return Err(Failure::new(Code::Internal, text));
-                }
-                Err(error) if error.is_transient() && !deadline.has_passed(instant()) => {
-                    tracing::warn!(run.id = %claim.record.id, "the thread's state cannot be read yet: {error}");
-                    tokio::time::sleep(Duration::from_millis(100)).await;
-                }
-                Err(error) => {
-                    let lasting = error.certainly_aborted && !error.is_transient();
-                    let failure = Failure::new(error.code(), error.message);
-                    return Err(if lasting { failure } else { failure.retryable() });
-                }
-            }
-        },
-    };
-    state.raise_version(claim.thread_version);
-    Ok(state)
-}
-
-fn start(claim: &Claim, plan: Arc<Plan>, state: State) -> Start {
-    let record = &claim.record;
-    let input = match &record.input {
-        Value::Object(channels) => channels
-            .iter()
-            .map(|(channel, value)| Write {
-                channel: channel.as_str().into(),
-                value: value.clone(),
-            })
-            .collect(),
-        _ => Vec::new(),
-    };
-    Start {
-        run: record.id,
-        plan,
-        state,
-        attempt: record.attempt,
-        fruitless: record.fruitless,
-        step: record.step,
-        next: record.next.iter().map(|node| node.as_str().into()).collect(),
-        commits: record.commits,
-        committed_seq: record.committed_seq,
-        // What an earlier attempt showed may be lost even if none of it was stored.
-        has_void_output: record.attempt > 1,
-        input,
-        cancel_requested: record.cancel_requested,
-        reply: None,
-        failed: None,
-    }
-}
-
-/// The reply that earlier supersteps of a run committed, before it was taken over.
-///
-/// Ids of a run's messages are derived, so they are found again in the state.
-fn earlier_reply(record: &RunRecord, plan: &Plan, state: &State) -> Option<Uuid> {
-    let messages = state.list(MESSAGES);
-    (0..=record.step).rev().find_map(|step| {
-        let ids =
-            plan.node_names().map(|node| clearway_core::id::message_id(record.id, step, node, 0));
-        ids.filter(|id| {
-            let id = id.to_string();
-            // This run's messages are the newest ones.
-            messages.iter().rev().take(EARLIER_MESSAGES).any(|message| message["id"] == *id)
-        })
-        .last()
-    })
-}
-
-/// How far back a taken-over run looks for its own messages.
-const EARLIER_MESSAGES: usize = 512;
-
 fn run_ended(
     status: Status,
     failure: Option<&Failure>,
@@ -709,14 +811,10 @@ fn find_message(state: &State, id: Uuid) -> Option<Message> {
     Message::from_value(found)
 }
 
-fn panicked(node: &str, panic: &(dyn std::any::Any + Send)) -> Failure {
-    let text = panic
-        .downcast_ref::<&str>()
-        .map(|text| (*text).to_owned())
-        .or_else(|| panic.downcast_ref::<String>().cloned())
-        .unwrap_or_default();
-    tracing::error!(node, "a node panicked: {text}");
-    Failure::new(Code::Internal, format!("node `{node}` panicked; the log says where"))
+async fn until(inner: &Inner, at: Option<Timestamp>) {
+    if let Some(at) = at {
+        tokio::time::sleep_until(inner.clocks.instant_at(at).into()).await;
+    }
 }
 
 /// Outcome of a start ahead that the store did not accept.

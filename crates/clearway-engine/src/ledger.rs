@@ -7,6 +7,7 @@ use clearway_core::run::Usage;
 use clearway_upstream::{Observer, UsageRow};
 use serde_json::json;
 
+use crate::ctx::Spending;
 use crate::live::Live;
 use crate::metrics::Metrics;
 
@@ -15,12 +16,13 @@ use crate::metrics::Metrics;
 pub(crate) struct Ledger {
     live: Arc<Live>,
     metrics: Arc<Metrics>,
+    spending: Arc<Spending>,
     sum: Mutex<Usage>,
 }
 
 impl Ledger {
-    pub(crate) fn new(live: Arc<Live>, metrics: Arc<Metrics>) -> Self {
-        Self { live, metrics, sum: Mutex::default() }
+    pub(crate) fn new(live: Arc<Live>, metrics: Arc<Metrics>, spending: Arc<Spending>) -> Self {
+        Self { live, metrics, spending, sum: Mutex::default() }
     }
 
     /// Everything since the last time.
@@ -39,6 +41,7 @@ impl Observer for Ledger {
             cost_micros: row.cost_micros.unwrap_or(0),
         };
         self.sum.lock().unwrap_or_else(PoisonError::into_inner).add(usage);
+        self.spending.book(&usage);
         self.metrics.attempt(row);
         // The good one is told with the message that it made.
         if !row.is_ok() {

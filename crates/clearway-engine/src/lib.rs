@@ -16,9 +16,13 @@ mod admission;
 pub mod agent;
 mod api;
 mod cache;
+mod calls;
 pub mod chat;
 mod clock;
+mod control;
+mod ctx;
 mod dispatcher;
+mod durable;
 mod engine;
 mod executor;
 mod health;
@@ -27,24 +31,33 @@ mod ledger;
 mod live;
 pub mod metrics;
 mod pools;
+mod schedules;
 mod started;
 mod subscription;
 mod tasks;
 mod trace;
 mod watchdog;
 
-pub use agent::{Agent, Agents, Ctx, Node, NodeError};
+pub use agent::{
+    Agent, Agents, Expiry, InputCheck, Node, NodeError, NodePolicy, OnError, OnOutage, Retry,
+};
 pub use api::*;
 pub use clock::{Clocks, Ids};
+pub use control::{Attention, Decision, Question, StateChange, Undecided, next_nodes};
+pub use ctx::{Ctx, Mark, Reserved};
+pub use durable::{ActionError, Child, ChildEnd, Effect, hex};
 pub use engine::Engine;
 pub use health::Health;
 pub use lanes::Lanes;
+pub use schedules::{CronSpec, next_time};
 pub use subscription::{Batch, From, Subscription};
 pub use tasks::Tasks;
 pub use watchdog::{Lag, Watchdog};
 
 // What the doors and the façade need from below, so that they depend on the engine alone.
 pub use clearway_store::{
-    Idempotency, PoolCount, QueuePosition, RunPage, RunQuery, Store, StoreInfo, ThreadState,
+    ArtifactRecord, ArtifactScope, CancelMode, CheckpointRecord, Idempotency, Keep, PoolCount,
+    Pruned, QueuePosition, RunPage, RunQuery, Schedule, ScheduleQuery, Store, StoreInfo,
+    ThreadQuery, ThreadState, ThreadStorage,
 };
 pub use clearway_upstream as upstream;

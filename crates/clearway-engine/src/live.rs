@@ -11,13 +11,17 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::Waker;
 
 use clearway_core::event::{Body, Event, Segment};
+use clearway_core::journal::Entry;
 use clearway_core::log::Log;
-use clearway_core::wait::{Spent, WaitCell, WaitKind};
+use clearway_core::wait::{Spent, WaitCell, WaitKind, Waiting};
 use clearway_core::{Clock, Code, Failure, Message, RunId, RunRecord};
 use clearway_store::Appended;
 use tokio::sync::{Notify, watch};
 
 use crate::clock::instant;
+
+/// A call beside others: its number, its node, what it waits for.
+type Beside = (u32, Arc<str>, Arc<WaitCell>);
 
 /// See the module.
 #[derive(Debug)]
@@ -29,6 +33,10 @@ pub(crate) struct Live {
     end: watch::Sender<Option<End>>,
     /// Somebody wants it to end.
     pub cancel: CancelSignal,
+    /// Entries of the journal that came from outside.
+    pub notes: Mailbox,
+    /// What calls that run side by side wait for.
+    calls: Mutex<Vec<Beside>>,
     clock: Arc<dyn Clock>,
     dirty: Arc<Dirty>,
     output_limit: usize,
@@ -88,6 +96,31 @@ impl CancelSignal {
     }
 }
 
+/// Notes for a run that executes here. The journal has them, too.
+#[derive(Debug, Default)]
+pub(crate) struct Mailbox {
+    entries: Mutex<Vec<Entry>>,
+    notify: Notify,
+}
+
+impl Mailbox {
+    pub(crate) fn put(&self, entries: Vec<Entry>) {
+        lock(&self.entries).extend(entries);
+        self.notify.notify_one();
+    }
+
+    /// Everything that came. Cancel-safe: what was not returned stays.
+    pub(crate) async fn arrived(&self) -> Vec<Entry> {
+        loop {
+            let entries = std::mem::take(&mut *lock(&self.entries));
+            if !entries.is_empty() {
+                return entries;
+            }
+            self.notify.notified().await;
+        }
+    }
+}
+
 /// Runs with output that the store does not have yet.
 #[derive(Debug, Default)]
 pub(crate) struct Dirty(Mutex<Vec<Arc<Live>>>);
@@ -128,6 +161,21 @@ impl Live {
     pub(crate) fn run_log(&self) -> (u64, u64) {
         let state = lock(&self.state);
         (state.log.first_seq(), state.log.visible_seq())
+    }
+
+    pub(crate) fn call_waits(&self, call: u32, node: &Arc<str>, wait: Arc<WaitCell>) {
+        lock(&self.calls).push((call, node.clone(), wait));
+    }
+
+    pub(crate) fn call_over(&self, call: u32) {
+        lock(&self.calls).retain(|(known, ..)| *known != call);
+    }
+
+    /// What each of several calls side by side waits for.
+    pub(crate) fn calls(&self) -> Vec<(Arc<str>, Waiting)> {
+        let now = instant();
+        let calls = lock(&self.calls);
+        calls.iter().map(|(_, node, wait)| (node.clone(), wait.read(now))).collect()
     }
 
     /// Appends output: readers see it at once, the store gets it with the next flush.
@@ -236,6 +284,8 @@ impl Live {
         let mut state = lock(&self.state);
         state.log.discard_hidden();
         state.executing = false;
+        drop(state);
+        lock(&self.calls).clear();
     }
 
     /// Events that the store wrote itself: event 0, or the end of a run that waited.
@@ -445,6 +495,8 @@ impl Hub {
                 }),
                 end: watch::Sender::new(None),
                 cancel: CancelSignal::default(),
+                notes: Mailbox::default(),
+                calls: Mutex::default(),
                 clock: self.clock.clone(),
                 dirty: self.dirty.clone(),
                 output_limit: self.output_limit,

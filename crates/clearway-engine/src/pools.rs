@@ -4,34 +4,46 @@
 //! runs may wait in front of a pool is checked by the store, in the transaction that accepts a run.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 
 use crate::PoolOptions;
+use crate::live::lock;
 
 #[derive(Debug)]
 pub(crate) struct Pools(BTreeMap<String, Pool>);
 
 #[derive(Debug)]
 pub(crate) struct Pool {
-    pub slots: u32,
     pub queue: u32,
+    size: Arc<Size>,
     free: Arc<Semaphore>,
     freed: Arc<Notify>,
 }
+
+/// How many slots there are to be, and how many too many are still in use.
+#[derive(Debug, Default)]
+struct Size(Mutex<(u32, u32)>);
 
 /// A place in a pool; dropping it frees the place and tells whoever hands places out.
 #[derive(Debug)]
 pub(crate) struct Slot {
     permit: Option<OwnedSemaphorePermit>,
+    size: Arc<Size>,
     freed: Arc<Notify>,
 }
 
 impl Drop for Slot {
     fn drop(&mut self) {
         // The permit first: who is told must find it.
-        self.permit.take();
+        if let Some(permit) = self.permit.take() {
+            let mut size = lock(&self.size.0);
+            if size.1 > 0 {
+                size.1 -= 1;
+                permit.forget();
+            }
+        }
         self.freed.notify_one();
     }
 }
@@ -43,7 +55,12 @@ impl Pools {
             let free = Arc::new(Semaphore::new(options.slots as usize));
             (
                 options.name.clone(),
-                Pool { slots: options.slots, queue: options.queue, free, freed: freed.clone() },
+                Pool {
+                    queue: options.queue,
+                    size: Arc::new(Size(Mutex::new((options.slots, 0)))),
+                    free,
+                    freed: freed.clone(),
+                },
             )
         };
         Self(options.iter().map(pool).collect())
@@ -67,10 +84,52 @@ impl Pool {
     /// A free slot, if there is one now.
     pub(crate) fn take(&self) -> Option<Slot> {
         let permit = self.free.clone().try_acquire_owned().ok()?;
-        Some(Slot { permit: Some(permit), freed: self.freed.clone() })
+        Some(Slot { permit: Some(permit), size: self.size.clone(), freed: self.freed.clone() })
+    }
+
+    pub(crate) fn slots(&self) -> u32 {
+        lock(&self.size.0).0
+    }
+
+    /// Changes the number of slots. Runs beyond a smaller number go on; their slots do not come
+    /// back.
+    pub(crate) fn set_slots(&self, slots: u32) {
+        let mut size = lock(&self.size.0);
+        let (before, surplus) = *size;
+        let (mut more, mut less) = (slots.saturating_sub(before), before.saturating_sub(slots));
+        let forgiven = more.min(surplus);
+        more -= forgiven;
+        self.free.add_permits(more as usize);
+        less -= u32::try_from(self.free.forget_permits(less as usize)).unwrap_or(less);
+        *size = (slots, surplus - forgiven + less);
     }
 
     pub(crate) fn running(&self) -> u32 {
-        self.slots.saturating_sub(u32::try_from(self.free.available_permits()).unwrap_or(u32::MAX))
+        let (slots, surplus) = *lock(&self.size.0);
+        let free = u32::try_from(self.free.available_permits()).unwrap_or(u32::MAX);
+        (slots + surplus).saturating_sub(free)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn slots_come_and_go_while_in_use() {
+        let options = [PoolOptions::new("p", 2, 1)];
+        let pools = Pools::new(&options, &Arc::new(Notify::new()));
+        let pool = pools.get("p").unwrap();
+        let (one, two) = (pool.take().unwrap(), pool.take().unwrap());
+        pool.set_slots(1);
+        assert_eq!((pool.slots(), pool.running()), (1, 2));
+        drop(one);
+        assert!(pool.take().is_none(), "one is in use, and there is one");
+        pool.set_slots(3);
+        let (_three, _four) = (pool.take().unwrap(), pool.take().unwrap());
+        assert!(pool.take().is_none());
+        assert_eq!(pool.running(), 3);
+        drop(two);
+        assert!(pool.take().is_some());
     }
 }

@@ -6,6 +6,8 @@
 use std::fmt;
 use std::time::Instant;
 
+use clearway_core::TaskId;
+
 use crate::clock::instant;
 
 /// Something that is under way and will log its end.
@@ -42,8 +44,12 @@ impl Started {
         Self { what: "run", id, context, at: instant(), ended: false }
     }
 
-    pub(crate) fn step(context: Context, node: &str, step: i64) -> Self {
-        let id = format!("{}/{step}/{node}", context.run);
+    /// `among` tells the calls of a fan-out apart.
+    pub(crate) fn step(context: Context, node: &str, step: i64, among: Option<TaskId>) -> Self {
+        let id = match among {
+            None => format!("{}/{step}/{node}", context.run),
+            Some(task) => format!("{}/{step}/{node}/{task}", context.run),
+        };
         tracing::debug!(
             run.id = %context.run, thread.id = %context.thread, agent.name = %context.agent,
             step.id = %id, "step started: {id}"

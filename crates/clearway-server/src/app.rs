@@ -10,11 +10,12 @@ use axum::Router;
 use axum::handler::Handler;
 use axum::routing::MethodRouter;
 use clearway_core::RunId;
-use clearway_engine::{Engine, Health};
+use clearway_engine::{Engine, Health, Lanes};
 use http::Method;
 use tokio::time::{Instant, timeout};
 use tokio_util::task::TaskTracker;
 
+use crate::campaigns::Folds;
 use crate::server::ServerOptions;
 use crate::stop::Stop;
 
@@ -27,6 +28,10 @@ pub(crate) struct Inner {
     pub engine: Engine,
     pub options: ServerOptions,
     pub stop: Arc<Stop>,
+    /// Logs of campaigns, read so far.
+    pub folds: Folds,
+    /// For work that blocks.
+    pub lanes: Lanes,
     /// Owns what must outlive a handler: cancels on behalf of clients that left.
     pub tasks: TaskTracker,
     /// `GET /openapi.json`, made once.
@@ -50,6 +55,8 @@ impl App {
             engine,
             options,
             stop: Arc::default(),
+            folds: Folds::default(),
+            lanes: Lanes::default(),
             tasks: TaskTracker::new(),
             openapi,
             health: Mutex::new(health.map(|health| (Instant::now(), Arc::new(health)))),

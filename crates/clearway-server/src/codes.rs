@@ -48,6 +48,10 @@ pub(crate) const fn about(code: Code) -> About {
         | Code::AgentNotFound
         | Code::ThreadBusy
         | Code::RunEnded
+        | Code::NothingWaits
+        | Code::CheckpointNotFound
+        | Code::CheckpointConflict
+        | Code::ArtifactNotFound
         | Code::IdempotencyConflict
         | Code::Overloaded
         | Code::ShuttingDown => request(code),
@@ -56,6 +60,10 @@ pub(crate) const fn about(code: Code) -> About {
         | Code::Poisoned
         | Code::RecursionLimit
         | Code::InvalidUpdate
+        | Code::LimitExceeded
+        | Code::BudgetExhausted
+        | Code::OutputInvalid
+        | Code::StepFailed
         | Code::OutputTooLarge
         | Code::StoreUnavailable
         | Code::Fenced
@@ -161,6 +169,30 @@ const fn request(code: Code) -> About {
             "Another run of the thread is active, and the agent refuses instead of queueing.",
             "Wait for the active run, cancel it, or let the agent enqueue.",
         )),
+        Code::NothingWaits => entry(
+            StatusCode::CONFLICT,
+            "Nothing waits for this",
+            "The thread or run has no open question, signal or decision that this would answer.",
+            "Look at what it waits for first; somebody may have answered already.",
+        ),
+        Code::CheckpointNotFound => entry(
+            StatusCode::NOT_FOUND,
+            "No such checkpoint",
+            "The thread has no checkpoint with this id; it may have been pruned.",
+            "List the thread's history.",
+        ),
+        Code::CheckpointConflict => entry(
+            StatusCode::CONFLICT,
+            "The thread was changed meanwhile",
+            "Somebody else changed the thread's state between your look and your change.",
+            "Read the state again and repeat the change.",
+        ),
+        Code::ArtifactNotFound => entry(
+            StatusCode::NOT_FOUND,
+            "No such artifact",
+            "The run or thread has no artifact with this name and version.",
+            "List its artifacts; names are exact.",
+        ),
         Code::RunEnded => entry(
             StatusCode::CONFLICT,
             "The run has ended",
@@ -226,6 +258,30 @@ const fn run(code: Code) -> About {
             "A write does not fit",
             "A write names no channel of the agent, or two writers met on a last-value channel.",
             "Correct the workflow's channels or the input.",
+        ),
+        Code::LimitExceeded => entry(
+            StatusCode::INTERNAL_SERVER_ERROR,
+            "A limit is reached",
+            "The run would go beyond a bound of the configuration or of the server; the detail names it.",
+            "Make the work smaller, or raise the limit that is named.",
+        ),
+        Code::BudgetExhausted => entry(
+            StatusCode::INTERNAL_SERVER_ERROR,
+            "The budget is used up",
+            "The run has used as many tokens, calls or as much money as it may.",
+            "Raise the run's budget; it goes on then.",
+        ),
+        Code::OutputInvalid => entry(
+            StatusCode::INTERNAL_SERVER_ERROR,
+            "The model's answer has the wrong form",
+            "The answer does not fit the step's schema, and asking once more did not help.",
+            "The detail shows an excerpt and what is wrong. Simplify the schema or take another model.",
+        ),
+        Code::StepFailed => entry(
+            StatusCode::INTERNAL_SERVER_ERROR,
+            "A step ended the workflow",
+            "A step of the workflow failed on purpose; its message says why.",
+            "It is the workflow's own decision: look at its message and input.",
         ),
         Code::OutputTooLarge => entry(
             StatusCode::INTERNAL_SERVER_ERROR,

@@ -14,7 +14,7 @@ use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use clearway_core::run::RunRecord;
 use clearway_core::thread::ThreadKey;
-use clearway_core::{Code, EventId, Failure, Message, Priority, RunId, Status, ThreadId};
+use clearway_core::{Code, EventId, Failure, Message, RunId, Status, ThreadId};
 use clearway_engine::{Error, From as Begin, Kind, Submit, Submitted};
 use http::request::Parts;
 use http::{HeaderMap, StatusCode};
@@ -153,23 +153,18 @@ async fn accept(
 
     let Caller { tenant, owner } = caller(&parts.headers, Some(&turn.conversation.user));
     let thread = turn.conversation.thread(&tenant);
+    let input = json!({"messages": [human(app, &turn.message)]});
     let submit = Submit {
+        tenant,
         owner,
-        thread,
         thread_key: Some(turn.conversation.key()),
         thread_metadata: thread_metadata(&turn.conversation),
-        thread_must_exist: false,
-        agent: door.agent.clone(),
-        door: DIALECT,
-        input: json!({"messages": [human(app, &turn.message)]}),
         metadata: extract::traced(turn.metadata.clone(), &parts.headers),
-        multitask: None,
-        priority: Priority::default(),
         // The agent's own limit is the cap: asking for more changes nothing.
         kind: Kind::Turn { deadline: deadline.map(|asked| asked.min(agent.deadline)) },
         idempotency,
         cancel_if_left: cancel_on_disconnect,
-        tenant,
+        ..Submit::new(thread, &door.agent, DIALECT, input)
     };
     let run = app.engine.submit(submit).await.map_err(|error| refuse(error.into()))?;
     let guard = cancel_on_disconnect.then(|| CancelGuard::new(app.clone(), run.run));

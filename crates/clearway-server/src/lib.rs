@@ -13,9 +13,11 @@
 
 mod app;
 mod caller;
+mod campaigns;
 mod codes;
 mod cofounder;
 mod conn;
+mod control;
 mod embeddings;
 mod events;
 mod extract;

@@ -11,11 +11,13 @@ pub(crate) fn document(options: &ServerOptions) -> Value {
     let mut paths = Map::new();
     operations(&mut paths);
     all_runs(&mut paths);
+    control(&mut paths);
     background(&mut paths);
     embeddings(&mut paths);
     for door in &options.doors {
         match door.kind {
             DoorKind::CoFounder => cofounder(&mut paths, door),
+            DoorKind::Campaign => campaign(&mut paths, door),
         }
     }
     json!({
@@ -374,6 +376,120 @@ fn background(paths: &mut Map<String, Value>) {
             answers: &[("200", "how it ended", JSON, "Object")],
             problems: &["NotFound"],
         },
+    );
+}
+
+/// One operation with the parameters of its path, JSON in and out.
+fn plain(paths: &mut Map<String, Value>, method: &str, at: &str, id: &str, summary: &str) {
+    let names = at.split('/').filter_map(|part| part.strip_prefix('{')?.strip_suffix('}'));
+    let answers: &[(&str, &str, &str, &str)] = match method {
+        "post" => &[("200", "done", JSON, ""), ("202", "accepted", JSON, "")],
+        _ => &[("200", "the answer", JSON, "")],
+    };
+    let problems: &[&str] = &["Invalid", "NotFound", "Conflict", "Unavailable"];
+    let operation = Operation {
+        method,
+        path: at,
+        id,
+        summary,
+        parameters: names.map(path).collect(),
+        body: None,
+        answers,
+        problems,
+    };
+    put(paths, operation);
+}
+
+fn control(paths: &mut Map<String, Value>) {
+    let mut add = |method, at: &str, id, summary| plain(paths, method, at, id, summary);
+    add("post", "/workflows/{name}/runs", "start_workflow", "Start a workflow");
+    add("post", "/runs/{run_id}/answer", "answer", "Answer what a run asked; a new run goes on");
+    add("post", "/runs/{run_id}/signals/{name}", "signal", "Send a signal to a run");
+    add("post", "/runs/{run_id}/wake", "wake", "Take a waiting run up before its time");
+    add(
+        "post",
+        "/runs/{run_id}/resolve",
+        "resolve",
+        "Decide about a write whose outcome is not known",
+    );
+    add("get", "/runs/{run_id}/artifacts", "run_artifacts", "Files that a run made");
+    add("get", "/runs/{run_id}/artifacts/{name}", "run_artifact", "One file");
+    add("get", "/attention", "attention", "What needs somebody");
+    add("patch", "/runs/{run_id}", "change_run", "Priority and budget of a run");
+    add("patch", "/pools/{name}", "change_pool", "How many runs of a pool execute at once");
+}
+
+fn campaign(paths: &mut Map<String, Value>, door: &Door) {
+    let mount = door.mount.trim_end_matches('/');
+    let mut add = |method, at: String, id, summary| plain(paths, method, &at, id, summary);
+    add(
+        "post",
+        format!("{mount}/campaigns/generate"),
+        "campaign_generate",
+        "Start a campaign from a brief",
+    );
+    add("get", format!("{mount}/campaigns"), "campaign_list", "All campaigns");
+    add(
+        "get",
+        format!("{mount}/campaigns/progress"),
+        "campaign_all_progress",
+        "All campaigns with progress",
+    );
+    add("get", format!("{mount}/campaigns/{{campaign_id}}"), "campaign_show", "One campaign");
+    add(
+        "get",
+        format!("{mount}/campaigns/{{campaign_id}}/status"),
+        "campaign_status",
+        "Its status",
+    );
+    add(
+        "get",
+        format!("{mount}/campaigns/{{campaign_id}}/progress"),
+        "campaign_progress",
+        "Its progress, from its events",
+    );
+    add(
+        "get",
+        format!("{mount}/campaigns/{{campaign_id}}/workflow-steps"),
+        "campaign_steps",
+        "Its steps",
+    );
+    add(
+        "get",
+        format!("{mount}/campaigns/{{campaign_id}}/stream"),
+        "campaign_stream",
+        "Its events as a stream",
+    );
+    add(
+        "get",
+        format!("{mount}/campaigns/{{campaign_id}}/website"),
+        "campaign_website",
+        "The website as a download",
+    );
+    add(
+        "get",
+        format!("{mount}/campaigns/{{campaign_id}}/pdf"),
+        "campaign_pdf",
+        "The report as a download",
+    );
+    add("get", format!("{mount}/health"), "campaign_health", "Health in the old shape");
+    add(
+        "get",
+        format!("{mount}/test/thread-pool"),
+        "campaign_pool",
+        "Two seconds of blocking work",
+    );
+    add(
+        "get",
+        format!("{mount}/analytics/campaigns"),
+        "campaign_analytics",
+        "Counts, durations, failures, cost",
+    );
+    add(
+        "get",
+        "/campaigns/view/{campaign_id}".to_owned(),
+        "campaign_view",
+        "The website, sandboxed",
     );
 }
 

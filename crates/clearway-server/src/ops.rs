@@ -100,7 +100,7 @@ fn tenths(ms: f64) -> f64 {
     (ms * 10.0).round() / 10.0
 }
 
-fn pool(pool: &PoolView) -> Value {
+pub(crate) fn pool(pool: &PoolView) -> Value {
     json!({
         "name": pool.name,
         "slots": pool.slots,

@@ -2,7 +2,7 @@
 
 use axum::extract::{Request, State};
 use axum::response::{IntoResponse, Response};
-use axum::routing::{delete, get, post};
+use axum::routing::{delete, get, patch, post};
 use clearway_core::Code;
 use http::Method;
 use http::header::CONTENT_TYPE;
@@ -10,7 +10,7 @@ use http::header::CONTENT_TYPE;
 use crate::app::{Address, App, Routes};
 use crate::extract::{PathText, shown};
 use crate::server::{Door, DoorKind, ServerOptions};
-use crate::{Problem, codes, cofounder, embeddings, ops, runs, tasks};
+use crate::{Problem, campaigns, codes, cofounder, control, embeddings, ops, runs, tasks};
 
 /// All addresses of a server with these doors.
 ///
@@ -21,6 +21,7 @@ pub(crate) fn table(options: &ServerOptions) -> Result<Routes, Address> {
     for door in &options.doors {
         routes = match door.kind {
             DoorKind::CoFounder => cofounder(routes, door)?,
+            DoorKind::Campaign => campaign(routes, door)?,
         };
     }
     Ok(routes.elsewhere(nothing_here, wrong_method))
@@ -41,6 +42,16 @@ fn own() -> Result<Routes, Address> {
         .add(Method::GET, "/runs/{run_id}", get(runs::show))?
         .add(Method::GET, "/runs/{run_id}/events", get(runs::events))?
         .add(Method::POST, "/runs/{run_id}/cancel", post(runs::cancel))?
+        .add(Method::POST, "/workflows/{name}/runs", post(control::start))?
+        .add(Method::POST, "/runs/{run_id}/answer", post(control::answer))?
+        .add(Method::POST, "/runs/{run_id}/signals/{name}", post(control::signal))?
+        .add(Method::POST, "/runs/{run_id}/wake", post(control::wake))?
+        .add(Method::POST, "/runs/{run_id}/resolve", post(control::resolve))?
+        .add(Method::GET, "/runs/{run_id}/artifacts", get(control::artifacts))?
+        .add(Method::GET, "/runs/{run_id}/artifacts/{name}", get(control::artifact_bytes))?
+        .add(Method::GET, "/attention", get(control::attention))?
+        .add(Method::PATCH, "/runs/{run_id}", patch(control::change))?
+        .add(Method::PATCH, "/pools/{name}", patch(control::change_pool))?
         .add(Method::POST, "/chat/async", post(tasks::create))?
         .add(Method::GET, "/chat/task/{task_id}", get(tasks::show))?
         .add(Method::GET, "/tasks", get(tasks::list))?
@@ -93,6 +104,108 @@ fn cofounder(routes: Routes, door: &Door) -> Result<Routes, Address> {
             Method::GET,
             at("/health"),
             get(async move |State(app): State<App>| cofounder::health(app).await),
+        )
+}
+
+fn campaign(routes: Routes, door: &Door) -> Result<Routes, Address> {
+    let at = |address: &str| format!("{}{address}", door.mount.trim_end_matches('/'));
+    let door = || door.clone();
+    let (generate, show, status, progress) = (door(), door(), door(), door());
+    let (steps, stream, health, analytics) = (door(), door(), door(), door());
+    routes
+        .add(
+            Method::POST,
+            at("/campaigns/generate"),
+            post(async move |State(app): State<App>, request: Request| {
+                campaigns::generate(app, &generate, request).await
+            }),
+        )?
+        .add(
+            Method::GET,
+            at("/campaigns"),
+            get(async move |State(app): State<App>, request: Request| {
+                campaigns::list(app, request, false).await
+            }),
+        )?
+        .add(
+            Method::GET,
+            at("/campaigns/progress"),
+            get(async move |State(app): State<App>, request: Request| {
+                campaigns::list(app, request, true).await
+            }),
+        )?
+        .add(
+            Method::GET,
+            at("/campaigns/{campaign_id}"),
+            get(async move |State(app): State<App>, PathText(id): PathText, request: Request| {
+                campaigns::show(app, &show, &id, request).await
+            }),
+        )?
+        .add(
+            Method::GET,
+            at("/campaigns/{campaign_id}/status"),
+            get(async move |State(app): State<App>, PathText(id): PathText, request: Request| {
+                campaigns::status(app, &status, &id, request).await
+            }),
+        )?
+        .add(
+            Method::GET,
+            at("/campaigns/{campaign_id}/progress"),
+            get(async move |State(app): State<App>, PathText(id): PathText, request: Request| {
+                campaigns::progress(app, &progress, &id, request).await
+            }),
+        )?
+        .add(
+            Method::GET,
+            at("/campaigns/{campaign_id}/workflow-steps"),
+            get(async move |State(app): State<App>, PathText(id): PathText, request: Request| {
+                campaigns::workflow_steps(app, &steps, &id, request).await
+            }),
+        )?
+        .add(
+            Method::GET,
+            at("/campaigns/{campaign_id}/stream"),
+            get(async move |State(app): State<App>, PathText(id): PathText, request: Request| {
+                campaigns::stream(app, &stream, &id, request).await
+            }),
+        )?
+        .add(
+            Method::GET,
+            at("/campaigns/{campaign_id}/website"),
+            get(async move |State(app): State<App>, PathText(id): PathText, request: Request| {
+                campaigns::file(app, &id, "text/html", true, request).await
+            }),
+        )?
+        .add(
+            Method::GET,
+            at("/campaigns/{campaign_id}/pdf"),
+            get(async move |State(app): State<App>, PathText(id): PathText, request: Request| {
+                campaigns::file(app, &id, "application/pdf", true, request).await
+            }),
+        )?
+        .add(
+            Method::GET,
+            "/campaigns/view/{campaign_id}",
+            get(async move |State(app): State<App>, PathText(id): PathText, request: Request| {
+                campaigns::file(app, &id, "text/html", false, request).await
+            }),
+        )?
+        .add(
+            Method::GET,
+            at("/health"),
+            get(async move |State(app): State<App>| campaigns::health(app, &health).await),
+        )?
+        .add(
+            Method::GET,
+            at("/test/thread-pool"),
+            get(async move |State(app): State<App>| campaigns::thread_pool(app).await),
+        )?
+        .add(
+            Method::GET,
+            at("/analytics/campaigns"),
+            get(async move |State(app): State<App>, request: Request| {
+                campaigns::analytics(app, &analytics, request).await
+            }),
         )
 }
 

@@ -20,7 +20,7 @@ use crate::{Problem, view};
 
 /// `GET /runs`
 pub(crate) async fn list(State(app): State<App>, request: Request) -> Result<Json<Value>, Problem> {
-    let known = ["status", "agent", "door", "thread_id", "limit", "after"];
+    let known = ["status", "agent", "door", "thread_id", "parent", "limit", "after"];
     let query = Query::own(request.uri(), &known)?;
     let caller = caller(request.headers(), None);
     let statuses = query.all("status").map(status).collect::<Result<_, _>>()?;
@@ -34,6 +34,7 @@ pub(crate) async fn list(State(app): State<App>, request: Request) -> Result<Jso
             agent: query.get("agent").map(ToOwned::to_owned),
             door: query.get("door").map(ToOwned::to_owned),
             thread: query.read::<ThreadId>("thread_id", "a UUID in its 36-character form")?,
+            parent: query.read::<RunId>("parent", "the id of a run")?,
             after: query.read::<RunId>("after", "the id of a run")?,
             limit,
         })

@@ -83,6 +83,8 @@ impl Door {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum DoorKind {
     CoFounder,
+    /// Over a workflow.
+    Campaign,
 }
 
 /// Every bound of the HTTP side in one place.

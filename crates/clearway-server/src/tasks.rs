@@ -9,7 +9,7 @@ use axum::response::{IntoResponse, Response};
 use clearway_core::message::Role;
 use clearway_core::run::RunRecord;
 use clearway_core::thread::ThreadKey;
-use clearway_core::{Code, Failure, Message, Priority, RunId, Status, ThreadId};
+use clearway_core::{Code, Failure, Message, RunId, Status, ThreadId};
 use clearway_engine::{CancelOutcome, Kind, RunQuery, RunView, Submit};
 use http::{HeaderValue, StatusCode};
 use serde_json::{Map, Value, json};
@@ -120,26 +120,20 @@ pub(crate) async fn create(State(app): State<App>, request: Request) -> Result<R
         Some(key) => key.thread_id(&caller.tenant),
         None => ThreadId(app.engine.new_id()),
     };
+    let input = json!({"messages": messages(&app, &ask)});
     let submitted = app
         .engine
         .submit(Submit {
             tenant: caller.tenant,
             owner: caller.owner,
-            thread,
             thread_key: key,
             thread_metadata: shared.as_ref().map(cofounder::thread_metadata).unwrap_or_default(),
-            thread_must_exist: false,
-            agent: name.clone(),
-            door: DIALECT,
-            input: json!({"messages": messages(&app, &ask)}),
             metadata: extract::traced(ask.metadata, &parts.headers),
-            multitask: None,
-            priority: Priority::default(),
             kind: Kind::Background {
                 working_limit: asked.map(|asked| asked.min(agent.working_limit)),
             },
             idempotency,
-            cancel_if_left: false,
+            ..Submit::new(thread, name, DIALECT, input)
         })
         .await?;
     let run = submitted.run;

@@ -10,8 +10,7 @@ use clearway_core::channel::Write;
 use clearway_core::event::{EventKind, Part};
 use clearway_core::machine::Output;
 use clearway_core::message::Role;
-use clearway_core::plan::{MESSAGES, Plan};
-use clearway_core::run::Multitask;
+use clearway_core::plan::MESSAGES;
 use clearway_core::{Code, Failure, Message, RunId, Timestamp};
 use clearway_engine::upstream::Upstream;
 use clearway_engine::{Agent, Agents, Ctx, Engine, Node, NodeError, Options, RunView};
@@ -218,17 +217,7 @@ fn unchunk(mut rest: &str) -> String {
 /// An agent of one node that does what the last message says.
 fn agent(name: &str) -> Agent {
     let node: Arc<dyn Node> = Arc::new(Obedient);
-    Agent {
-        name: name.to_owned(),
-        title: name.to_owned(),
-        kind: "agent",
-        pool: "chat".to_owned(),
-        plan: Arc::new(Plan::chat("answer")),
-        nodes: BTreeMap::from([("answer".into(), node)]),
-        deadline: Duration::from_secs(120),
-        working_limit: Duration::from_secs(1800),
-        when_busy: Multitask::Enqueue,
-    }
+    Agent::single(name, "agent", "answer", node)
 }
 
 /// `fail` fails, `hang` says one word and never ends, anything else comes back word by word.
@@ -247,7 +236,9 @@ impl Node for Obedient {
             &json!({"message_id": id.to_string(), "node": "answer"}),
         )?;
         match asked.as_str() {
-            "fail" => return Err(Failure::new(Code::UpstreamServerError, "the provider said 500")),
+            "fail" => {
+                return Err(Failure::new(Code::UpstreamServerError, "the provider said 500").into());
+            }
             "hang" => {
                 cx.delta(id, Part::Text, "Well")?;
                 std::future::pending::<()>().await;
@@ -259,7 +250,7 @@ impl Node for Obedient {
             cx.delta(id, Part::Text, word)?;
         }
         let message = Message::new(Role::Ai, reply, id.to_string()).to_value();
-        let writes = vec![Write { channel: MESSAGES.into(), value: json!([message]) }];
+        let writes = vec![Write::new(MESSAGES, json!([message]))];
         Ok(Output { writes, reply: Some(id), ..Output::default() })
     }
 }

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 /// A run as the addresses of all runs show it.
 pub(crate) fn run(view: &RunView, now: Timestamp) -> Value {
-    let RunView { record, waiting, position } = view;
+    let RunView { record, waiting, position, calls } = view;
     let spent = waiting.as_ref().map_or(&record.spent, |waiting| &waiting.spent);
     json!({
         "run_id": record.id.to_string(),
@@ -24,9 +24,22 @@ pub(crate) fn run(view: &RunView, now: Timestamp) -> Value {
         "priority": record.priority.level(),
         "pool": record.pool,
         "attempt": record.attempt,
+        "parent": record.parent.map(|parent| parent.to_string()),
+        "step": record.step,
+        "next": record.next,
+        "rolled_back": record.rolled_back,
         "cancel_requested": record.cancel_requested,
         "metadata": record.metadata,
         "waiting_on": waiting.as_ref().map(|waiting| waiting_on(record, waiting, *position, now)),
+        // Calls that run side by side wait for different things.
+        "calls": calls
+            .iter()
+            .map(|(node, waiting)| {
+                let mut on = waiting_on(record, waiting, None, now);
+                on["node"] = (**node).into();
+                on
+            })
+            .collect::<Vec<Value>>(),
         "spent_ms": spent.to_json(),
         "queue_position": queue_position(record, *position),
         "usage": {
@@ -47,7 +60,7 @@ fn cost(micros: u64) -> f64 {
 
 /// A run that has ended.
 pub(crate) fn ended(record: RunRecord, now: Timestamp) -> Value {
-    run(&RunView { record, waiting: None, position: None }, now)
+    run(&RunView { record, waiting: None, position: None, calls: Vec::new() }, now)
 }
 
 /// How many runs go first; `None` for a run that does not queue.
@@ -159,6 +172,12 @@ pub(crate) fn sentence(
         WaitKind::Tool => (with("waiting for a tool"), "it ends or runs into its limit"),
         WaitKind::Worker => {
             (with("waiting for a worker process"), "it ends or is killed at its limit")
+        }
+        WaitKind::Child => {
+            (with("waiting for runs that it started"), "they end, or are cancelled with it")
+        }
+        WaitKind::Signal => {
+            (with("waiting for a signal"), "a client sends it to /runs/{id}/signals/{name}")
         }
         WaitKind::Person => {
             (with("waiting for a person's answer"), "somebody has to answer the question")

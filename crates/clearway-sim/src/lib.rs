@@ -129,6 +129,7 @@ mod stats;
 mod stream;
 mod usage;
 mod whole;
+mod words;
 
 #[cfg(test)]
 mod tests;

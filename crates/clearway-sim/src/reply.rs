@@ -147,12 +147,17 @@ impl Reply {
             let pieces = Pieces::counted(count);
             return Ok(Self { thoughts, tool: None, pieces, finish: Finish::Stop });
         }
+        // A scripted line answers a request for a document only when it is one.
+        let line = line.filter(|line| {
+            matches!(chat.format, Format::Text) || serde_json::from_str::<Value>(&line.text).is_ok()
+        });
         let mut pieces = match (line, &chat.format) {
             (Some(line), _) => Pieces::words(line.text, MAX_WORD),
             (None, Format::Text) => Pieces::words(default_text(chat), MAX_WORD),
             (None, Format::Object) => Pieces::words(object_text(chat), MAX_JSON_PIECE),
             (None, Format::Schema(schema)) => {
-                Pieces::words(schema::example(schema).to_string(), MAX_JSON_PIECE)
+                let answer = schema::answer(schema, chat.last_user_text());
+                Pieces::words(answer.to_string(), MAX_JSON_PIECE)
             }
         };
         let cut = chat.max_tokens.is_some_and(|max| pieces.truncate(max));

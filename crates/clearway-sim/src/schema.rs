@@ -5,6 +5,8 @@
 
 use serde_json::{Map, Value};
 
+use crate::words::{self, Words};
+
 const MAX_DEPTH: usize = 24;
 /// Values made in all, so that nested arrays with large `minItems` cannot grow without end.
 const MAX_VALUES: usize = 10_000;
@@ -12,13 +14,23 @@ const MAX_STRING: u64 = 4_096;
 
 /// The smallest useful value that fits `schema`: required properties only, one item per array.
 pub(crate) fn example(schema: &Value) -> Value {
-    let mut maker = Maker { root: schema, left: MAX_VALUES };
+    answer(schema, "")
+}
+
+/// A value that fits `schema` and speaks of the facts that the prompt lists; without facts, the same
+/// as [`example`].
+pub(crate) fn answer(schema: &Value, prompt: &str) -> Value {
+    let words = Words::of(prompt);
+    let mut maker = Maker { root: schema, left: MAX_VALUES, words, index: 0 };
     maker.make(schema, "value", 0)
 }
 
 struct Maker<'a> {
     root: &'a Value,
     left: usize,
+    words: Option<Words>,
+    /// Position in the innermost array, so that elements differ.
+    index: u64,
 }
 
 impl<'a> Maker<'a> {
@@ -54,12 +66,51 @@ impl<'a> Maker<'a> {
         match kind(schema) {
             "object" => self.object(schema, depth),
             "array" => self.array(schema, name, depth),
-            "integer" => integer(schema).into(),
-            "number" => number(schema),
+            "integer" => match self.share(schema, name) {
+                Some((low, _, number)) => (low.ceil() as i64).max(number.round() as i64).into(),
+                None => integer(schema).into(),
+            },
+            "number" => match self.share(schema, name) {
+                Some((.., number)) => ((number * 100.0).round() / 100.0).into(),
+                None => number(schema),
+            },
             "boolean" => Value::Bool(true),
             "null" => Value::Null,
-            _ => Value::String(string(schema, name)),
+            _ => Value::String(self.text(schema, name)),
         }
+    }
+
+    /// A number between the bounds, where there are words; with the bounds.
+    fn share(&self, schema: &Value, name: &str) -> Option<(f64, f64, f64)> {
+        let words = self.words.as_ref()?;
+        let bound = |key| schema.get(key).and_then(Value::as_f64);
+        let (low, high) = (bound("minimum")?, bound("maximum")?);
+        if schema.get("multipleOf").is_some() || low > high {
+            return None;
+        }
+        // The top of a wide range is rarely what is meant.
+        let top = if high > 1000.0 { low + 2500.0_f64.min(high - low) } else { high };
+        Some((low, high, low + words.share(name, self.index) * (top - low)))
+    }
+
+    fn text(&self, schema: &Value, name: &str) -> String {
+        let Some(words) = self.words.as_ref().filter(|_| schema.get("format").is_none()) else {
+            return string(schema, name);
+        };
+        if schema
+            .get("pattern")
+            .and_then(Value::as_str)
+            .is_some_and(|pattern| pattern.starts_with("^#"))
+        {
+            return words::colour(words.pick("colour", 0, 8) + self.index);
+        }
+        let about = schema.get("description").and_then(Value::as_str).unwrap_or_default();
+        let at_most =
+            schema.get("maxLength").and_then(Value::as_u64).unwrap_or(MAX_STRING).min(MAX_STRING);
+        let at_least = schema.get("minLength").and_then(Value::as_u64).unwrap_or(0);
+        let text: String =
+            words.text(name, about, self.index).chars().take(at_most as usize).collect();
+        if (text.chars().count() as u64) < at_least { string(schema, name) } else { text }
     }
 
     fn resolve(&self, reference: &str) -> Option<&'a Value> {
@@ -99,7 +150,9 @@ impl<'a> Maker<'a> {
             .map(Vec::as_slice)
             .unwrap_or_default();
         let wanted = bound("minItems").unwrap_or(1).max(fixed.len() as u64).max(1);
-        let count = wanted.min(bound("maxItems").unwrap_or(u64::MAX));
+        // One more than asked for, so that lists in made-up documents are not all of one length.
+        let more = self.words.as_ref().map_or(0, |words| words.pick(name, 7, 2));
+        let count = (wanted + more).min(bound("maxItems").unwrap_or(u64::MAX));
         let mut items = Vec::new();
         for index in 0..usize::try_from(count).unwrap_or(usize::MAX).min(MAX_VALUES) {
             let Some(item) =
@@ -107,7 +160,9 @@ impl<'a> Maker<'a> {
             else {
                 break;
             };
+            let outer = std::mem::replace(&mut self.index, index as u64);
             items.push(self.make(item, name, depth + 1));
+            self.index = outer;
         }
         Value::Array(items)
     }

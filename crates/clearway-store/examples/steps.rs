@@ -13,9 +13,12 @@ use std::time::{Duration, Instant};
 use clearway_core::channel::{Op, State};
 use clearway_core::event::{Body, Delta as Token, Event, EventKind, Fact, Part, Segment};
 use clearway_core::machine::{Checkpoint, Delta, Source};
-use clearway_core::run::{Multitask, Usage};
+use clearway_core::plan::{Due, Frontier};
+use clearway_core::run::{Multitask, RunOptions, Usage};
 use clearway_core::wait::Spent;
-use clearway_core::{CheckpointId, InstanceId, Priority, RunId, Status, ThreadId, Timestamp};
+use clearway_core::{
+    CheckpointId, InstanceId, Priority, RunId, Status, TaskId, ThreadId, Timestamp,
+};
 use clearway_store::{
     Admission, Claim, ClaimRequest, CommitAck, NewRun, OutputSegment, SqliteOptions, SqliteStore,
     StepCommit, StepOutcome, Store, SystemClock,
@@ -98,7 +101,11 @@ fn superstep(claim: &mut Claim, state: &mut State, step: u64) -> StepCommit {
     let previous = state.channel_version("log");
     let version = state.apply("log", op.clone());
     let delta = Delta { channel: "log".into(), version, previous, op };
-    let next = if step + 1 == STEPS { Vec::new() } else { vec!["again".into()] };
+    let mut next = Frontier::default();
+    if step + 1 < STEPS {
+        let task = TaskId::of(record.id, step as i64 + 1, "again", 0);
+        next.due.push(Due { task, node: "again".into(), payload: None });
+    }
     let checkpoint = Checkpoint {
         step: step as i64,
         source: Source::Loop,
@@ -128,8 +135,11 @@ fn superstep(claim: &mut Claim, state: &mut State, step: u64) -> StepCommit {
         number: step,
         events: Segment::encode(&events),
         step: step as i64,
-        next: next.iter().map(ToString::to_string).collect(),
+        next,
         checkpoints: vec![(CheckpointId(Uuid::from_u128(id)), checkpoint)],
+        notes: Vec::new(),
+        settled: Vec::new(),
+        schedules: Vec::new(),
         outcome,
         spent: Spent::default(),
         worked: Duration::from_millis(1),
@@ -218,6 +228,7 @@ async fn create(store: &dyn Store, number: u128, claim: Option<InstanceId>) -> O
         queue_limit: u32::MAX,
         created_event: json!({"agent": "agent"}),
         claim,
+        options: RunOptions::default(),
     };
     match store.create_run(new).await.unwrap() {
         Admission::Claimed(claim) => Some(*claim),

@@ -4,13 +4,18 @@
 //! a file can do (full disks, locks, damage) is tested beside `SqliteStore`.
 
 mod admission;
+mod children;
 mod claims;
 mod commits;
 mod differential;
 mod ends;
+mod journal;
+mod parking;
 mod reading;
+mod rollback;
 mod state;
 mod upkeep;
+mod webhooks;
 
 use std::path::Path;
 use std::sync::Arc;
@@ -18,19 +23,22 @@ use std::time::Duration;
 
 use clearway_core::channel::{Op, State};
 use clearway_core::event::{Body, Delta as Token, Event, EventKind, Fact, Part, Segment};
-use clearway_core::machine::{Checkpoint, Delta, Source};
-use clearway_core::run::{Multitask, Usage};
-use clearway_core::wait::Spent;
+use clearway_core::journal::Entry;
+use clearway_core::machine::{Checkpoint, Delta, Park, Source};
+use clearway_core::plan::{Due, Frontier};
+use clearway_core::run::{Multitask, RunOptions, Usage};
+use clearway_core::wait::{Spent, WaitKind};
 use clearway_core::{
-    CheckpointId, Failure, InstanceId, Priority, RunId, RunRecord, Status, ThreadId, Timestamp,
+    CheckpointId, Failure, InstanceId, Priority, RunId, RunRecord, Status, TaskId, ThreadId,
+    Timestamp,
 };
 use serde_json::{Map, json};
 use uuid::Uuid;
 
 use crate::{
-    Admission, Cancelled, Claim, ClaimRequest, CommitAck, LoseTail, ManualClock, MemStore, NewRun,
-    OutputSegment, Policy, Queued, Sharing, SqliteOptions, SqliteStore, StepCommit, StepOutcome,
-    Store,
+    Admission, CancelMode, Cancelled, Claim, ClaimRequest, CommitAck, LoseTail, ManualClock,
+    MemStore, NewRun, OutputSegment, Policy, Queued, Sharing, SqliteOptions, SqliteStore,
+    StepCommit, StepOutcome, Store, Woken,
 };
 
 /// Makes `memory::case` and `sqlite::case` of each named function.
@@ -151,6 +159,26 @@ impl Bed {
         self.store.claim(request).await.unwrap()
     }
 
+    /// The owner of a run that goes on with what its thread has.
+    pub(crate) async fn owner(&self, claim: Claim) -> Owner {
+        let found = match claim.head {
+            Some(_) => self.store.state(claim.record.thread, claim.head).await.unwrap(),
+            None => None,
+        };
+        let state = found.map_or_else(State::new, |found| found.state);
+        Owner::with_state(claim, state)
+    }
+
+    /// As [`Bed::started`], on a thread that may have state.
+    pub(crate) async fn goes_on(&self, new: NewRun) -> Owner {
+        let Owner { claim, .. } = self.started(new).await;
+        self.owner(claim).await
+    }
+
+    pub(crate) async fn wake(&self, run: RunId, entries: &[Entry]) -> Woken {
+        self.store.wake(run, entries.to_vec()).await.unwrap()
+    }
+
     /// Claims the one run that is expected next.
     pub(crate) async fn claim_one(&self) -> Owner {
         let mut claims = self.claim(1).await;
@@ -180,7 +208,7 @@ impl Bed {
     }
 
     pub(crate) async fn cancel(&self, run: RunId) -> Cancelled {
-        self.store.cancel_run(run, "ann").await.unwrap()
+        self.store.cancel_run(run, "ann", CancelMode::Keep).await.unwrap()
     }
 
     pub(crate) async fn head(&self, thread: ThreadId) -> Option<crate::ThreadState> {
@@ -248,6 +276,7 @@ pub(crate) fn new_run(number: u128, thread: u128) -> NewRun {
         queue_limit: 1000,
         created_event: json!({"agent": "agent"}),
         claim: None,
+        options: RunOptions::default(),
     }
 }
 
@@ -314,8 +343,11 @@ impl Owner {
             number,
             events,
             step: self.step,
-            next: Vec::new(),
+            next: Frontier::default(),
             checkpoints: Vec::new(),
+            notes: Vec::new(),
+            settled: Vec::new(),
+            schedules: Vec::new(),
             outcome,
             spent: Spent::default(),
             worked: Duration::ZERO,
@@ -327,7 +359,7 @@ impl Owner {
     pub(crate) fn step(&mut self, writes: &[(&str, Op)]) -> StepCommit {
         let checkpoint = self.checkpoint(writes);
         let mut commit = self.commit(StepOutcome::Continue);
-        commit.next = vec!["more".to_owned()];
+        commit.next = checkpoint.1.next.clone();
         commit.checkpoints = vec![checkpoint];
         commit
     }
@@ -344,9 +376,24 @@ impl Owner {
                 Delta { channel: (*channel).into(), version, previous, op: op.clone() }
             })
             .collect();
-        let next = vec!["more".into()];
+        let next = frontier(self.run, self.step + 1, &["more"]);
         let checkpoint = Checkpoint { step: self.step, source: Source::Loop, next, deltas };
         (CheckpointId(Uuid::from_u128(id)), checkpoint)
+    }
+
+    /// It waits for `kind`.
+    pub(crate) fn park(&mut self, kind: WaitKind) -> StepCommit {
+        self.park_as(Park { kind, detail: "it".to_owned(), wake_at: None, on_child: false })
+    }
+
+    pub(crate) fn park_as(&mut self, park: Park) -> StepCommit {
+        let next = frontier(self.run, self.step + 1, &["more"]);
+        StepCommit { next, ..self.commit(StepOutcome::Park(park)) }
+    }
+
+    /// The call that is due after its last superstep.
+    pub(crate) fn task(&self) -> TaskId {
+        TaskId::of(self.run, self.step + 1, "more", 0)
     }
 
     pub(crate) fn end(&mut self, status: Status) -> StepCommit {
@@ -354,6 +401,20 @@ impl Owner {
             .then(|| Failure::new(clearway_core::Code::Internal, "it broke"));
         self.commit(StepOutcome::End { status, failure })
     }
+}
+
+/// These nodes are due in superstep `step` of a run.
+pub(crate) fn frontier(run: RunId, step: i64, nodes: &[&str]) -> Frontier {
+    let due = nodes.iter().map(|&node| Due {
+        task: TaskId::of(run, step, node, 0),
+        node: node.into(),
+        payload: None,
+    });
+    Frontier { due: due.collect(), ..Frontier::default() }
+}
+
+pub(crate) fn note(task: TaskId, key: &str, data: serde_json::Value) -> Entry {
+    Entry { task, key: key.to_owned(), data }
 }
 
 pub(crate) fn facts(first: u64, count: u64, fence: u32) -> Segment {
@@ -377,5 +438,8 @@ pub(crate) fn append(text: &str) -> Op {
     Op::Append(vec![json!(text)])
 }
 
-pub(crate) const APPLIED: CommitAck =
-    CommitAck::Applied { cancel_requested: false, promoted: None };
+pub(crate) const APPLIED: CommitAck = acknowledged(false, None);
+
+pub(crate) const fn acknowledged(cancel_requested: bool, promoted: Option<RunId>) -> CommitAck {
+    CommitAck::Applied { cancel_requested, promoted, woken: Vec::new(), orphans: Vec::new() }
+}

@@ -29,7 +29,9 @@ pub use policy::Policy;
 pub use sqlite::{Database, Holder, Inspection, SqliteOptions, SqliteStore, Structure, inspect};
 pub use types::*;
 
-use clearway_core::{CheckpointId, InstanceId, RunId, ThreadId};
+use clearway_core::journal::Entry;
+use clearway_core::run::Budget;
+use clearway_core::{CheckpointId, InstanceId, Priority, RunId, RunRecord, ThreadId, Timestamp};
 
 /// Durable memory of all runs and threads.
 ///
@@ -84,7 +86,24 @@ pub trait Store: Send + Sync + std::fmt::Debug + 'static {
 
     /// Asks a run to end. A run that is not running ends at once, and the next of its thread is
     /// promoted; a running one is flagged for its owner.
-    async fn cancel_run(&self, run: RunId, by: &str) -> Result<Cancelled>;
+    /// The flagged run's end takes its committed supersteps back when the mode says so. Children
+    /// of a run that ends here are told to end, too.
+    async fn cancel_run(&self, run: RunId, by: &str, mode: CancelMode) -> Result<Cancelled>;
+
+    /// Keeps notes of a running run's calls: durable, fenced, and outside the count of commits. An
+    /// entry that is there already stands.
+    async fn journal(&self, run: RunId, fence: u32, entries: Vec<Entry>) -> Result<Journaled>;
+
+    /// Adds notes to a run from outside (an answer, a signal, a decision) and makes it ready if it
+    /// waits. The same notes twice are one.
+    async fn wake(&self, run: RunId, entries: Vec<Entry>) -> Result<Woken>;
+
+    /// Changes the priority of a run that waits; the record as it is then. `None` when there is no
+    /// such run; an ended or running one is left as it is.
+    async fn set_priority(&self, run: RunId, priority: Priority) -> Result<Option<RunRecord>>;
+
+    /// Changes what a run may use up, and makes it ready if it waits for that.
+    async fn set_budget(&self, run: RunId, budget: Budget) -> Result<Woken>;
 
     /// Returns a claimed run whose owner cannot execute it (its task is gone, its claim answer was
     /// lost): ready again, fence raised, nothing else changed.
@@ -119,6 +138,78 @@ pub trait Store: Send + Sync + std::fmt::Debug + 'static {
     /// Stored events of a run from number `from` on, at most about `max_bytes` of them and at least
     /// one when there is one. A run that does not exist is an [`ErrorKind::Conflict`].
     async fn read_log(&self, run: RunId, from: u64, max_bytes: usize) -> Result<LogPage>;
+
+    /// A thread's checkpoints, all branches, newest first (by id), older than `before`.
+    async fn history(
+        &self,
+        thread: ThreadId,
+        before: Option<CheckpointId>,
+        limit: u32,
+    ) -> Result<Vec<CheckpointRecord>>;
+
+    /// Changes a thread's state from outside, as a checkpoint of its own.
+    async fn update_state(&self, update: StateUpdate) -> Result<Updated>;
+
+    /// Threads, the most recently changed first.
+    async fn threads(&self, query: ThreadQuery)
+    -> Result<Vec<clearway_core::thread::ThreadRecord>>;
+
+    /// Drops checkpoints, and the values that only they needed. The head, what an active run began
+    /// from and what a later checkpoint's values are made of stay.
+    async fn prune_thread(&self, thread: ThreadId, keep: Keep) -> Result<Option<Pruned>>;
+
+    /// Deletes a thread with its runs, logs and artifacts. `Some(Err(run))` when a run is active.
+    async fn delete_thread(
+        &self,
+        thread: ThreadId,
+    ) -> Result<Option<std::result::Result<(), RunId>>>;
+
+    async fn thread_storage(&self, thread: ThreadId) -> Result<Option<ThreadStorage>>;
+
+    /// Keeps a file of a running run: durable and fenced.
+    async fn put_artifact(&self, artifact: NewArtifact) -> Result<ArtifactStored>;
+
+    /// Artifacts without their bytes, oldest first: the newest version of each name.
+    async fn artifacts(&self, scope: ArtifactScope) -> Result<Vec<ArtifactRecord>>;
+
+    /// The newest version of a name, or the one asked for.
+    async fn artifact(
+        &self,
+        scope: ArtifactScope,
+        name: &str,
+        version: Option<u32>,
+    ) -> Result<Option<(ArtifactRecord, bytes::Bytes)>>;
+
+    /// Creates or replaces a schedule, by id; one with a name also replaces its namesake.
+    async fn put_schedule(&self, schedule: Schedule) -> Result<()>;
+
+    async fn delete_schedule(&self, id: uuid::Uuid) -> Result<bool>;
+
+    async fn schedules(&self, query: ScheduleQuery) -> Result<Vec<Schedule>>;
+
+    /// Schedules whose time has come, earliest first, and when the next one's time comes.
+    async fn due_schedules(&self, limit: u32) -> Result<(Vec<Schedule>, Option<Timestamp>)>;
+
+    /// Moves a schedule on after its run was created (under an idempotency key made of id and time,
+    /// so that a crash in between starts nothing twice).
+    async fn schedule_fired(&self, fired: Fired) -> Result<()>;
+
+    /// Webhooks to be sent now, oldest first, and when the next one is due.
+    async fn due_deliveries(&self, limit: u32) -> Result<(Vec<Delivery>, Option<Timestamp>)>;
+
+    async fn delivered(&self, id: i64, outcome: DeliveryOutcome) -> Result<()>;
+
+    /// A cached node output that is not older than its lifetime.
+    async fn cached(&self, tenant: &str, key: &[u8; 32]) -> Result<Option<serde_json::Value>>;
+
+    /// Keeps a node output for so long. The oldest give way when there are too many.
+    async fn cache(
+        &self,
+        tenant: &str,
+        key: [u8; 32],
+        value: serde_json::Value,
+        lifetime: std::time::Duration,
+    ) -> Result<()>;
 
     /// How many runs are ahead of a blocked or ready run, in its pool and on its thread.
     async fn queue_position(&self, run: RunId) -> Result<Option<QueuePosition>>;

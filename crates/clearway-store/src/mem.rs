@@ -10,20 +10,29 @@
 //! Not here: persistence. Nothing survives the value.
 
 mod data;
+mod ends;
+mod library;
+mod waiting;
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
+use bytes::Bytes;
 use clearway_core::channel::Op;
+use clearway_core::journal::Entry;
+use clearway_core::run::Budget;
 use clearway_core::thread::ThreadRecord;
-use clearway_core::{CheckpointId, Clock, InstanceId, RunId, RunRecord, ThreadId, Timestamp};
+use clearway_core::{
+    CheckpointId, Clock, InstanceId, Priority, RunId, RunRecord, ThreadId, Timestamp,
+};
+use serde_json::Value;
+use uuid::Uuid;
 
 use self::data::Data;
+use crate::Store;
 use crate::error::{Error, ErrorKind, Result};
-use crate::{
-    Admission, Appended, Cancelled, Claim, ClaimRequest, CommitAck, Joined, LogPage, NewRun,
-    OutputSegment, Policy, PoolCount, QueuePosition, Renewal, Reset, RunPage, RunQuery, StepCommit,
-    Store, StoreInfo, Swept, ThreadState,
-};
+use crate::policy::Policy;
+use crate::types::*;
 
 /// See the module.
 #[derive(Debug)]
@@ -220,8 +229,24 @@ impl Store for MemStore {
         self.call("append", |data, _| Ok(data.append(&output)))
     }
 
-    async fn cancel_run(&self, run: RunId, by: &str) -> Result<Cancelled> {
-        self.call("cancel_run", |data, now| Ok(data.cancel_run(run, by, now)))
+    async fn cancel_run(&self, run: RunId, by: &str, mode: CancelMode) -> Result<Cancelled> {
+        self.call("cancel_run", |data, now| Ok(data.cancel_run(run, by, mode, now)))
+    }
+
+    async fn journal(&self, run: RunId, fence: u32, entries: Vec<Entry>) -> Result<Journaled> {
+        self.call("journal", |data, _| data.keep(run, fence, &entries))
+    }
+
+    async fn wake(&self, run: RunId, entries: Vec<Entry>) -> Result<Woken> {
+        self.call("wake", |data, now| data.wake(run, &entries, now))
+    }
+
+    async fn set_priority(&self, run: RunId, priority: Priority) -> Result<Option<RunRecord>> {
+        self.call("set_priority", |data, _| Ok(data.set_priority(run, priority)))
+    }
+
+    async fn set_budget(&self, run: RunId, budget: Budget) -> Result<Woken> {
+        self.call("set_budget", |data, now| Ok(data.set_budget(run, budget, now)))
     }
 
     async fn release(&self, run: RunId, fence: u32) -> Result<bool> {
@@ -262,6 +287,109 @@ impl Store for MemStore {
         })
     }
 
+    async fn history(
+        &self,
+        thread: ThreadId,
+        before: Option<CheckpointId>,
+        limit: u32,
+    ) -> Result<Vec<CheckpointRecord>> {
+        self.call("history", |data, _| Ok(data.history(thread, before, limit)))
+    }
+
+    async fn update_state(&self, update: StateUpdate) -> Result<Updated> {
+        self.call("update_state", |data, now| data.update_state(&update, now))
+    }
+
+    async fn threads(&self, query: ThreadQuery) -> Result<Vec<ThreadRecord>> {
+        self.call("threads", |data, _| Ok(data.threads(&query)))
+    }
+
+    async fn prune_thread(&self, thread: ThreadId, keep: Keep) -> Result<Option<Pruned>> {
+        self.call("prune_thread", |data, _| Ok(data.prune_thread(thread, keep)))
+    }
+
+    async fn delete_thread(
+        &self,
+        thread: ThreadId,
+    ) -> Result<Option<std::result::Result<(), RunId>>> {
+        self.call("delete_thread", |data, _| Ok(data.delete_thread(thread)))
+    }
+
+    async fn thread_storage(&self, thread: ThreadId) -> Result<Option<ThreadStorage>> {
+        self.call("thread_storage", |data, _| Ok(data.thread_storage(thread)))
+    }
+
+    async fn put_artifact(&self, artifact: NewArtifact) -> Result<ArtifactStored> {
+        self.call("put_artifact", |data, now| Ok(data.put_artifact(&artifact, now)))
+    }
+
+    async fn artifacts(&self, scope: ArtifactScope) -> Result<Vec<ArtifactRecord>> {
+        self.call("artifacts", |data, _| Ok(data.artifacts(scope)))
+    }
+
+    async fn artifact(
+        &self,
+        scope: ArtifactScope,
+        name: &str,
+        version: Option<u32>,
+    ) -> Result<Option<(ArtifactRecord, Bytes)>> {
+        self.call("artifact", |data, _| Ok(data.artifact(scope, name, version)))
+    }
+
+    async fn put_schedule(&self, schedule: Schedule) -> Result<()> {
+        self.call("put_schedule", |data, _| {
+            data.put_schedule(schedule);
+            Ok(())
+        })
+    }
+
+    async fn delete_schedule(&self, id: Uuid) -> Result<bool> {
+        self.call("delete_schedule", |data, _| Ok(data.delete_schedule(id)))
+    }
+
+    async fn schedules(&self, query: ScheduleQuery) -> Result<Vec<Schedule>> {
+        self.call("schedules", |data, _| Ok(data.schedules(&query)))
+    }
+
+    async fn due_schedules(&self, limit: u32) -> Result<(Vec<Schedule>, Option<Timestamp>)> {
+        self.call("due_schedules", |data, now| Ok(data.due_schedules(limit, now)))
+    }
+
+    async fn schedule_fired(&self, fired: Fired) -> Result<()> {
+        self.call("schedule_fired", |data, _| {
+            data.schedule_fired(&fired);
+            Ok(())
+        })
+    }
+
+    async fn due_deliveries(&self, limit: u32) -> Result<(Vec<Delivery>, Option<Timestamp>)> {
+        self.call("due_deliveries", |data, now| Ok(data.due_deliveries(limit, now)))
+    }
+
+    async fn delivered(&self, id: i64, outcome: DeliveryOutcome) -> Result<()> {
+        self.call("delivered", |data, now| {
+            data.delivered(id, &outcome, now);
+            Ok(())
+        })
+    }
+
+    async fn cached(&self, tenant: &str, key: &[u8; 32]) -> Result<Option<Value>> {
+        self.call("cached", |data, now| Ok(data.cached(tenant, key, now)))
+    }
+
+    async fn cache(
+        &self,
+        tenant: &str,
+        key: [u8; 32],
+        value: Value,
+        lifetime: Duration,
+    ) -> Result<()> {
+        self.call("cache", |data, now| {
+            data.cache(tenant, key, value, now.plus(lifetime), now);
+            Ok(())
+        })
+    }
+
     async fn queue_position(&self, run: RunId) -> Result<Option<QueuePosition>> {
         self.call("queue_position", |data, _| Ok(data.queue_position(run)))
     }
@@ -278,7 +406,7 @@ impl Store for MemStore {
                 size_bytes: data.size_bytes(),
                 disk_free_bytes: None,
                 writable: Ok(()),
-                schema_version: 2,
+                schema_version: 3,
             })
         })
     }

@@ -5,26 +5,39 @@
 
 use std::borrow::Cow;
 use std::cmp::Reverse;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use clearway_core::event::{Body, Event, EventKind, Fact, Segment};
+use clearway_core::journal::Entry;
 use clearway_core::machine::Checkpoint;
-use clearway_core::run::Usage;
+use clearway_core::plan::Frontier;
+use clearway_core::run::{Multitask, Parked, Usage};
 use clearway_core::wait::{Spent, WaitKind};
-use clearway_core::{Code, Failure, InstanceId, Priority, RunId, RunRecord, Status, Timestamp};
+use clearway_core::{
+    CheckpointId, Code, Failure, InstanceId, Priority, RunId, RunRecord, Status, Timestamp,
+};
 use serde_json::{Value, json};
 
 use crate::counts::Counts;
 use crate::error::{Error, ErrorKind, Result};
-use crate::{NewRun, Policy, StepCommit, StepOutcome};
+use crate::{CancelMode, Cancelled, Keep, NewRun, Policy, StepCommit, StepOutcome};
 
 /// Positions are counted up to here: farther back, only "far" is of interest, and a deep queue must
 /// not make each admission slower.
 pub(crate) const POSITION_LIMIT: u32 = 1000;
 
-/// Queued runs that one sweep ends at most.
+/// Queued runs that one sweep ends at most, and parked ones that it wakes at most.
 pub(crate) const EXPIRE_LIMIT: usize = 1024;
+
+/// Children that one end tells to end at most; sweeps tell the others.
+pub(crate) const ORPHANS_AT_ONCE: usize = 256;
+
+/// The largest note of a call, in bytes of JSON.
+pub(crate) const JOURNAL_ENTRY_BYTES: usize = 1024 * 1024;
+
+/// The most notes on one thread.
+pub(crate) const JOURNAL_ENTRIES: usize = 10_000;
 
 /// A run as it is at its acceptance.
 pub(crate) fn new_record(
@@ -47,6 +60,7 @@ pub(crate) fn new_record(
         status,
         metadata: new.metadata.clone(),
         input: new.input.clone(),
+        options: new.options.clone(),
         created_at: now,
         ready_at: now.plus(new.delay),
         started_at: None,
@@ -59,6 +73,8 @@ pub(crate) fn new_record(
         fence: 0,
         instance: None,
         cancel_requested: false,
+        parked: None,
+        rolled_back: false,
         step: -1,
         next: Vec::new(),
         commits: 0,
@@ -107,6 +123,26 @@ pub(crate) fn promote(record: &mut RunRecord, now: Timestamp) {
     record.ready_at = record.ready_at.max(now);
 }
 
+/// Waiting becomes ready: what it waits for may have come.
+pub(crate) fn wake(record: &mut RunRecord, now: Timestamp) {
+    book_park(record, now);
+    record.status = Status::Ready;
+    record.ready_at = now;
+}
+
+fn book_park(record: &mut RunRecord, now: Timestamp) {
+    if let Some(Parked { park, since }) = record.parked.take() {
+        record.spent.add(park.kind, now.since(since));
+    }
+}
+
+/// Names of the nodes that are due, as the run's row keeps them: a fan-out counts once.
+pub(crate) fn node_names(frontier: &Frontier) -> Vec<String> {
+    let mut names: Vec<&str> = frontier.nodes().map(|node| &**node).collect();
+    names.dedup();
+    names.into_iter().map(ToOwned::to_owned).collect()
+}
+
 /// Times are kept in whole milliseconds.
 pub(crate) fn whole_ms(duration: Duration) -> Duration {
     Duration::from_millis(u64::try_from(duration.as_millis()).unwrap_or(u64::MAX))
@@ -129,16 +165,14 @@ pub(crate) fn end_queued(record: &mut RunRecord, why: Ending<'_>, now: Timestamp
     match record.status {
         Status::Ready => record.spent.add(WaitKind::Slot, now.since(record.ready_at)),
         Status::Blocked => record.spent.add(WaitKind::Thread, now.since(record.created_at)),
-        Status::Running
-        | Status::Waiting
-        | Status::Success
-        | Status::Error
-        | Status::Timeout
-        | Status::Cancelled => {}
+        Status::Waiting => book_park(record, now),
+        Status::Running | Status::Success | Status::Error | Status::Timeout | Status::Cancelled => {
+        }
     }
     let mut facts = Vec::with_capacity(3);
-    if record.attempt > 0 {
-        // It ran before, and what it showed since its last commit is void, stored or not.
+    if record.attempt > 0 && record.status != Status::Waiting {
+        // It ran before, and what it showed since its last commit is void, stored or not. (What a
+        // run shows before it parks is committed with that.)
         let after = record.committed_seq.checked_sub(1);
         facts.push((EventKind::OutputReset, json!({"after": after, "reason": "ended"})));
     }
@@ -172,6 +206,15 @@ pub(crate) fn end_queued(record: &mut RunRecord, why: Ending<'_>, now: Timestamp
     events
 }
 
+/// Of the runs that were told to end, those that have.
+pub(crate) fn add_ended(ended: &mut Vec<(RunRecord, Vec<Event>)>, told: Vec<Cancelled>) {
+    for outcome in told {
+        if let Cancelled::Ended { record, events, .. } = outcome {
+            ended.push((*record, events));
+        }
+    }
+}
+
 /// Data of `run.ended`.
 fn ended_data(status: Status, failure: Option<&Failure>, spent: &Spent) -> Value {
     let mut data = json!({"status": status.as_str(), "spent": spent.to_json()});
@@ -197,9 +240,9 @@ pub(crate) fn judge(status: Status, fence: u32, commits: u64, commit: &StepCommi
     }
     let same = match &commit.outcome {
         StepOutcome::Continue => status == Status::Running && fence == commit.fence,
-        // Only the release itself can have raised the fence by one and counted a commit: after a
+        // Only the commit itself can have raised the fence by one and counted itself: after a
         // takeover nobody commits before the next claim raises it again.
-        StepOutcome::Release => Some(fence) == commit.fence.checked_add(1),
+        StepOutcome::Release | StepOutcome::Park(_) => Some(fence) == commit.fence.checked_add(1),
         StepOutcome::End { status: end, .. } => status == *end && fence == commit.fence,
     };
     if same && Some(commits) == commit.number.checked_add(1) {
@@ -207,6 +250,12 @@ pub(crate) fn judge(status: Status, fence: u32, commits: u64, commit: &StepCommi
     } else {
         Verdict::Fenced
     }
+}
+
+/// Whether a commit changes the thread, and not only the run.
+pub(crate) fn brings_state(commit: &StepCommit) -> bool {
+    let StepCommit { checkpoints, notes, settled, schedules, .. } = commit;
+    !(checkpoints.is_empty() && notes.is_empty() && settled.is_empty() && schedules.is_empty())
 }
 
 /// Refuses commits that no row could agree with.
@@ -222,10 +271,13 @@ pub(crate) fn check_commit(commit: &StepCommit) -> Result<()> {
         _ if commit.events.as_ref().is_some_and(|events| events.fence != commit.fence) => {
             conflict("its events carry another fence")
         }
-        StepOutcome::Release if !commit.checkpoints.is_empty() => {
-            conflict("it gives the run back and brings checkpoints")
+        StepOutcome::Release if brings_state(commit) => {
+            conflict("it gives the run back and brings state")
         }
-        StepOutcome::End { .. } | StepOutcome::Release | StepOutcome::Continue => Ok(()),
+        StepOutcome::End { .. }
+        | StepOutcome::Release
+        | StepOutcome::Park(_)
+        | StepOutcome::Continue => Ok(()),
     }
 }
 
@@ -281,6 +333,123 @@ pub(crate) fn new_events(commit: &StepCommit, tail: u64) -> Result<Option<Cow<'_
 /// The log of a run that does not exist was asked for.
 pub(crate) fn no_such_run(run: RunId) -> Error {
     Error::new(ErrorKind::Conflict, format!("there is no run {run}"))
+}
+
+/// How a new run ends the one that is active on its thread, if it does.
+pub(crate) const fn interrupts(multitask: Multitask) -> Option<CancelMode> {
+    match multitask {
+        Multitask::Enqueue | Multitask::Reject => None,
+        Multitask::Interrupt => Some(CancelMode::Keep),
+        Multitask::Rollback => Some(CancelMode::Rollback),
+    }
+}
+
+/// How many rows one page holds: at most 1000; 0 means 100.
+pub(crate) fn page_size(limit: u32) -> usize {
+    match limit {
+        0 => 100,
+        limit => limit.min(1000) as usize,
+    }
+}
+
+/// How long webhooks that were given up are kept.
+pub(crate) const DEAD_LETTERS: Duration = Duration::from_secs(7 * 24 * 3600);
+
+/// Node outputs that are kept per tenant at most.
+pub(crate) const CACHED_OUTPUTS: usize = 10_000;
+
+/// A checkpoint's place among the others of its thread.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Line<K, R> {
+    pub(crate) parent: Option<K>,
+    /// The run that made it.
+    pub(crate) run: R,
+}
+
+/// Which checkpoints stay. `lines` are all of a thread, newest first; `held` are needed by runs.
+pub(crate) fn kept<K: Copy + Ord, R: Copy + Ord>(
+    lines: &[(K, Line<K, R>)],
+    head: Option<K>,
+    held: &BTreeSet<K>,
+    keep: Keep,
+) -> BTreeSet<K> {
+    let mut kept: BTreeSet<K> = match keep {
+        Keep::All => lines.iter().map(|(key, _)| *key).collect(),
+        Keep::Last(count) => {
+            let parents: BTreeMap<K, Option<K>> =
+                lines.iter().map(|(key, line)| (*key, line.parent)).collect();
+            let up = |at: &K| parents.get(at).copied().flatten();
+            std::iter::successors(head, up).take(count.max(1) as usize).collect()
+        }
+        Keep::RunEnds => {
+            let mut seen = BTreeSet::new();
+            lines.iter().filter(|(_, line)| seen.insert(line.run)).map(|(key, _)| *key).collect()
+        }
+    };
+    kept.extend(head);
+    kept.extend(held);
+    kept
+}
+
+/// The nearest checkpoint above `key` that stays.
+pub(crate) fn nearest<K: Copy + Ord>(
+    parents: &BTreeMap<K, Option<K>>,
+    kept: &BTreeSet<K>,
+    key: K,
+) -> Option<K> {
+    let up = |at: &K| parents.get(at).copied().flatten();
+    std::iter::successors(up(&key), up).find(|above| kept.contains(above))
+}
+
+/// Only a run that goes on can have children.
+///
+/// # Errors
+/// There is no such run, or it has ended.
+pub(crate) fn check_parent(parent: RunId, status: Option<Status>) -> Result<()> {
+    match status {
+        None => Err(no_such_run(parent)),
+        Some(status) if status.is_terminal() => Err(Error::new(
+            ErrorKind::Conflict,
+            format!("run {parent} has ended and starts no more runs"),
+        )),
+        Some(_) => Ok(()),
+    }
+}
+
+/// The checkpoint was there at admission; a rollback took it since.
+pub(crate) fn base_is_gone(checkpoint: CheckpointId) -> Error {
+    let message = format!("checkpoint {checkpoint}, which the run started from, is gone");
+    Error::new(ErrorKind::Conflict, message)
+}
+
+/// A note's data as stored.
+///
+/// # Errors
+/// It is too large.
+pub(crate) fn note_data(entry: &Entry) -> Result<Vec<u8>> {
+    let data = entry.data.to_string().into_bytes();
+    if data.len() > JOURNAL_ENTRY_BYTES {
+        return Err(Error::new(
+            ErrorKind::Conflict,
+            format!(
+                "note `{}` is {} bytes long; journal_entry_bytes allows {JOURNAL_ENTRY_BYTES}",
+                entry.key,
+                data.len()
+            ),
+        ));
+    }
+    Ok(data)
+}
+
+/// # Errors
+/// The thread would have more notes than it may.
+pub(crate) fn check_notes(count: usize) -> Result<()> {
+    if count > JOURNAL_ENTRIES {
+        let message =
+            format!("the thread has more notes than journal_entries allows ({JOURNAL_ENTRIES})");
+        return Err(Error::new(ErrorKind::Conflict, message));
+    }
+    Ok(())
 }
 
 /// The same key with another body.

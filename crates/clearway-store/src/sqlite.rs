@@ -12,39 +12,51 @@
 //! Not here: what a transaction means ([`crate::rules`], shared with [`crate::MemStore`]).
 
 mod admission;
+mod artifacts;
 mod channels;
 mod claim;
 mod commit;
 mod ends;
 mod fail;
+mod history;
 mod inspect;
+mod journal;
 mod lane;
+mod node_cache;
 mod read;
 mod rows;
+mod schedules;
 mod schema;
 mod upkeep;
+mod waiting;
 mod writer;
 
 use std::fs::{File, TryLockError};
 use std::io::{Read, Seek, Write};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
+use bytes::Bytes;
 use clearway_core::channel::Op;
+use clearway_core::journal::Entry;
+use clearway_core::run::Budget;
 use clearway_core::thread::ThreadRecord;
-use clearway_core::{CheckpointId, Clock, InstanceId, RunId, RunRecord, ThreadId};
+use clearway_core::{
+    CheckpointId, Clock, InstanceId, Priority, RunId, RunRecord, ThreadId, Timestamp,
+};
+use serde_json::Value;
 use tokio::task::JoinHandle;
+use uuid::Uuid;
 
 use self::fail::{explain_io, free_bytes};
 pub use self::inspect::{Database, Holder, Inspection, Structure, inspect};
 use self::read::Readers;
 use self::writer::{Queue, Shared, Writer, closed, lock};
+use crate::Store;
 use crate::error::{Error, ErrorKind, Result};
-use crate::{
-    Admission, Appended, Cancelled, Claim, ClaimRequest, CommitAck, Joined, LogPage, NewRun,
-    OutputSegment, Policy, PoolCount, QueuePosition, Renewal, Reset, RunPage, RunQuery, StepCommit,
-    Store, StoreInfo, Swept, ThreadState, rules,
-};
+use crate::policy::Policy;
+use crate::types::*;
 
 /// The names of the database and of its lock in a data directory.
 const DATABASE: &str = "clearway.db";
@@ -75,6 +87,7 @@ pub struct SqliteStore {
     queue: Queue,
     shared: Arc<Shared>,
     readers: Readers,
+    clock: Arc<dyn Clock>,
     /// Taken by the one who closes.
     writer: Mutex<Option<JoinHandle<()>>>,
 }
@@ -94,10 +107,11 @@ impl SqliteStore {
         let SqliteOptions { policy, readers, queue, max_bytes } = options;
         let directory = directory.to_owned();
         let file = path.clone();
+        let judge = clock.clone();
         let open = move || {
             create(&directory)?;
             let lock = lock_directory(&directory)?;
-            Writer::open(file, lock, policy, clock, max_bytes)
+            Writer::open(file, lock, policy, judge, max_bytes)
         };
         let writer = lane::blocking(open).await.map_err(|error| {
             Error::new(ErrorKind::Other, "opening the store stopped in the middle").caused_by(error)
@@ -105,7 +119,7 @@ impl SqliteStore {
         let shared = writer.shared();
         let (queue, task) = writer.start(queue.max(1));
         let readers = Readers::new(path.clone(), readers.max(1));
-        Ok(Self { path, queue, shared, readers, writer: Mutex::new(Some(task)) })
+        Ok(Self { path, queue, shared, readers, clock, writer: Mutex::new(Some(task)) })
     }
 
     /// Changes how large the database file may grow; a limit below its size stops growth only.
@@ -179,16 +193,18 @@ impl Store for SqliteStore {
     }
 
     async fn sweep(&self, me: InstanceId) -> Result<Swept> {
-        let mut swept = self.queue.write(upkeep::Sweep(me)).await?;
-        let mut last = swept.expired.len();
-        // Later rounds may fail; what the earlier ones did must be told all the same.
-        while last == upkeep::EXPIRE_CHUNK && swept.expired.len() < rules::EXPIRE_LIMIT {
-            let Ok(more) = self.queue.write(upkeep::Sweep(me)).await else { return Ok(swept) };
-            last = more.expired.len();
-            swept.taken_over.extend(more.taken_over);
-            swept.expired.extend(more.expired);
-            swept.ready = more.ready;
-            swept.next_deadline = more.next_deadline;
+        let upkeep::Round { mut swept, mut more } = self.queue.write(upkeep::Sweep(me)).await?;
+        for _ in 1..upkeep::ROUNDS {
+            if !more {
+                break;
+            }
+            // Later rounds may fail; what the earlier ones did must be told all the same.
+            let Ok(round) = self.queue.write(upkeep::Sweep(me)).await else { return Ok(swept) };
+            more = round.more;
+            swept.taken_over.extend(round.swept.taken_over);
+            swept.expired.extend(round.swept.expired);
+            swept.ready = round.swept.ready;
+            swept.next_deadline = round.swept.next_deadline;
         }
         // Bounded, so that a long backlog of old logs is worked off between sweeps' other duties.
         for _ in 0..TRIM_ROUNDS {
@@ -236,8 +252,24 @@ impl Store for SqliteStore {
         self.queue.write(commit::Append(output)).await
     }
 
-    async fn cancel_run(&self, run: RunId, by: &str) -> Result<Cancelled> {
-        self.queue.write(ends::Cancel { run, by: by.to_owned() }).await
+    async fn cancel_run(&self, run: RunId, by: &str, mode: CancelMode) -> Result<Cancelled> {
+        self.queue.write(ends::Cancel { run, by: by.to_owned(), mode }).await
+    }
+
+    async fn journal(&self, run: RunId, fence: u32, entries: Vec<Entry>) -> Result<Journaled> {
+        self.queue.write(journal::Keep { run, fence, entries }).await
+    }
+
+    async fn wake(&self, run: RunId, entries: Vec<Entry>) -> Result<Woken> {
+        self.queue.write(waiting::Wake { run, entries }).await
+    }
+
+    async fn set_priority(&self, run: RunId, priority: Priority) -> Result<Option<RunRecord>> {
+        self.queue.write(waiting::SetPriority { run, priority }).await
+    }
+
+    async fn set_budget(&self, run: RunId, budget: Budget) -> Result<Woken> {
+        self.queue.write(waiting::SetBudget { run, budget }).await
     }
 
     async fn release(&self, run: RunId, fence: u32) -> Result<bool> {
@@ -275,6 +307,102 @@ impl Store for SqliteStore {
 
     async fn read_log(&self, run: RunId, from: u64, max_bytes: usize) -> Result<LogPage> {
         self.readers.read(move |conn| read::read_log(conn, run, from, max_bytes)).await
+    }
+
+    async fn history(
+        &self,
+        thread: ThreadId,
+        before: Option<CheckpointId>,
+        limit: u32,
+    ) -> Result<Vec<CheckpointRecord>> {
+        self.readers.read(move |conn| history::history(conn, thread, before, limit)).await
+    }
+
+    async fn update_state(&self, update: StateUpdate) -> Result<Updated> {
+        self.queue.write(history::Update(update)).await
+    }
+
+    async fn threads(&self, query: ThreadQuery) -> Result<Vec<ThreadRecord>> {
+        self.readers.read(move |conn| history::threads(conn, &query)).await
+    }
+
+    async fn prune_thread(&self, thread: ThreadId, keep: Keep) -> Result<Option<Pruned>> {
+        self.queue.write(history::Prune { thread, keep }).await
+    }
+
+    async fn delete_thread(
+        &self,
+        thread: ThreadId,
+    ) -> Result<Option<std::result::Result<(), RunId>>> {
+        self.queue.write(history::DeleteThread(thread)).await
+    }
+
+    async fn thread_storage(&self, thread: ThreadId) -> Result<Option<ThreadStorage>> {
+        self.readers.read(move |conn| history::storage(conn, thread)).await
+    }
+
+    async fn put_artifact(&self, artifact: NewArtifact) -> Result<ArtifactStored> {
+        self.queue.write(artifacts::Put(artifact)).await
+    }
+
+    async fn artifacts(&self, scope: ArtifactScope) -> Result<Vec<ArtifactRecord>> {
+        self.readers.read(move |conn| artifacts::list(conn, scope)).await
+    }
+
+    async fn artifact(
+        &self,
+        scope: ArtifactScope,
+        name: &str,
+        version: Option<u32>,
+    ) -> Result<Option<(ArtifactRecord, Bytes)>> {
+        let name = name.to_owned();
+        self.readers.read(move |conn| artifacts::read(conn, scope, &name, version)).await
+    }
+
+    async fn put_schedule(&self, schedule: Schedule) -> Result<()> {
+        self.queue.write(schedules::Put(schedule)).await
+    }
+
+    async fn delete_schedule(&self, id: Uuid) -> Result<bool> {
+        self.queue.write(schedules::Delete(id)).await
+    }
+
+    async fn schedules(&self, query: ScheduleQuery) -> Result<Vec<Schedule>> {
+        self.readers.read(move |conn| schedules::list(conn, &query)).await
+    }
+
+    async fn due_schedules(&self, limit: u32) -> Result<(Vec<Schedule>, Option<Timestamp>)> {
+        let now = self.clock.now();
+        self.readers.read(move |conn| schedules::due(conn, now, limit)).await
+    }
+
+    async fn schedule_fired(&self, fired: Fired) -> Result<()> {
+        self.queue.write(schedules::Fire(fired)).await
+    }
+
+    async fn due_deliveries(&self, limit: u32) -> Result<(Vec<Delivery>, Option<Timestamp>)> {
+        let now = self.clock.now();
+        self.readers.read(move |conn| schedules::due_deliveries(conn, now, limit)).await
+    }
+
+    async fn delivered(&self, id: i64, outcome: DeliveryOutcome) -> Result<()> {
+        self.queue.write(schedules::Delivered { id, outcome }).await
+    }
+
+    async fn cached(&self, tenant: &str, key: &[u8; 32]) -> Result<Option<Value>> {
+        let (tenant, key, now) = (tenant.to_owned(), *key, self.clock.now());
+        self.readers.read(move |conn| node_cache::find(conn, &tenant, &key, now)).await
+    }
+
+    async fn cache(
+        &self,
+        tenant: &str,
+        key: [u8; 32],
+        value: Value,
+        lifetime: Duration,
+    ) -> Result<()> {
+        let tenant = tenant.to_owned();
+        self.queue.write(node_cache::Keep { tenant, key, value, lifetime }).await
     }
 
     async fn queue_position(&self, run: RunId) -> Result<Option<QueuePosition>> {

@@ -2,16 +2,21 @@
 
 use std::time::Duration;
 
+use bytes::Bytes;
 use clearway_core::channel::State;
 use clearway_core::event::{Event, Segment};
-use clearway_core::machine::Checkpoint;
-use clearway_core::run::{Multitask, Usage};
+use clearway_core::journal::Entry;
+use clearway_core::machine::{Checkpoint, Park, Source};
+use clearway_core::plan::Frontier;
+use clearway_core::run::{Multitask, RunOptions, Usage};
 use clearway_core::thread::ThreadKey;
 use clearway_core::wait::Spent;
 use clearway_core::{
-    CheckpointId, Failure, InstanceId, Priority, RunId, RunRecord, Status, ThreadId, Timestamp,
+    CheckpointId, Failure, InstanceId, Priority, RunId, RunRecord, Status, TaskId, ThreadId,
+    Timestamp,
 };
 use serde_json::{Map, Value};
+use uuid::Uuid;
 
 /// A run to be accepted.
 #[derive(Clone, Debug)]
@@ -48,6 +53,7 @@ pub struct NewRun {
     pub created_event: Value,
     /// Claim it right away for this instance if nothing is in front of it.
     pub claim: Option<InstanceId>,
+    pub options: RunOptions,
 }
 
 /// Scope and fingerprint of an `Idempotency-Key`. Kept for 24 hours.
@@ -78,6 +84,8 @@ pub enum Admission {
         active: RunId,
     },
     ThreadNotFound,
+    /// The checkpoint to start from is none of the thread's.
+    CheckpointNotFound,
     /// The thread belongs to another tenant or owner.
     ThreadForbidden,
 }
@@ -120,10 +128,17 @@ pub struct Claim {
     pub record: RunRecord,
     /// The newest delta version on the thread, all branches: new ops number above it.
     pub thread_version: u64,
-    /// The thread's head checkpoint, from which this run goes on.
+    /// The checkpoint from which this run goes on: the thread's head, or the run's base while it has
+    /// none of its own. A base that was rolled back meanwhile is named, too; it has no state.
     pub head: Option<CheckpointId>,
     /// Event 0, when the claim came with the creation.
     pub created: Option<Event>,
+    /// What that checkpoint goes on with.
+    pub frontier: Frontier,
+    /// Notes of the calls of that frontier, of this run's calls, and signals to the run.
+    pub journal: Vec<Entry>,
+    /// The head was made by this run: its input is part of the state.
+    pub taken_in: bool,
 }
 
 /// One fenced commit. Everything in it happens together or not at all.
@@ -138,10 +153,17 @@ pub struct StepCommit {
     /// the row's tail: what is already stored is not stored again.
     pub events: Option<Segment>,
     pub step: i64,
-    pub next: Vec<String>,
-    /// New checkpoints with their ids, oldest first. The first one's parent is the thread's head;
-    /// the last becomes the head.
+    /// The run's row keeps the names; the checkpoint keeps all of it.
+    pub next: Frontier,
+    /// New checkpoints with their ids, oldest first. The first one's parent is the thread's head,
+    /// or the run's base while it has none of its own; the last becomes the head.
     pub checkpoints: Vec<(CheckpointId, Checkpoint)>,
+    /// Journal entries; one that is there already stands.
+    pub notes: Vec<Entry>,
+    /// Calls whose entries are deleted.
+    pub settled: Vec<TaskId>,
+    /// Timers that this commit sets.
+    pub schedules: Vec<Schedule>,
     pub outcome: StepOutcome,
     /// Totals of the run so far.
     pub spent: Spent,
@@ -158,6 +180,11 @@ pub enum StepOutcome {
     /// commit: step, next nodes and `committed_seq` stay, because the next owner begins after the
     /// last superstep and what was shown since then is void. The next claim is not fruitless.
     Release,
+    /// The run is `waiting`: lease and slot are given up, the fence rises. Step, frontier and
+    /// `committed_seq` are taken as with `Continue`, without a superstep. If somebody woke the run
+    /// since its claim ([`crate::Store::wake`], a child's end), it is `ready` at once. The next
+    /// claim is not fruitless.
+    Park(Park),
     End {
         status: Status,
         failure: Option<Failure>,
@@ -171,6 +198,12 @@ pub enum CommitAck {
         cancel_requested: bool,
         /// The run of the same thread that this end made ready.
         promoted: Option<RunId>,
+        /// Other runs that are ready because of it: the parent, or this run itself when it parked
+        /// and had been woken.
+        woken: Vec<RunId>,
+        /// Child runs that were told to end, because this one ended without success. Empty when the
+        /// commit had been applied before.
+        orphans: Vec<Cancelled>,
     },
     /// The lease is gone; nothing was written.
     Fenced,
@@ -192,7 +225,7 @@ pub enum Appended {
 }
 
 /// What became of a request to end a run.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub enum Cancelled {
     /// It was not running and is cancelled now; `events` end its log.
     Ended {
@@ -239,11 +272,12 @@ pub struct Renewal {
 pub struct Swept {
     /// Runs taken from dead instances, ready again.
     pub taken_over: Vec<RunId>,
-    /// Queued runs whose deadline passed; their logs' last events.
+    /// Runs that ended without running, with their logs' last events: their deadline passed, or
+    /// their parent ended without success.
     pub expired: Vec<(RunRecord, Vec<Event>)>,
     /// Runs that may be claimed now.
     pub ready: bool,
-    /// The earliest deadline of a run that is not running.
+    /// The earliest deadline of a run that is not running, or time at which a parked one goes on.
     pub next_deadline: Option<Timestamp>,
 }
 
@@ -256,6 +290,8 @@ pub struct RunQuery {
     pub agent: Option<String>,
     pub door: Option<String>,
     pub thread: Option<ThreadId>,
+    /// Children of this run.
+    pub parent: Option<RunId>,
     /// Runs older than this one.
     pub after: Option<RunId>,
     /// At most this many, at most 1000; 0 means 100.
@@ -284,10 +320,257 @@ pub struct ThreadState {
     pub state: State,
     pub checkpoint: CheckpointId,
     pub parent: Option<CheckpointId>,
-    pub run: RunId,
+    /// `None` for a change from outside.
+    pub run: Option<RunId>,
     pub step: i64,
-    pub next: Vec<String>,
+    pub source: Source,
+    pub frontier: Frontier,
+    /// What the calls of the frontier left behind: outputs of finished ones, open questions.
+    pub journal: Vec<Entry>,
     pub created_at: Timestamp,
+}
+
+/// A checkpoint without its values.
+#[derive(Clone, Debug, PartialEq)]
+pub struct CheckpointRecord {
+    pub id: CheckpointId,
+    pub parent: Option<CheckpointId>,
+    pub run: Option<RunId>,
+    pub step: i64,
+    pub source: Source,
+    pub frontier: Frontier,
+    pub created_at: Timestamp,
+}
+
+/// A change of a thread's state from outside any run.
+#[derive(Clone, Debug)]
+pub struct StateUpdate {
+    pub thread: ThreadId,
+    /// What the change was made from. When it is the head, nobody else may have moved the head
+    /// meanwhile; an earlier checkpoint begins a branch. `None`: the thread has no state yet.
+    pub parent: Option<CheckpointId>,
+    pub id: CheckpointId,
+    pub checkpoint: Checkpoint,
+    /// Calls of the old frontier that are not gone on with.
+    pub settled: Vec<TaskId>,
+    /// Entries copied to the calls of the new frontier.
+    pub notes: Vec<Entry>,
+    /// What the writer believes to be the head.
+    pub expected_head: Option<CheckpointId>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Updated {
+    /// It is the head now.
+    Done,
+    /// A run is active on the thread.
+    Busy {
+        active: RunId,
+    },
+    /// The head is another one by now.
+    Conflict {
+        head: Option<CheckpointId>,
+    },
+    ThreadNotFound,
+    CheckpointNotFound,
+}
+
+/// What became of a note for a run that may wait for it.
+#[derive(Clone, Debug)]
+pub enum Woken {
+    /// It was waiting and is ready.
+    Ready(Box<RunRecord>),
+    /// It runs; its owner is to be told of the entries.
+    Running {
+        instance: Option<InstanceId>,
+    },
+    /// It has not begun: it will find the entries.
+    Queued,
+    Ended(Box<RunRecord>),
+    NotFound,
+}
+
+/// Whether journal entries were stored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Journaled {
+    Stored,
+    /// The lease is gone.
+    Fenced,
+}
+
+/// How a run is to end.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum CancelMode {
+    /// What it committed stays.
+    #[default]
+    Keep,
+    /// The thread's head goes back to where the run began, and its checkpoints are deleted.
+    Rollback,
+}
+
+/// A file that a run made.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ArtifactRecord {
+    pub run: RunId,
+    pub name: String,
+    /// From 1; the same call writing the same name again replaces its version.
+    pub version: u32,
+    pub task: TaskId,
+    pub node: String,
+    pub media_type: String,
+    pub size_bytes: u64,
+    pub sha256: [u8; 32],
+    pub created_at: Timestamp,
+}
+
+/// A file to be kept.
+#[derive(Clone, Debug)]
+pub struct NewArtifact {
+    pub run: RunId,
+    pub fence: u32,
+    pub task: TaskId,
+    pub node: String,
+    pub name: String,
+    pub media_type: String,
+    pub sha256: [u8; 32],
+    pub bytes: Bytes,
+    /// The most artifacts that the run may have.
+    pub limit: u32,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ArtifactStored {
+    Stored(ArtifactRecord),
+    /// The run has as many as it may.
+    TooMany,
+    Fenced,
+}
+
+/// Whose artifacts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ArtifactScope {
+    Run(RunId),
+    /// Of all runs of a thread that were not rolled back, newest version of each name.
+    Thread(ThreadId),
+}
+
+/// A run to be started later: once, or again and again.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Schedule {
+    pub id: Uuid,
+    pub tenant: String,
+    pub owner: Option<String>,
+    /// Unique per tenant where given: configured crons.
+    pub name: Option<String>,
+    pub thread: Option<ThreadId>,
+    /// Five cron fields; `None` for once.
+    pub cron: Option<String>,
+    /// IANA name; UTC when `None`.
+    pub timezone: Option<String>,
+    /// `None` when it is over or switched off.
+    pub next_at: Option<Timestamp>,
+    /// What to start: the engine's own JSON.
+    pub submit: Value,
+    /// Only while this is still the thread's head.
+    pub only_at: Option<CheckpointId>,
+    pub created_at: Timestamp,
+    pub last_at: Option<Timestamp>,
+    pub last_run: Option<RunId>,
+    pub last_error: Option<String>,
+}
+
+/// What came of a schedule's time.
+#[derive(Clone, Debug)]
+pub struct Fired {
+    pub id: Uuid,
+    /// The `next_at` that was acted on: if it is another one by now, nothing is changed.
+    pub at: Timestamp,
+    pub next_at: Option<Timestamp>,
+    pub run: Option<RunId>,
+    pub error: Option<String>,
+    /// Delete it: it was for once.
+    pub over: bool,
+}
+
+/// Which schedules to list.
+#[derive(Clone, Debug, Default)]
+pub struct ScheduleQuery {
+    pub tenant: Option<String>,
+    pub thread: Option<ThreadId>,
+    /// After this one, in the order of ids.
+    pub after: Option<Uuid>,
+    /// At most 1000; 0 means 100.
+    pub limit: u32,
+}
+
+/// A webhook to be sent.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Delivery {
+    pub id: i64,
+    pub run: RunId,
+    pub url: String,
+    /// Tries so far.
+    pub attempt: u32,
+    pub created_at: Timestamp,
+}
+
+/// What came of a try.
+#[derive(Clone, Debug)]
+pub enum DeliveryOutcome {
+    Done,
+    /// Try again after this long.
+    Retry {
+        after: Duration,
+        error: String,
+    },
+    /// Given up; kept for a week for whoever looks.
+    Dead {
+        error: String,
+    },
+}
+
+/// What of a thread's history to keep.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Keep {
+    All,
+    /// The newest checkpoints of the head's line.
+    Last(u32),
+    /// The last checkpoint of each run.
+    RunEnds,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Pruned {
+    pub checkpoints: u64,
+    /// Of deltas, snapshots and blobs that nothing needs any more.
+    pub bytes: u64,
+}
+
+/// What a thread occupies, in bytes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ThreadStorage {
+    pub checkpoints: u64,
+    pub checkpoint_bytes: u64,
+    pub delta_bytes: u64,
+    pub snapshot_bytes: u64,
+    pub blob_bytes: u64,
+    pub log_bytes: u64,
+    pub artifact_bytes: u64,
+    pub runs: u64,
+}
+
+/// Which threads to list, newest change first.
+#[derive(Clone, Debug, Default)]
+pub struct ThreadQuery {
+    pub tenant: Option<String>,
+    pub owner: Option<String>,
+    pub dialect: Option<String>,
+    /// Not changed since.
+    pub idle_since: Option<Timestamp>,
+    /// The last one of the page before.
+    pub after: Option<ThreadId>,
+    /// At most 1000; 0 means 100.
+    pub limit: u32,
 }
 
 /// A stretch of a run's log.

@@ -33,6 +33,27 @@ pub struct ChatRequest {
     pub params: Map<String, Value>,
 }
 
+impl ChatRequest {
+    /// The most tokens that the call may use, estimated: four bytes a token for the prompt, and as
+    /// much of an answer as the request allows.
+    pub fn worst_case_tokens(&self) -> u64 {
+        let prompt: usize = self
+            .messages
+            .iter()
+            .map(|message| match &message["content"] {
+                Value::String(text) => text.len(),
+                other => other.to_string().len(),
+            })
+            .sum();
+        let limit = |name: &str| self.params.get(name).and_then(Value::as_u64);
+        let answer = limit("max_completion_tokens").or_else(|| limit("max_tokens"));
+        prompt as u64 / 4 + answer.unwrap_or(USUAL_ANSWER)
+    }
+}
+
+/// Tokens that an answer without a limit is thought to have.
+const USUAL_ANSWER: u64 = 4096;
+
 /// A call's answer, as it arrives.
 ///
 /// Dropping it ends the call: the provider's socket is closed and the slot is free when the drop

@@ -1,14 +1,14 @@
 //! Agents of the configuration as agents of the engine: each a plan, and the code behind its nodes.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use clearway_core::plan::{MESSAGES, Plan};
+use clearway_core::plan::MESSAGES;
 use clearway_core::{Clock, Code, Failure};
 use clearway_engine::chat::{ChatNode, ChatOptions};
 use clearway_engine::{Agent, Ctx, Node};
 
 use crate::config::{self, Config, DEFAULT_AGENT, prompt::Values};
+use crate::workflow::compile;
 
 /// The only node of a chat agent.
 const NODE: &str = "model";
@@ -20,6 +20,11 @@ pub(crate) fn compile(config: &Config, clock: &Arc<dyn Clock>) -> Vec<(String, A
         .iter()
         .map(|(name, agent)| (name.clone(), Arc::new(chat(name, agent, clock.clone()))))
         .collect();
+    let workflows = Arc::new(config.workflows.clone());
+    for (name, workflow) in &config.workflows {
+        let agent = compile::agent(name, workflow, &workflows, clock);
+        agents.push((name.clone(), Arc::new(agent)));
+    }
     if !config.agents.contains_key(DEFAULT_AGENT) {
         let default = agents.iter().find(|(name, _)| *name == config.default_agent);
         let alias = default.map(|(_, agent)| (DEFAULT_AGENT.to_owned(), agent.clone()));
@@ -36,15 +41,12 @@ fn chat(name: &str, agent: &config::Agent, clock: Arc<dyn Clock>) -> Agent {
         params: agent.params.clone(),
     }));
     Agent {
-        name: name.to_owned(),
         title: agent.title.clone(),
-        kind: "agent",
         pool: agent.pool.clone(),
-        plan: Arc::new(Plan::chat(NODE)),
-        nodes: BTreeMap::from([(NODE.into(), node)]),
         deadline: agent.deadline,
         working_limit: agent.working_limit,
         when_busy: agent.when_busy,
+        ..Agent::single(name, "agent", NODE, node)
     }
 }
 

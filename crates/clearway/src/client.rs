@@ -106,6 +106,14 @@ impl Client {
         self.json(Method::POST, path, body, ANSWER).await
     }
 
+    /// `PATCH`, answered with JSON.
+    ///
+    /// # Errors
+    /// [`Error`] says who failed.
+    pub async fn patch(&self, path: &str, body: &Value) -> Result<Value, Error> {
+        self.json(Method::PATCH, path, Some(body), ANSWER).await
+    }
+
     /// Opens a stream of events, behind the event `after` if one is given.
     ///
     /// # Errors

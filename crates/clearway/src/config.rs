@@ -49,6 +49,7 @@ mod resolve;
 mod secret;
 mod telemetry;
 mod walk;
+pub mod workflow;
 
 #[cfg(test)]
 mod tests;
@@ -83,6 +84,7 @@ pub struct Config {
     pub models: BTreeMap<String, Model>,
     pub pools: BTreeMap<String, Pool>,
     pub agents: BTreeMap<String, Agent>,
+    pub workflows: BTreeMap<String, workflow::Workflow>,
     pub doors: BTreeMap<String, Door>,
     /// `None` when spans are exported nowhere.
     pub telemetry: Option<Telemetry>,
@@ -424,6 +426,8 @@ impl Default for Sampling {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Dialect {
     CoFounder,
+    /// Campaigns, over a workflow.
+    Campaign,
 }
 
 impl Config {

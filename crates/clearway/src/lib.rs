@@ -40,15 +40,17 @@
 //! log output, and the process's `tracing` subscriber (`clearway-cli`).
 
 mod agents;
-mod builtin;
+pub mod builtin;
 pub mod client;
 pub mod config;
 pub mod inspect;
+mod pdf;
 mod server;
 mod simulator;
 pub mod telemetry;
 mod threads;
 mod upstream;
+pub mod workflow;
 
 pub use clearway_core::Timestamp;
 pub use config::{Config, Report};

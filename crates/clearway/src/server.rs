@@ -15,6 +15,7 @@ use clearway_upstream::ConfigError;
 use tokio::net::TcpSocket;
 use tokio::time::timeout;
 
+use crate::config::workflow::StepKind;
 use crate::config::{Config, Dialect, Listen, ServerLimits};
 use crate::simulator::Simulator;
 use crate::telemetry;
@@ -164,7 +165,16 @@ impl Clearway {
             old.models.contains_key(&agent.model) && old.pools.contains_key(&agent.pool)
         };
         let agents = new.agents.iter().filter(|(_, agent)| usable(agent));
+        let fits = |workflow: &crate::config::workflow::Workflow| {
+            old.pools.contains_key(&workflow.pool)
+                && workflow.steps.iter().all(|step| match &step.kind {
+                    StepKind::Llm { model, .. } => old.models.contains_key(model),
+                    _ => true,
+                })
+        };
+        let workflows = new.workflows.iter().filter(|(_, workflow)| fits(workflow));
         let in_force = Config {
+            workflows: workflows.map(|(name, workflow)| (name.clone(), workflow.clone())).collect(),
             agents: agents.map(|(name, agent)| (name.clone(), agent.clone())).collect(),
             default_agent: new.default_agent.clone(),
             files: new.files.clone(),
@@ -172,6 +182,7 @@ impl Clearway {
         };
         self.engine.agents().replace(agents::compile(&in_force, &self.clock));
         self.config.agents = in_force.agents;
+        self.config.workflows = in_force.workflows;
         self.config.files = in_force.files;
         names
     }
@@ -286,6 +297,7 @@ fn server_options(config: &Config, listen: SocketAddr, data: &Path) -> ServerOpt
         .map(|door| Door {
             kind: match door.dialect {
                 Dialect::CoFounder => DoorKind::CoFounder,
+                Dialect::Campaign => DoorKind::Campaign,
             },
             mount: door.mount.clone(),
             agent: door.agent.clone().unwrap_or_else(|| config.default_agent.clone()),

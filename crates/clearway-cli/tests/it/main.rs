@@ -23,6 +23,7 @@ mod stream;
 mod tasks;
 mod telemetry;
 mod why;
+mod workflows;
 
 /// The binary that this suite was built with.
 fn binary() -> Binary {

@@ -36,7 +36,7 @@ fn clones_do_not_see_later_writes() {
 fn two_writers_of_a_last_value_channel_are_refused() {
     let channels =
         BTreeMap::from([("draft".into(), Reducer::Last), ("log".into(), Reducer::Append)]);
-    let write = |channel: &str| Write { channel: channel.into(), value: json!(1) };
+    let write = |channel: &str| Write::new(channel, json!(1));
     assert_eq!(reduce(&channels, [write("log"), write("log"), write("draft")]).unwrap().len(), 3);
     let failure = reduce(&channels, [write("draft"), write("draft")]).unwrap_err();
     assert_eq!(failure.code, Code::InvalidUpdate);

@@ -36,11 +36,15 @@ fn start_of(plan: Arc<Plan>, row: &Row) -> Start {
         attempt: row.attempt,
         fruitless: row.fruitless,
         step: row.step,
-        next: row.next.clone(),
+        frontier: row.next.clone(),
+        journal: row.journal.clone(),
+        taken_in: row.steps_committed.contains(&-1),
         commits: row.commits,
         committed_seq: row.log.last().map_or(0, |event| event.seq + 1),
         has_void_output: row.attempt > 1,
-        input: vec![Write { channel: "log".into(), value: json!("input") }],
+        input: vec![Write::new("log", json!("input"))],
+        command: None,
+        breaks: Breaks::default(),
         cancel_requested: row.cancel_requested,
         reply: None,
         failed: None,
@@ -56,7 +60,8 @@ struct Row {
     fruitless: u32,
     commits: u64,
     step: i64,
-    next: Vec<Arc<str>>,
+    next: Frontier,
+    journal: Journal,
     cancel_requested: bool,
     steps_committed: BTreeSet<i64>,
     log: Vec<Event>,
@@ -89,10 +94,14 @@ impl Row {
         }
         self.commits += 1;
         self.step = commit.step;
-        self.next = commit.next.clone();
+        // A release keeps what the last superstep left due.
+        if commit.outcome != Outcome::Release {
+            self.next = commit.next.clone();
+        }
+        commit.notes.iter().for_each(|entry| self.journal.add(entry.clone()));
         match &commit.outcome {
             Outcome::Continue => self.fruitless = 0,
-            Outcome::Release => {}
+            Outcome::Release | Outcome::Park(_) => {}
             Outcome::End { status, .. } => self.status = Some(*status),
         }
     }
@@ -104,6 +113,8 @@ struct Owner {
     log: Log,
     calls: Vec<(u32, Arc<str>, bool)>,
     committing: Option<Box<Commit>>,
+    /// Finished calls on their way to the journal.
+    keeping: Vec<Entry>,
     stopped: Option<Stopped>,
     cancel_taken: bool,
 }
@@ -118,6 +129,7 @@ impl Owner {
             log: Log::new(row.attempt, next_seq),
             calls: Vec::new(),
             committing: None,
+            keeping: Vec::new(),
             stopped: None,
             cancel_taken: row.cancel_requested,
         };
@@ -146,12 +158,15 @@ impl Owner {
                 Effect::Record(fact) => {
                     self.log.append_hidden(Timestamp(0), Body::Fact(fact));
                 }
-                Effect::StartCall { call, node, .. } => {
+                Effect::StartCall(start) => {
+                    let StartCall { call, due, .. } = *start;
                     assert!(self.committing.is_none(), "no call starts during a commit");
                     assert!(!self.cancel_taken, "no call starts after a cancel was taken in");
                     assert!(self.calls.iter().all(|(known, ..)| *known != call));
-                    self.calls.push((call, node, false));
+                    self.calls.push((call, due.node, false));
                 }
+                Effect::Keep { entry, .. } => self.keeping.push(entry),
+                Effect::WakeAt(_) => {}
                 Effect::AbortCall { call } => {
                     let known = self.calls.iter_mut().find(|(known, ..)| *known == call);
                     known.expect("aborts only what runs").2 = true;
@@ -180,6 +195,8 @@ enum Action {
     CommitThenCrash,
     Crash,
     Fence,
+    /// What finished calls left is durable.
+    Keep,
 }
 
 fn action() -> impl Strategy<Value = Action> {
@@ -194,6 +211,7 @@ fn action() -> impl Strategy<Value = Action> {
         1 => Just(Action::CommitThenCrash),
         1 => Just(Action::Crash),
         1 => Just(Action::Fence),
+        3 => Just(Action::Keep),
     ]
 }
 
@@ -213,7 +231,7 @@ fn drive(actions: &[Action]) -> Row {
                 owner.feed(if aborted {
                     Input::CallAborted { call, receipt: Receipt { socket_closed: true } }
                 } else if *ok {
-                    let writes = vec![Write { channel: "log".into(), value: json!(&*node) }];
+                    let writes = vec![Write::new("log", json!(&*node))];
                     Input::CallDone { call, output: Output { writes, ..Output::default() } }
                 } else {
                     Input::CallFailed { call, failure: failure() }
@@ -254,6 +272,9 @@ fn drive(actions: &[Action]) -> Row {
                     owner = Owner::claim(&mut row, &plan);
                 }
             }
+            Action::Keep => {
+                owner.keeping.drain(..).for_each(|entry| row.journal.add(entry));
+            }
             Action::Fence => {
                 owner.committing = None;
                 owner.feed(Input::Fenced);
@@ -266,7 +287,7 @@ fn drive(actions: &[Action]) -> Row {
                 assert!(ended.is_none() || ended == row.status, "I2: one terminal status");
                 ended = row.status;
             }
-            Some(Stopped::Released | Stopped::Fenced) if row.status.is_none() => {
+            Some(Stopped::Released | Stopped::Fenced | Stopped::Parked) if row.status.is_none() => {
                 owner = Owner::claim(&mut row, &plan);
             }
             _ => {}
@@ -288,7 +309,7 @@ fn drive(actions: &[Action]) -> Row {
             owner.feed(if aborted {
                 Input::CallAborted { call, receipt: Receipt { socket_closed: true } }
             } else {
-                let writes = vec![Write { channel: "log".into(), value: json!(&*node) }];
+                let writes = vec![Write::new("log", json!(&*node))];
                 Input::CallDone { call, output: Output { writes, ..Output::default() } }
             });
         }
@@ -347,7 +368,7 @@ fn a_loop_without_end_is_stopped_by_name() {
                 assert_eq!(*status, Status::Error);
                 let failure = failure.as_ref().unwrap();
                 assert_eq!(failure.code, Code::RecursionLimit);
-                assert!(failure.message.ends_with("next would be x"), "{}", failure.message);
+                assert!(failure.message.ends_with("it loops through x → x"), "{}", failure.message);
             }
             row.apply(&commit, &mut owner.log);
             owner.log.committed();

@@ -6,22 +6,25 @@ use std::collections::VecDeque;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use bytes::Bytes;
 use clearway_core::channel::{Op, Reducer, Write};
 use clearway_core::event::{Body, Event, EventKind, Part};
+use clearway_core::journal::Entry;
 use clearway_core::machine::Output;
 use clearway_core::message::{Message, Role};
 use clearway_core::plan::{Builder, END, MESSAGES, Plan};
-use clearway_core::run::Multitask;
+use clearway_core::run::Budget;
 use clearway_core::thread::ThreadRecord;
-use clearway_core::{CheckpointId, Failure, InstanceId, RunId, RunRecord, Status, ThreadId};
-use clearway_engine::{Agent, Agents, Ctx, Engine, Node, Options, Store};
-use clearway_store::{
-    Admission, Appended, Cancelled, Claim, ClaimRequest, CommitAck, Joined, LogPage, MemStore,
-    NewRun, OutputSegment, PoolCount, QueuePosition, Renewal, Reset, Result as StoreResult,
-    RunPage, RunQuery, StepCommit, StoreInfo, Swept, ThreadState,
+use clearway_core::{
+    CheckpointId, InstanceId, Priority, RunId, RunRecord, Status, ThreadId, Timestamp,
 };
+use clearway_engine::{Agent, Agents, Ctx, Engine, Node, NodeError, Options, Store};
+use clearway_store::Result as StoreResult;
+use clearway_store::*;
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
+use serde_json::Value;
+use uuid::Uuid;
 
 use crate::support::*;
 
@@ -104,7 +107,29 @@ pass! {
     claim(request: ClaimRequest) -> Vec<Claim>;
     commit(commit: StepCommit) -> CommitAck;
     append(output: Vec<OutputSegment>) -> Vec<Appended>;
-    cancel_run(run: RunId, by: &str) -> Cancelled;
+    cancel_run(run: RunId, by: &str, mode: CancelMode) -> Cancelled;
+    journal(run: RunId, fence: u32, entries: Vec<Entry>) -> Journaled;
+    wake(run: RunId, entries: Vec<Entry>) -> Woken;
+    set_priority(run: RunId, priority: Priority) -> Option<RunRecord>;
+    set_budget(run: RunId, budget: Budget) -> Woken;
+    history(thread: ThreadId, before: Option<CheckpointId>, limit: u32) -> Vec<CheckpointRecord>;
+    update_state(update: StateUpdate) -> Updated;
+    threads(query: ThreadQuery) -> Vec<ThreadRecord>;
+    prune_thread(thread: ThreadId, keep: Keep) -> Option<Pruned>;
+    delete_thread(thread: ThreadId) -> Option<Result<(), RunId>>;
+    thread_storage(thread: ThreadId) -> Option<ThreadStorage>;
+    put_artifact(artifact: NewArtifact) -> ArtifactStored;
+    artifacts(scope: ArtifactScope) -> Vec<ArtifactRecord>;
+    artifact(scope: ArtifactScope, name: &str, version: Option<u32>) -> Option<(ArtifactRecord, Bytes)>;
+    put_schedule(schedule: Schedule) -> ();
+    delete_schedule(id: Uuid) -> bool;
+    schedules(query: ScheduleQuery) -> Vec<Schedule>;
+    due_schedules(limit: u32) -> (Vec<Schedule>, Option<Timestamp>);
+    schedule_fired(fired: Fired) -> ();
+    due_deliveries(limit: u32) -> (Vec<Delivery>, Option<Timestamp>);
+    delivered(id: i64, outcome: DeliveryOutcome) -> ();
+    cached(tenant: &str, key: &[u8; 32]) -> Option<Value>;
+    cache(tenant: &str, key: [u8; 32], value: Value, lifetime: Duration) -> ();
     release(run: RunId, fence: u32) -> bool;
     reset_thread(thread: ThreadId) -> Option<Reset>;
     run(run: RunId) -> Option<RunRecord>;
@@ -118,7 +143,7 @@ pass! {
     close(me: InstanceId) -> ();
 }
 
-type Body_ = dyn Fn(Ctx) -> BoxFuture<'static, Result<Output, Failure>> + Send + Sync;
+type Body_ = dyn Fn(Ctx) -> BoxFuture<'static, Result<Output, NodeError>> + Send + Sync;
 
 /// A node made of a closure.
 pub(crate) struct Script(Arc<Body_>);
@@ -131,14 +156,14 @@ impl std::fmt::Debug for Script {
 
 #[async_trait::async_trait]
 impl Node for Script {
-    async fn call(&self, cx: Ctx) -> Result<Output, Failure> {
+    async fn call(&self, cx: Ctx) -> Result<Output, NodeError> {
         (self.0)(cx).await
     }
 }
 
 pub(crate) fn script<F>(body: impl Fn(Ctx) -> F + Send + Sync + 'static) -> Arc<dyn Node>
 where
-    F: Future<Output = Result<Output, Failure>> + Send + 'static,
+    F: Future<Output = Result<Output, NodeError>> + Send + 'static,
 {
     Arc::new(Script(Arc::new(move |cx| body(cx).boxed())))
 }
@@ -150,15 +175,10 @@ pub(crate) fn agent(
     nodes: &[(&str, Arc<dyn Node>)],
 ) -> (String, Arc<Agent>) {
     let agent = Agent {
-        name: name.to_owned(),
-        title: name.to_owned(),
-        kind: "agent",
         pool: pool.to_owned(),
         plan: Arc::new(plan),
         nodes: nodes.iter().map(|(name, node)| ((*name).into(), node.clone())).collect(),
-        deadline: Duration::from_secs(120),
-        working_limit: Duration::from_secs(1800),
-        when_busy: Multitask::Enqueue,
+        ..Agent::single(name, "agent", nodes[0].0, nodes[0].1.clone())
     };
     (name.to_owned(), Arc::new(agent))
 }
@@ -179,7 +199,7 @@ pub(crate) async fn start(
 }
 
 /// Says `text` one letter every `pause`, and writes it down as the reply.
-pub(crate) async fn say(cx: Ctx, text: String, pause: Duration) -> Result<Output, Failure> {
+pub(crate) async fn say(cx: Ctx, text: String, pause: Duration) -> Result<Output, NodeError> {
     let id = cx.message_id(0);
     for letter in text.chars() {
         tokio::time::sleep(pause).await;
@@ -191,11 +211,7 @@ pub(crate) async fn say(cx: Ctx, text: String, pause: Duration) -> Result<Output
 pub(crate) fn reply(cx: &Ctx, text: &str) -> Output {
     let id = cx.message_id(0);
     let value = Message::new(Role::Ai, text, id.to_string()).to_value();
-    Output {
-        writes: vec![Write { channel: MESSAGES.into(), value }],
-        reply: Some(id),
-        ..Output::default()
-    }
+    Output { writes: vec![Write::new(MESSAGES, value)], reply: Some(id), ..Output::default() }
 }
 
 /// Answers with the number of messages it was given, in a letter each.

@@ -1,6 +1,7 @@
 //! Starting ahead, late answers of admissions, slots.
 
 use clearway_core::log::Log;
+use clearway_core::run::Multitask;
 use clearway_core::wait::WaitKind;
 use clearway_core::{Code, Timestamp};
 use clearway_engine::{Kind, PoolOptions};

@@ -4,5 +4,6 @@
 
 mod attack;
 mod crash;
+mod graphs;
 mod runs;
 mod support;

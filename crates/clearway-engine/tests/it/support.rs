@@ -1,14 +1,16 @@
 //! An engine over the in-memory store and the simulator, on paused time and without a socket.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use bytes::Bytes;
 use clearway_core::channel::Op;
 use clearway_core::event::{Body, Event, EventKind, Part};
-use clearway_core::plan::{MESSAGES, Plan};
-use clearway_core::run::Multitask;
+use clearway_core::journal::Entry;
+use clearway_core::plan::MESSAGES;
+use clearway_core::run::Budget;
 use clearway_core::thread::{ThreadKey, ThreadRecord};
 use clearway_core::{
     CheckpointId, Clock, InstanceId, Priority, RunId, RunRecord, Status, ThreadId, Timestamp,
@@ -21,13 +23,12 @@ use clearway_engine::{
     Agent, Agents, Engine, From, Kind, Limits, Node, Options, PoolOptions, Store, Submit,
 };
 use clearway_sim::Sim;
-use clearway_store::{
-    Admission, Appended, Cancelled, Claim, ClaimRequest, CommitAck, Joined, LogPage, MemStore,
-    NewRun, OutputSegment, PoolCount, QueuePosition, Renewal, Reset, Result as StoreResult,
-    RunPage, RunQuery, StepCommit, StoreInfo, Swept, ThreadState,
-};
+use clearway_store::Result as StoreResult;
+use clearway_store::*;
 use futures_util::future::BoxFuture;
+use serde_json::Value;
 use tokio_util::task::TaskTracker;
+use uuid::Uuid;
 
 /// The wall clock of paused time.
 #[derive(Debug)]
@@ -99,17 +100,7 @@ pub(crate) fn chat_agent(name: &str, model: &str, pool: &str) -> (String, Arc<Ag
         params: serde_json::Map::new(),
     };
     let node: Arc<dyn Node> = Arc::new(ChatNode::new(options));
-    let agent = Agent {
-        name: name.to_owned(),
-        title: name.to_owned(),
-        kind: "agent",
-        pool: pool.to_owned(),
-        plan: Arc::new(Plan::chat("model")),
-        nodes: BTreeMap::from([("model".into(), node)]),
-        deadline: Duration::from_secs(120),
-        working_limit: Duration::from_secs(1800),
-        when_busy: Multitask::Enqueue,
-    };
+    let agent = Agent { pool: pool.to_owned(), ..Agent::single(name, "agent", "model", node) };
     (name.to_owned(), Arc::new(agent))
 }
 
@@ -145,10 +136,14 @@ pub(crate) fn turn(agent: &str, conversation: &str, text: &str) -> Submit {
         input: human_input(text, &format!("human-{text}")),
         metadata: serde_json::Map::new(),
         multitask: None,
-        priority: Priority::NORMAL,
+        priority: None,
         kind: Kind::Turn { deadline: None },
         idempotency: None,
         cancel_if_left: false,
+        id: None,
+        parent: None,
+        delay: Duration::ZERO,
+        options: clearway_core::run::RunOptions::default(),
     }
 }
 
@@ -278,7 +273,29 @@ pass! {
     claim(request: ClaimRequest) -> Vec<Claim>;
     commit(commit: StepCommit) -> CommitAck;
     append(output: Vec<OutputSegment>) -> Vec<Appended>;
-    cancel_run(run: RunId, by: &str) -> Cancelled;
+    cancel_run(run: RunId, by: &str, mode: CancelMode) -> Cancelled;
+    journal(run: RunId, fence: u32, entries: Vec<Entry>) -> Journaled;
+    wake(run: RunId, entries: Vec<Entry>) -> Woken;
+    set_priority(run: RunId, priority: Priority) -> Option<RunRecord>;
+    set_budget(run: RunId, budget: Budget) -> Woken;
+    history(thread: ThreadId, before: Option<CheckpointId>, limit: u32) -> Vec<CheckpointRecord>;
+    update_state(update: StateUpdate) -> Updated;
+    threads(query: ThreadQuery) -> Vec<ThreadRecord>;
+    prune_thread(thread: ThreadId, keep: Keep) -> Option<Pruned>;
+    delete_thread(thread: ThreadId) -> Option<Result<(), RunId>>;
+    thread_storage(thread: ThreadId) -> Option<ThreadStorage>;
+    put_artifact(artifact: NewArtifact) -> ArtifactStored;
+    artifacts(scope: ArtifactScope) -> Vec<ArtifactRecord>;
+    artifact(scope: ArtifactScope, name: &str, version: Option<u32>) -> Option<(ArtifactRecord, Bytes)>;
+    put_schedule(schedule: Schedule) -> ();
+    delete_schedule(id: Uuid) -> bool;
+    schedules(query: ScheduleQuery) -> Vec<Schedule>;
+    due_schedules(limit: u32) -> (Vec<Schedule>, Option<Timestamp>);
+    schedule_fired(fired: Fired) -> ();
+    due_deliveries(limit: u32) -> (Vec<Delivery>, Option<Timestamp>);
+    delivered(id: i64, outcome: DeliveryOutcome) -> ();
+    cached(tenant: &str, key: &[u8; 32]) -> Option<Value>;
+    cache(tenant: &str, key: [u8; 32], value: Value, lifetime: Duration) -> ();
     release(run: RunId, fence: u32) -> bool;
     reset_thread(thread: ThreadId) -> Option<Reset>;
     run(run: RunId) -> Option<RunRecord>;

@@ -128,6 +128,26 @@ impl ChatFrames {
                     self.progress(id, &format!("a provider call failed: {code}"), out);
                 }
             }
+            EventKind::RunParked => {
+                let text = format!("waiting: {}", data()["detail"].as_str().unwrap_or_default());
+                self.progress(id, &text, out);
+            }
+            EventKind::NodeFailed => {
+                let data = data();
+                let code = data["error"]["code"].as_str().unwrap_or_default();
+                let node = data["node"].as_str().unwrap_or_default();
+                let next = data["next"].as_str().unwrap_or_default();
+                self.progress(id, &format!("{node} failed ({code}); next: {next}"), out);
+            }
+            EventKind::ArtifactSaved => {
+                let text = format!("saved: {}", data()["name"].as_str().unwrap_or_default());
+                self.progress(id, &text, out);
+            }
+            EventKind::ChildStarted => {
+                let text = format!("started: {}", data()["agent"].as_str().unwrap_or_default());
+                self.progress(id, &text, out);
+            }
+            EventKind::Interrupt => self.progress(id, "waiting for an answer", out),
             EventKind::MessageStarted
             | EventKind::MessageDelta
             | EventKind::MessageCompleted

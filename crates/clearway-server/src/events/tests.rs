@@ -91,6 +91,26 @@ fn every_kind_of_event_is_one_frame() {
         event: provider.attempt
         data: {"seq":14,"id":"14-768","kind":"provider.attempt","at":"2026-11-20T20:46:29.363+00:00","data":{"x":"1\n2"}}
 
+        id: 15-768
+        event: interrupt
+        data: {"seq":15,"id":"15-768","kind":"interrupt","at":"2026-11-20T20:46:29.363+00:00","data":{"x":"1\n2"}}
+
+        id: 16-768
+        event: run.parked
+        data: {"seq":16,"id":"16-768","kind":"run.parked","at":"2026-11-20T20:46:29.363+00:00","data":{"x":"1\n2"}}
+
+        id: 17-768
+        event: node.failed
+        data: {"seq":17,"id":"17-768","kind":"node.failed","at":"2026-11-20T20:46:29.363+00:00","data":{"x":"1\n2"}}
+
+        id: 18-768
+        event: artifact.saved
+        data: {"seq":18,"id":"18-768","kind":"artifact.saved","at":"2026-11-20T20:46:29.363+00:00","data":{"x":"1\n2"}}
+
+        id: 19-768
+        event: child.started
+        data: {"seq":19,"id":"19-768","kind":"child.started","at":"2026-11-20T20:46:29.363+00:00","data":{"x":"1\n2"}}
+
     "#]]
     .assert_eq(&text);
 }

@@ -49,6 +49,14 @@ async fn every_code_is_an_error_with_a_page() {
         500 poisoned
         500 recursion_limit
         500 invalid_update
+        500 limit_exceeded
+        409 nothing_waits
+        500 budget_exhausted
+        404 checkpoint_not_found
+        404 artifact_not_found
+        409 checkpoint_conflict
+        500 output_invalid
+        500 step_failed
         500 output_too_large
         503 store_unavailable later
         503 fenced later

@@ -1,5 +1,6 @@
 use std::sync::Arc;
 
+use clearway_core::run::RunOptions;
 use clearway_core::wait::{Spent, WaitCell};
 use clearway_core::{Priority, RunId, ThreadId};
 use expect_test::expect;
@@ -35,6 +36,9 @@ fn record(status: Status) -> RunRecord {
         fence: 0,
         instance: None,
         cancel_requested: false,
+        options: RunOptions::default(),
+        parked: None,
+        rolled_back: false,
         step: -1,
         next: Vec::new(),
         commits: 0,
@@ -80,6 +84,8 @@ fn every_wait_is_a_sentence() {
         next_token: the answer streams, waiting for the next token (sim/m, attempt 2), 12.4 s so far; the provider goes on or runs into its limit
         tool: waiting for a tool (sim/m, attempt 2), 12.4 s so far; it ends or runs into its limit
         worker: waiting for a worker process (sim/m, attempt 2), 12.4 s so far; it ends or is killed at its limit
+        child: waiting for runs that it started (sim/m, attempt 2), 12.4 s so far; they end, or are cancelled with it
+        signal: waiting for a signal (sim/m, attempt 2), 12.4 s so far; a client sends it to /runs/{id}/signals/{name}
         person: waiting for a person's answer (sim/m, attempt 2), 12.4 s so far; somebody has to answer the question
         decision: waiting for a decision about a write whose outcome is unknown (sim/m, attempt 2), 12.4 s so far; an operator decides with clearway runs resolve
         outage: parked while its provider is out of order (sim/m, attempt 2), 12.4 s so far; it goes on when the provider recovers or an operator resets it
@@ -96,7 +102,12 @@ fn a_run_shows_what_it_waits_for() {
     let mut waits = waiting(WaitKind::Slot, "pool chat");
     waits.eta = Some(Duration::from_millis(2500));
     let position = Some(QueuePosition { pool_ahead: 3, ..QueuePosition::default() });
-    let view = RunView { record: record(Status::Ready), waiting: Some(waits), position };
+    let view = RunView {
+        record: record(Status::Ready),
+        waiting: Some(waits),
+        position,
+        calls: Vec::new(),
+    };
     let json = serde_json::to_string_pretty(&run(&view, Timestamp(20_000))).unwrap();
     expect![[r#"
         {
@@ -112,6 +123,10 @@ fn a_run_shows_what_it_waits_for() {
           "priority": 3,
           "pool": "chat",
           "attempt": 0,
+          "parent": null,
+          "step": -1,
+          "next": [],
+          "rolled_back": false,
           "cancel_requested": false,
           "metadata": {},
           "waiting_on": {
@@ -124,6 +139,7 @@ fn a_run_shows_what_it_waits_for() {
             "sentence": "waiting for a slot in pool chat: 3 ahead, 12.4 s so far, about 2.5 s to go; an operator can raise the pool's slots, or cancel runs that hold them",
             "eta_ms": 2500
           },
+          "calls": [],
           "spent_ms": {
             "slot": 12400
           },

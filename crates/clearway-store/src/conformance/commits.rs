@@ -40,7 +40,7 @@ async fn a_superstep_is_committed(mut bed: Bed) {
     let mut owner = bed.started(new_run(1, 1)).await;
     bed.advance(1);
     let mut commit = owner.step(&[("log", append("a"))]);
-    commit.next = vec!["think".to_owned(), "act".to_owned()];
+    commit.next = frontier(owner.run, 1, &["think", "act"]);
     let checkpoint = commit.checkpoints[0].0;
     assert_eq!(bed.commit(commit).await, APPLIED);
     bed.restart().await;
@@ -90,7 +90,7 @@ async fn a_repeated_end_is_acknowledged_again(bed: Bed) {
     bed.queued(new_run(2, 1)).await;
     bed.queued(new_run(3, 1)).await;
     let end = owner.end(Status::Success);
-    let ack = CommitAck::Applied { cancel_requested: false, promoted: Some(run_id(2)) };
+    let ack = acknowledged(false, Some(run_id(2)));
     assert_eq!(bed.commit(end.clone()).await, ack);
     // Even when the thread has gone on since.
     let mut second = bed.claim_one().await;
@@ -166,8 +166,15 @@ async fn an_ended_run_writes_nothing_more(bed: Bed) {
 
 async fn nobody_commits_to_a_run_that_waits(bed: Bed) {
     let queued = bed.queued(new_run(1, 1)).await;
-    let claim =
-        Claim { record: queued.record.clone(), thread_version: 0, head: None, created: None };
+    let claim = Claim {
+        record: queued.record.clone(),
+        thread_version: 0,
+        head: None,
+        created: None,
+        frontier: Frontier::default(),
+        journal: Vec::new(),
+        taken_in: false,
+    };
     let mut nobody = Owner::new(claim);
     assert_eq!(bed.commit(nobody.step(&[])).await, CommitAck::Fenced);
     let output = nobody.tokens(1);
@@ -277,7 +284,7 @@ async fn a_release_keeps_the_mark_of_void_output(bed: Bed) {
     bed.advance(2);
     let mut release = owner.commit(StepOutcome::Release);
     // A drained run names no next nodes; those of its last superstep stand.
-    release.next = Vec::new();
+    release.next = Frontier::default();
     release.worked = Duration::from_secs(2);
     assert_eq!(bed.commit(release).await, APPLIED);
     let record = bed.run(owner.run).await;
@@ -335,7 +342,7 @@ async fn a_promoted_run_waits_for_its_delay(bed: Bed) {
 async fn a_cancel_request_is_told(bed: Bed) {
     let mut owner = bed.started(new_run(1, 1)).await;
     assert!(matches!(bed.cancel(owner.run).await, Cancelled::Requested { .. }));
-    let told = CommitAck::Applied { cancel_requested: true, promoted: None };
+    let told = acknowledged(true, None);
     assert_eq!(bed.commit(owner.step(&[])).await, told);
     assert_eq!(bed.commit(owner.end(Status::Cancelled)).await, told);
 }

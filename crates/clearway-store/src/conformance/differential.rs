@@ -24,6 +24,7 @@ enum Do {
     Step {
         owner: usize,
         writes: u8,
+        notes: u8,
     },
     End {
         owner: usize,
@@ -31,6 +32,28 @@ enum Do {
     },
     HandBack {
         owner: usize,
+    },
+    Park {
+        owner: usize,
+        wake: Option<u64>,
+        on_child: bool,
+        budget: bool,
+    },
+    Keep {
+        owner: usize,
+        key: u8,
+    },
+    Wake {
+        run: u8,
+        key: u8,
+    },
+    Priority {
+        run: u8,
+        level: u8,
+    },
+    Budget {
+        run: u8,
+        calls: u32,
     },
     /// The last commit again: its answer was lost.
     Repeat {
@@ -46,6 +69,7 @@ enum Do {
     },
     Cancel {
         run: u8,
+        rollback: bool,
     },
     Reset {
         thread: u8,
@@ -73,18 +97,37 @@ struct How {
     deadline: Option<u64>,
     key: Option<(u8, u8)>,
     queue_limit: u32,
+    parent: Option<u8>,
+    /// The checkpoint to start from, counted from the newest back.
+    base: Option<usize>,
+    webhook: bool,
 }
 
 fn how() -> impl Strategy<Value = How> {
     (
-        (0..6u8, 1..=5u8, 0..20u8, prop::bool::weighted(0.8), any::<bool>()),
+        (0..8u8, 1..=5u8, 0..20u8, prop::bool::weighted(0.8), any::<bool>()),
         prop_oneof![4 => Just(0), 1 => 1..60u64],
         prop::option::weighted(0.3, 1..120u64),
         prop::option::weighted(0.3, (0..3u8, 0..2u8)),
         prop_oneof![4 => Just(100), 1 => 0..4u32],
+        (
+            prop::option::weighted(0.3, 0..30u8),
+            prop::option::weighted(0.15, 0..6usize),
+            prop::bool::weighted(0.2),
+        ),
     )
         .prop_map(
-            |((multitask, priority, tenant, pool, claim), delay, deadline, key, queue_limit)| How {
+            |(
+                (multitask, priority, tenant, pool, claim),
+                delay,
+                deadline,
+                key,
+                queue_limit,
+                (parent, base, webhook),
+            )| How {
+                parent,
+                base,
+                webhook,
                 multitask,
                 priority,
                 tenant,
@@ -103,14 +146,21 @@ fn action() -> impl Strategy<Value = Do> {
     prop_oneof![
         8 => (0..30u8, 0..4u8, how()).prop_map(|(run, thread, how)| Do::Create { run, thread, how }),
         4 => (prop::bool::weighted(0.8), 0..4u32).prop_map(|(pool, slots)| Do::Claim { pool, slots }),
-        8 => (owner.clone(), 0..4u8).prop_map(|(owner, writes)| Do::Step { owner, writes }),
+        8 => (owner.clone(), 0..4u8, 0..4u8)
+            .prop_map(|(owner, writes, notes)| Do::Step { owner, writes, notes }),
+        3 => (owner.clone(), prop::option::of(0..60u64), any::<bool>(), prop::bool::weighted(0.3))
+            .prop_map(|(owner, wake, on_child, budget)| Do::Park { owner, wake, on_child, budget }),
+        3 => (owner.clone(), 0..4u8).prop_map(|(owner, key)| Do::Keep { owner, key }),
+        3 => (0..30u8, 0..4u8).prop_map(|(run, key)| Do::Wake { run, key }),
+        1 => (0..30u8, 1..=5u8).prop_map(|(run, level)| Do::Priority { run, level }),
+        1 => (0..30u8, 0..9u32).prop_map(|(run, calls)| Do::Budget { run, calls }),
         3 => (owner.clone(), 0..4u8).prop_map(|(owner, status)| Do::End { owner, status }),
         1 => owner.clone().prop_map(|owner| Do::HandBack { owner }),
         2 => owner.clone().prop_map(|owner| Do::Repeat { owner }),
         4 => (owner.clone(), 1..5u64, 0..4u64)
             .prop_map(|(owner, count, back)| Do::Append { owner, count, back }),
         1 => owner.prop_map(|owner| Do::Release { owner }),
-        2 => (0..30u8).prop_map(|run| Do::Cancel { run }),
+        2 => (0..30u8, any::<bool>()).prop_map(|(run, rollback)| Do::Cancel { run, rollback }),
         1 => (0..4u8).prop_map(|thread| Do::Reset { thread }),
         1 => Just(Do::Renew),
         2 => prop::bool::weighted(0.2).prop_map(|other| Do::Sweep { other }),
@@ -133,12 +183,8 @@ impl Side {
     }
 
     async fn take(&mut self, claim: Claim) {
-        let mut state = State::new();
-        if claim.head.is_some() {
-            let found = self.bed.store.state(claim.record.thread, claim.head).await.unwrap();
-            state = found.expect("the head is a checkpoint").state;
-        }
-        self.owners.push(Owner::with_state(claim, state));
+        let owner = self.bed.owner(claim).await;
+        self.owners.push(owner);
         self.last.push(None);
     }
 
@@ -165,7 +211,9 @@ impl Side {
         let store = self.bed.store.clone();
         match *action {
             Do::Create { run, thread, ref how } => {
-                match store.create_run(request(run, thread, how)).await {
+                let base =
+                    how.base.and_then(|back| self.checkpoints.iter().nth_back(back).copied());
+                match store.create_run(request(run, thread, how, base)).await {
                     Ok(Admission::Claimed(claim)) => {
                         let answer = format!("{claim:?}");
                         self.take(*claim).await;
@@ -182,9 +230,51 @@ impl Side {
                 }
                 answer
             }
-            Do::Step { owner, writes } => {
+            Do::Step { owner, writes, notes } => {
                 let Some(at) = self.owner(owner) else { return String::new() };
-                self.commit(at, |owner| owner.step(&ops(writes, owner.number))).await
+                self.commit(at, |owner| {
+                    let (done, before) = (owner.task(), owner.claim.frontier.clone());
+                    let mut step = owner.step(&ops(writes, owner.number));
+                    match notes {
+                        0 => {}
+                        1 => step.settled = vec![done],
+                        2 => step.settled = before.due.iter().map(|due| due.task).collect(),
+                        _ => step.notes = vec![note(owner.task(), "interrupt:0", json!(writes))],
+                    }
+                    step
+                })
+                .await
+            }
+            Do::Park { owner, wake, on_child, budget } => {
+                let Some(at) = self.owner(owner) else { return String::new() };
+                let kind = if budget { WaitKind::Budget } else { WaitKind::Signal };
+                let wake_at = wake.map(|seconds| self.bed.now().plus(Duration::from_secs(seconds)));
+                let park = Park { kind, detail: "it".to_owned(), wake_at, on_child };
+                self.commit(at, |owner| owner.park_as(park)).await
+            }
+            Do::Keep { owner, key } => {
+                let Some(at) = self.owner(owner) else { return String::new() };
+                let owner = &self.owners[at];
+                let due = owner.claim.frontier.due.first();
+                let task = due.filter(|_| key == 0).map_or_else(|| owner.task(), |due| due.task);
+                let entry = note(task, &format!("step:{key}"), json!(owner.fence));
+                tell(store.journal(owner.run, owner.fence, vec![entry]).await)
+            }
+            Do::Wake { run, key } => {
+                let run = run_id(run.into());
+                let entry = note(TaskId(run.0), &format!("signal:{key}"), json!(self.bed.now().0));
+                tell(store.wake(run, vec![entry]).await)
+            }
+            Do::Priority { run, level } => {
+                let priority = Priority::new(level).unwrap();
+                tell(store.set_priority(run_id(run.into()), priority).await)
+            }
+            Do::Budget { run, calls } => {
+                let budget = clearway_core::run::Budget {
+                    calls: (calls > 0).then_some(calls),
+                    ..Default::default()
+                };
+                tell(store.set_budget(run_id(run.into()), budget).await)
             }
             Do::End { owner, status } => {
                 let Some(at) = self.owner(owner) else { return String::new() };
@@ -217,7 +307,10 @@ impl Side {
                 let owner = &self.owners[at];
                 tell(store.release(owner.run, owner.fence).await)
             }
-            Do::Cancel { run } => tell(store.cancel_run(run_id(run.into()), "ann").await),
+            Do::Cancel { run, rollback } => {
+                let mode = if rollback { CancelMode::Rollback } else { CancelMode::Keep };
+                tell(store.cancel_run(run_id(run.into()), "ann", mode).await)
+            }
             Do::Reset { thread } => tell(store.reset_thread(thread_id(thread.into())).await),
             Do::Renew => tell(store.renew(ME).await),
             Do::Sweep { other } => tell(store.sweep(if other { OTHER } else { ME }).await),
@@ -258,7 +351,9 @@ impl Side {
                 "{:?}",
                 store.state(thread_id(number), None).await.unwrap().map(known)
             ));
+            seen.push(format!("{:?}", store.history(thread_id(number), None, 1000).await.unwrap()));
         }
+        seen.push(format!("{:?}", store.due_deliveries(1000).await.unwrap()));
         for &id in self.checkpoints.iter().rev().take(8) {
             for number in 0..4 {
                 let state = store.state(thread_id(number), Some(id)).await.unwrap().map(known);
@@ -272,10 +367,11 @@ impl Side {
     }
 }
 
-fn request(run: u8, thread: u8, how: &How) -> NewRun {
+fn request(run: u8, thread: u8, how: &How, base: Option<CheckpointId>) -> NewRun {
     let multitask = match how.multitask {
         0 => Multitask::Reject,
         1 | 2 => Multitask::Interrupt,
+        3 => Multitask::Rollback,
         _ => Multitask::Enqueue,
     };
     NewRun {
@@ -292,6 +388,12 @@ fn request(run: u8, thread: u8, how: &How) -> NewRun {
             body: [body; 32],
         }),
         queue_limit: how.queue_limit,
+        parent: how.parent.map(|parent| run_id(parent.into())),
+        options: RunOptions {
+            base,
+            webhook: how.webhook.then(|| "https://example.com/told".to_owned()),
+            ..RunOptions::default()
+        },
         ..new_run(run.into(), thread.into())
     }
 }
@@ -321,9 +423,11 @@ fn show(event: &Event) -> String {
 fn known(found: crate::ThreadState) -> String {
     let versions: Vec<_> =
         found.state.versions().map(|(name, at)| format!("{name}@{at}")).collect();
-    let crate::ThreadState { checkpoint, parent, run, step, next, created_at, state } = found;
-    let place = (checkpoint, parent, run, step, next, created_at, state.version());
-    format!("{place:?} {versions:?} {}", state.to_json())
+    let crate::ThreadState { checkpoint, parent, run, step, source, created_at, .. } = found;
+    let place = (checkpoint, parent, run, step, source, created_at, found.state.version());
+    let goes_on = (found.frontier, found.journal);
+    let state = found.state;
+    format!("{place:?} {goes_on:?} {versions:?} {}", state.to_json())
 }
 
 async fn same(actions: Vec<Do>) {

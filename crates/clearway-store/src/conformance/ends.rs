@@ -208,7 +208,7 @@ async fn a_reset_voids_the_state_of_what_still_runs(bed: Bed) {
     let mut step = owner.step(&[("log", append("late"))]);
     step.outcome = StepOutcome::End { status: Status::Cancelled, failure: None };
     let late = step.checkpoints[0].0;
-    let ack = CommitAck::Applied { cancel_requested: true, promoted: None };
+    let ack = acknowledged(true, None);
     assert_eq!(bed.commit(step).await, ack, "its events and its end count");
     assert_eq!(bed.kinds(owner.run).await.len(), 3);
     assert!(bed.head(thread_id(1)).await.is_none());

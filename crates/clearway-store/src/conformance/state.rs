@@ -27,7 +27,7 @@ async fn assert_head(bed: &Bed, owner: &Owner) {
     let head = bed.head(owner.claim.record.thread).await.unwrap();
     assert_eq!(head.state, owner.state);
     assert_eq!(head.state.version(), owner.state.version());
-    assert_eq!((head.step, head.run), (owner.step, owner.run));
+    assert_eq!((head.step, head.run), (owner.step, Some(owner.run)));
 }
 
 async fn no_state_before_the_first_checkpoint(bed: Bed) {
@@ -48,7 +48,7 @@ async fn state_comes_back_as_it_was(mut bed: Bed) {
     assert_head(&bed, &owner).await;
     let head = bed.head(thread_id(1)).await.unwrap();
     assert_eq!((head.checkpoint, head.parent, head.created_at), (id, None, bed.now()));
-    assert_eq!(head.next, ["more"]);
+    assert_eq!(head.frontier, frontier(owner.run, owner.step + 1, &["more"]));
 }
 
 async fn every_kind_of_op_comes_back(bed: Bed) {

@@ -4,89 +4,121 @@ use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use clearway_core::channel::{Op, State};
-use clearway_core::event::{Event, Segment};
+use clearway_core::event::Segment;
+use clearway_core::machine::Source;
+use clearway_core::plan::Frontier;
+use clearway_core::run::Parked;
 use clearway_core::thread::ThreadRecord;
 use clearway_core::{
-    CheckpointId, Failure, InstanceId, RunId, RunRecord, Status, ThreadId, Timestamp,
+    CheckpointId, Failure, InstanceId, RunId, RunRecord, Status, TaskId, ThreadId, Timestamp,
 };
 
 use super::Sharing;
+use super::ends::Held;
+use super::library::Library;
 use crate::counts::{Counts, Move};
 use crate::error::{Error, ErrorKind, Result};
-use crate::rules::{self, Beyond, Candidate, Ending, Tenant, Verdict, Versions};
+use crate::rules::{self, Beyond, Candidate, Tenant, Verdict, Versions};
 use crate::{
-    Admission, Appended, Cancelled, Claim, ClaimRequest, CommitAck, Joined, LogPage, NewRun,
-    OutputSegment, Policy, QueuePosition, Queued, Renewal, Reset, RunPage, RunQuery, StepCommit,
-    StepOutcome, Swept, ThreadState,
+    Admission, Appended, Claim, ClaimRequest, CommitAck, Joined, LogPage, NewRun, OutputSegment,
+    Policy, QueuePosition, Queued, Renewal, RunPage, RunQuery, StepCommit, StepOutcome, Swept,
+    ThreadState,
 };
 
 /// All rows. A clone is a copy of the disk.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Data {
-    runs: BTreeMap<RunId, RunRow>,
-    threads: HashMap<ThreadId, ThreadRow>,
-    checkpoints: HashMap<CheckpointId, CheckpointRow>,
-    deltas: HashMap<(ThreadId, u64), DeltaRow>,
-    idempotency: HashMap<(String, String, String), IdempotencyRow>,
+    pub(super) runs: BTreeMap<RunId, RunRow>,
+    pub(super) threads: HashMap<ThreadId, ThreadRow>,
+    pub(super) checkpoints: HashMap<CheckpointId, CheckpointRow>,
+    pub(super) deltas: HashMap<(ThreadId, u64), DeltaRow>,
+    pub(super) idempotency: HashMap<(String, String, String), IdempotencyRow>,
     /// Until when each instance's lease holds.
-    instances: BTreeMap<InstanceId, Timestamp>,
-    ready: BTreeSet<RunId>,
-    running: BTreeSet<RunId>,
-    blocked: BTreeSet<RunId>,
+    pub(super) instances: BTreeMap<InstanceId, Timestamp>,
+    pub(super) journal: BTreeMap<(ThreadId, TaskId, String), NoteRow>,
+    pub(super) library: Library,
+    pub(super) ready: BTreeSet<RunId>,
+    pub(super) running: BTreeSet<RunId>,
+    pub(super) blocked: BTreeSet<RunId>,
+    pub(super) waiting: BTreeSet<RunId>,
     pub(super) counts: Counts,
     /// Logs that grew since the last durable operation, with the tails they had.
-    volatile: Vec<(RunId, u64)>,
+    pub(super) volatile: Vec<(RunId, u64)>,
 }
 
 #[derive(Clone, Debug)]
-struct RunRow {
-    record: RunRecord,
-    log: Vec<Segment>,
+pub(super) struct RunRow {
+    pub(super) record: RunRecord,
+    pub(super) log: Vec<Segment>,
     /// The thread's generation at admission.
-    generation: u32,
+    pub(super) generation: u32,
     /// It came to interrupt, so it goes before other blocked runs.
-    front: bool,
+    pub(super) front: bool,
     /// Claimed, and no superstep committed under that claim.
-    idle: bool,
+    pub(super) idle: bool,
     /// The run that its last commit made ready.
-    promoted: Option<RunId>,
-    trimmed: bool,
+    pub(super) promoted: Option<RunId>,
+    pub(super) trimmed: bool,
+    /// Its end takes back what it committed.
+    pub(super) rollback: bool,
+    /// The thread's head before its first checkpoint.
+    pub(super) base: Option<CheckpointId>,
+    /// Somebody woke it since its claim.
+    pub(super) woken: bool,
+    /// It ended, and not all its children are told.
+    pub(super) orphans: bool,
+    pub(super) children: Vec<RunId>,
+}
+
+/// A note of a call; see the journal of the other store.
+#[derive(Clone, Debug)]
+pub(super) struct NoteRow {
+    pub(super) data: Vec<u8>,
+    /// The run that it was written by or for.
+    pub(super) run: Option<RunId>,
+    /// The run that has no more use for it.
+    pub(super) settled: Option<RunId>,
 }
 
 #[derive(Clone, Debug)]
-struct ThreadRow {
-    record: ThreadRecord,
-    version: u64,
-    runs: Vec<RunId>,
+pub(super) struct ThreadRow {
+    pub(super) record: ThreadRecord,
+    pub(super) runs: Vec<RunId>,
 }
 
 #[derive(Clone, Debug)]
-struct CheckpointRow {
-    thread: ThreadId,
-    parent: Option<CheckpointId>,
-    run: RunId,
-    step: i64,
-    next: Vec<String>,
-    versions: Versions,
-    at: Timestamp,
+pub(super) struct CheckpointRow {
+    pub(super) thread: ThreadId,
+    pub(super) parent: Option<CheckpointId>,
+    /// `None` for a change from outside.
+    pub(super) run: Option<RunId>,
+    pub(super) step: i64,
+    pub(super) source: Source,
+    pub(super) next: Frontier,
+    pub(super) versions: Versions,
+    pub(super) at: Timestamp,
 }
 
 /// Ops are kept encoded, as on a disk, so that both stores lose and keep the same.
 #[derive(Clone, Debug)]
-struct DeltaRow {
-    previous: u64,
-    tag: u8,
-    data: Vec<u8>,
+pub(super) struct DeltaRow {
+    pub(super) previous: u64,
+    pub(super) tag: u8,
+    pub(super) data: Vec<u8>,
 }
 
 #[derive(Clone, Debug)]
-struct IdempotencyRow {
-    body: [u8; 32],
-    run: RunId,
-    at: Timestamp,
+pub(super) struct IdempotencyRow {
+    pub(super) body: [u8; 32],
+    pub(super) run: RunId,
+    pub(super) at: Timestamp,
 }
 
 impl RunRow {
+    pub(super) fn log_bytes(&self) -> u64 {
+        self.log.iter().map(|segment| segment.bytes.len() as u64).sum()
+    }
+
     fn tail(&self) -> u64 {
         self.record.next_seq
     }
@@ -157,21 +189,24 @@ impl Data {
             self.with_deadline().filter(|&(deadline, _)| deadline <= now).collect();
         late.sort_unstable();
         for (_, run) in late.into_iter().take(rules::EXPIRE_LIMIT) {
-            let (record, events, _) = self.end_queued(run, Ending::Expired, now);
-            swept.expired.push((record, events));
+            self.expire(run, &mut swept, now);
         }
-        swept.next_deadline = self.with_deadline().map(|(deadline, _)| deadline).min();
+        self.tell_orphans(&mut swept, now);
+        let woken = self.wake_due(now);
+        let deadline = self.with_deadline().map(|(deadline, _)| deadline).min();
+        let wake = self.parked().map(|(wake_at, _)| wake_at).min();
+        swept.next_deadline = deadline.into_iter().chain(wake).min();
         swept.ready = self.ready.iter().any(|run| self.runs[run].record.ready_at <= now);
         self.drop_old(policy, now);
-        if !swept.taken_over.is_empty() || !swept.expired.is_empty() {
+        if !swept.taken_over.is_empty() || !swept.expired.is_empty() || woken {
             self.synced();
         }
         swept
     }
 
     /// Deadlines of runs that nobody executes.
-    fn with_deadline(&self) -> impl Iterator<Item = (Timestamp, RunId)> {
-        let queued = self.ready.iter().chain(&self.blocked);
+    pub(super) fn with_deadline(&self) -> impl Iterator<Item = (Timestamp, RunId)> {
+        let queued = self.ready.iter().chain(&self.blocked).chain(&self.waiting);
         queued.filter_map(|run| Some((self.runs[run].record.deadline_at?, *run)))
     }
 
@@ -203,6 +238,9 @@ impl Data {
         if let Some(run) = self.seen_before(new, policy, now)? {
             return Ok(Admission::Existing(Box::new(self.runs[&run].record.clone())));
         }
+        if let Some(parent) = new.parent {
+            rules::check_parent(parent, self.runs.get(&parent).map(|row| row.record.status))?;
+        }
         let thread = self.threads.get(&new.thread).map(|thread| &thread.record);
         match thread {
             None if new.thread_must_exist => return Ok(Admission::ThreadNotFound),
@@ -217,6 +255,11 @@ impl Data {
         let active = thread.and_then(|thread| thread.active_run);
         if let (Some(active), clearway_core::run::Multitask::Reject) = (active, new.multitask) {
             return Ok(Admission::ThreadBusy { active });
+        }
+        if let Some(base) = new.options.base
+            && self.checkpoints.get(&base).is_none_or(|row| row.thread != new.thread)
+        {
+            return Ok(Admission::CheckpointNotFound);
         }
         let claims = new.claim.filter(|_| {
             let nobody_waits = !self
@@ -265,8 +308,8 @@ impl Data {
                 ord: 0,
                 generation: 0,
                 head: None,
+                version: 0,
             },
-            version: 0,
             runs: Vec::new(),
         });
         thread.record.ord += 1;
@@ -276,17 +319,25 @@ impl Data {
             thread.record.active_run = Some(new.id);
         }
         let created = rules::created_event(new, now);
-        let interrupts = new.multitask == clearway_core::run::Multitask::Interrupt;
+        let interrupts = rules::interrupts(new.multitask);
         let row = RunRow {
             record: rules::new_record(new, thread.record.ord, status, now),
             log: vec![rules::segment(std::slice::from_ref(&created))],
             generation: thread.record.generation,
-            front: interrupts,
+            front: interrupts.is_some(),
             idle: false,
             promoted: None,
             trimmed: false,
+            rollback: false,
+            base: None,
+            woken: false,
+            orphans: false,
+            children: Vec::new(),
         };
         self.runs.insert(new.id, row);
+        if let Some(parent) = new.parent {
+            self.row(parent).children.push(new.id);
+        }
         self.moved(new.id, None, status);
         if let Some(idempotency) = &new.idempotency {
             let key = (new.tenant.clone(), idempotency.route.clone(), idempotency.key.clone());
@@ -299,8 +350,10 @@ impl Data {
             claim.created = Some(created);
             return Admission::Claimed(Box::new(claim));
         }
-        let interrupted =
-            active.filter(|_| interrupts).map(|active| self.cancel_run(active, "interrupt", now));
+        let interrupted = match (active, interrupts) {
+            (Some(active), Some(mode)) => Some(self.cancel_run(active, "interrupt", mode, now)),
+            (Some(_), None) | (None, _) => None,
+        };
         let record = self.runs[&new.id].record.clone();
         let ahead = rules::ahead_of_new(&self.counts, &record);
         let position = QueuePosition { pool_ahead: ahead, ..self.thread_position(&record) };
@@ -347,14 +400,32 @@ impl Data {
     }
 
     fn take(&mut self, run: RunId, me: InstanceId, now: Timestamp) -> Claim {
-        let row = self.runs.get_mut(&run).expect("chosen from the rows");
+        let row = self.row(run);
         let before = row.record.status;
         rules::take(&mut row.record, row.idle, me, now);
         row.idle = true;
+        row.woken = false;
         let record = row.record.clone();
         self.moved(run, Some(before), Status::Running);
-        let thread = &self.threads[&record.thread];
-        Claim { thread_version: thread.version, head: thread.record.head, created: None, record }
+        let thread = &self.threads[&record.thread].record;
+        let base = record.options.base.filter(|_| record.checkpoint.is_none());
+        // One that is gone by now is named all the same: its state cannot be read, which is the error.
+        let head = base.or(thread.head);
+        let at_head = head.and_then(|head| self.checkpoints.get(&head));
+        Claim {
+            thread_version: thread.version,
+            head,
+            created: None,
+            frontier: at_head.map(|row| row.next.clone()).unwrap_or_default(),
+            journal: self.notes(record.thread),
+            taken_in: head.is_some() && head == record.checkpoint,
+            record,
+        }
+    }
+
+    /// A run that is known to exist.
+    pub(super) fn row(&mut self, run: RunId) -> &mut RunRow {
+        self.runs.get_mut(&run).expect("a run that was found before")
     }
 
     pub(super) fn release(&mut self, run: RunId, fence: u32, now: Timestamp) -> bool {
@@ -383,19 +454,24 @@ impl Data {
         let RunRecord { status, fence, commits, .. } = row.record;
         match rules::judge(status, fence, commits, commit) {
             Verdict::Fenced => return Ok(CommitAck::Fenced),
-            Verdict::Again => {
-                let cancel_requested = row.record.cancel_requested;
-                return Ok(CommitAck::Applied { cancel_requested, promoted: row.promoted });
-            }
+            Verdict::Again => return Ok(self.again(commit, row)),
             Verdict::Apply => {}
         }
         // Everything that can be refused is looked at before anything is written.
         let segment = rules::new_events(commit, row.tail())?.map(Cow::into_owned);
-        let thread = &self.threads[&row.record.thread];
-        if row.generation == thread.record.generation {
-            self.add_checkpoints(commit, row.record.thread, now)?;
+        let thread = row.record.thread;
+        if row.generation == self.threads[&thread].record.generation {
+            let notes = self.new_notes(thread, &commit.notes)?;
+            self.add_checkpoints(commit, thread, now)?;
+            self.add_notes(Some(commit.run), thread, notes);
+            for task in &commit.settled {
+                self.settle(commit.run, thread, *task);
+            }
+            for schedule in &commit.schedules {
+                self.put_schedule(schedule.clone());
+            }
         }
-        let row = self.runs.get_mut(&commit.run).expect("found above");
+        let row = self.row(commit.run);
         if let Some(segment) = segment {
             row.record.next_seq = segment.end_seq;
             row.log.push(segment);
@@ -405,11 +481,16 @@ impl Data {
         record.spent = rules::as_stored(&commit.spent);
         record.worked = rules::whole_ms(commit.worked);
         record.usage.add(commit.usage);
+        let (cancel_requested, rollback) = (record.cancel_requested, row.rollback);
+        let stays_awake = row.woken || cancel_requested;
+        if commit.outcome != StepOutcome::Release {
+            record.step = commit.step;
+            record.next = rules::node_names(&commit.next);
+            record.committed_seq = record.next_seq;
+        }
+        let (mut promoted, mut woken, mut orphans) = (None, Vec::new(), Vec::new());
         match &commit.outcome {
             StepOutcome::Continue => {
-                record.step = commit.step;
-                record.next.clone_from(&commit.next);
-                record.committed_seq = record.next_seq;
                 record.fruitless = 0;
                 row.idle = false;
             }
@@ -417,25 +498,52 @@ impl Data {
                 row.idle = false;
                 self.hand_back(commit.run, now);
             }
+            StepOutcome::Park(_) if stays_awake => {
+                row.idle = false;
+                self.hand_back(commit.run, now);
+                woken.push(commit.run);
+            }
+            StepOutcome::Park(park) => {
+                row.idle = false;
+                rules::give_back(record, now);
+                record.status = Status::Waiting;
+                record.parked = Some(Parked { park: park.clone(), since: now });
+                self.moved(commit.run, Some(Status::Running), Status::Waiting);
+            }
             StepOutcome::End { status, failure } => {
-                record.step = commit.step;
-                record.next.clone_from(&commit.next);
-                record.committed_seq = record.next_seq;
                 record.failure =
                     failure.as_ref().map(|failure| Failure::from_json(&failure.to_json()));
                 record.ended_at = Some(now);
                 record.status = *status;
                 record.instance = None;
-                let thread = record.thread;
                 self.moved(commit.run, Some(Status::Running), *status);
-                let promoted = self.free_thread(thread, now);
-                self.runs.get_mut(&commit.run).expect("found above").promoted = promoted;
+                let follows = self.follow(commit.run, Held::Yes, now);
+                promoted = follows.promoted;
+                self.row(commit.run).promoted = promoted;
+                woken.extend(follows.woken);
+                if *status != Status::Success || rollback {
+                    orphans = self.cancel_children(commit.run, now);
+                }
             }
         }
         self.synced();
-        let row = &self.runs[&commit.run];
-        let cancel_requested = row.record.cancel_requested;
-        Ok(CommitAck::Applied { cancel_requested, promoted: row.promoted })
+        Ok(CommitAck::Applied { cancel_requested, promoted, woken, orphans })
+    }
+
+    /// The answer to a commit that was applied before. Its orphans have been told.
+    fn again(&self, commit: &StepCommit, row: &RunRow) -> CommitAck {
+        let is_ready = |run: &RunId| self.ready.contains(run);
+        let woken = match &commit.outcome {
+            StepOutcome::Continue | StepOutcome::Release => None,
+            StepOutcome::Park(_) => Some(commit.run).filter(is_ready),
+            StepOutcome::End { .. } => row.record.parent.filter(is_ready),
+        };
+        CommitAck::Applied {
+            cancel_requested: row.record.cancel_requested,
+            promoted: row.promoted,
+            woken: woken.into_iter().collect(),
+            orphans: Vec::new(),
+        }
     }
 
     fn add_checkpoints(
@@ -444,9 +552,20 @@ impl Data {
         thread_id: ThreadId,
         now: Timestamp,
     ) -> Result<()> {
-        let thread = &self.threads[&thread_id];
-        let mut parent = thread.record.head;
-        let mut top = thread.version;
+        if commit.checkpoints.is_empty() {
+            return Ok(());
+        }
+        let head = self.threads[&thread_id].record.head;
+        let run = &self.runs[&commit.run].record;
+        let is_first = run.checkpoint.is_none();
+        let mut parent = match run.options.base.filter(|_| is_first) {
+            Some(base) if !self.checkpoints.contains_key(&base) => {
+                return Err(rules::base_is_gone(base));
+            }
+            Some(base) => Some(base),
+            None => head,
+        };
+        let mut top = self.threads[&thread_id].record.version;
         let mut versions =
             parent.map(|parent| self.checkpoints[&parent].versions.clone()).unwrap_or_default();
         let mut rows = Vec::with_capacity(commit.checkpoints.len());
@@ -459,9 +578,10 @@ impl Data {
             let row = CheckpointRow {
                 thread: thread_id,
                 parent,
-                run: commit.run,
+                run: Some(commit.run),
                 step: checkpoint.step,
-                next: checkpoint.next.iter().map(ToString::to_string).collect(),
+                source: checkpoint.source,
+                next: checkpoint.next.clone(),
                 versions: versions.clone(),
                 at: now,
             };
@@ -473,14 +593,15 @@ impl Data {
                 DeltaRow { previous: delta.previous, tag: delta.op.tag(), data: delta.op.encode() };
             self.deltas.insert((thread_id, delta.version), row);
         }
-        if !rows.is_empty() {
-            self.checkpoints.extend(rows);
-            let thread = self.threads.get_mut(&thread_id).expect("found by the caller");
-            thread.version = top;
-            thread.record.head = parent;
-            thread.record.updated_at = now;
-            let run = self.runs.get_mut(&commit.run).expect("found by the caller");
-            run.record.checkpoint = parent;
+        self.checkpoints.extend(rows);
+        let thread = self.threads.get_mut(&thread_id).expect("found by the caller");
+        thread.record.version = top;
+        thread.record.head = parent;
+        thread.record.updated_at = now;
+        let run = self.row(commit.run);
+        run.record.checkpoint = parent;
+        if is_first {
+            run.base = head;
         }
         Ok(())
     }
@@ -507,78 +628,6 @@ impl Data {
         Appended::Stored { end_seq: segment.end_seq }
     }
 
-    // ## Ends that the store makes
-
-    pub(super) fn cancel_run(&mut self, run: RunId, by: &str, now: Timestamp) -> Cancelled {
-        let Some(row) = self.runs.get_mut(&run) else { return Cancelled::NotFound };
-        if row.record.status.is_terminal() {
-            return Cancelled::AlreadyEnded { record: Box::new(row.record.clone()) };
-        }
-        if row.record.status == Status::Running {
-            row.record.cancel_requested = true;
-            let instance = row.record.instance;
-            self.synced();
-            return Cancelled::Requested { run, instance };
-        }
-        let (record, events, promoted) = self.end_queued(run, Ending::Cancelled { by }, now);
-        self.synced();
-        Cancelled::Ended { record: Box::new(record), events, promoted }
-    }
-
-    pub(super) fn reset_thread(&mut self, thread: ThreadId, now: Timestamp) -> Option<Reset> {
-        let row = self.threads.get_mut(&thread)?;
-        row.record.generation += 1;
-        row.record.head = None;
-        row.record.updated_at = now;
-        let generation = row.record.generation;
-        // Blocked ones first, so that the active one's end promotes none of them.
-        let mut runs: Vec<RunId> =
-            row.runs.iter().copied().filter(|run| self.blocked.contains(run)).collect();
-        runs.extend(row.record.active_run);
-        let cancelled = runs.into_iter().map(|run| self.cancel_run(run, "reset", now)).collect();
-        self.synced();
-        Some(Reset { generation, cancelled })
-    }
-
-    fn end_queued(
-        &mut self,
-        run: RunId,
-        why: Ending<'_>,
-        now: Timestamp,
-    ) -> (RunRecord, Vec<Event>, Option<RunId>) {
-        let row = self.runs.get_mut(&run).expect("found by the caller");
-        let before = row.record.status;
-        let events = rules::end_queued(&mut row.record, why, now);
-        row.log.push(rules::segment(&events));
-        let record = row.record.clone();
-        self.moved(run, Some(before), record.status);
-        let promoted =
-            if before == Status::Blocked { None } else { self.free_thread(record.thread, now) };
-        (record, events, promoted)
-    }
-
-    /// The active run ended: the next one of the thread gets ready.
-    fn free_thread(&mut self, thread: ThreadId, now: Timestamp) -> Option<RunId> {
-        let row = self.threads.get_mut(&thread).expect("every run has its thread");
-        let next = row
-            .runs
-            .iter()
-            .filter(|run| self.blocked.contains(run))
-            .min_by_key(|run| {
-                let row = &self.runs[run];
-                rules::blocked_order(row.front, row.record.thread_ord)
-            })
-            .copied();
-        row.record.active_run = next;
-        row.record.updated_at = now;
-        if let Some(next) = next {
-            let row = self.runs.get_mut(&next).expect("a blocked run is a run");
-            rules::promote(&mut row.record, now);
-            self.moved(next, Some(Status::Blocked), Status::Ready);
-        }
-        next
-    }
-
     // ## Reading
 
     pub(super) fn run(&self, run: RunId) -> Option<RunRecord> {
@@ -593,6 +642,9 @@ impl Data {
                 && query.agent.as_ref().is_none_or(|agent| *agent == record.agent)
                 && query.door.as_ref().is_none_or(|door| *door == record.door)
                 && query.thread.is_none_or(|thread| thread == record.thread)
+                && query.parent.is_none_or(|parent| {
+                    Some(parent) == record.parent && self.runs.contains_key(&parent)
+                })
                 && query.after.is_none_or(|after| record.id < after)
         };
         let limit = query.page_size();
@@ -637,7 +689,9 @@ impl Data {
             parent: row.parent,
             run: row.run,
             step: row.step,
-            next: row.next.clone(),
+            source: row.source,
+            frontier: row.next.clone(),
+            journal: self.notes_of(thread, &row.next),
             created_at: row.at,
         }))
     }
@@ -726,8 +780,14 @@ impl Data {
 
     // ## Bookkeeping
 
+    /// Keys whose runs were deleted.
+    pub(super) fn forget_idempotency(&mut self) {
+        let runs = &self.runs;
+        self.idempotency.retain(|_, row| runs.contains_key(&row.run));
+    }
+
     /// A run changed its status: the sets and numbers follow.
-    fn moved(&mut self, run: RunId, from: Option<Status>, to: Status) {
+    pub(super) fn moved(&mut self, run: RunId, from: Option<Status>, to: Status) {
         let RunRecord { pool, tenant, priority, .. } = &self.runs[&run].record;
         let (pool, tenant, priority) = (pool.clone(), tenant.clone(), *priority);
         let change = Move { pool, tenant, priority, from, to };
@@ -736,6 +796,7 @@ impl Data {
             (&mut self.ready, Status::Ready),
             (&mut self.running, Status::Running),
             (&mut self.blocked, Status::Blocked),
+            (&mut self.waiting, Status::Waiting),
         ] {
             if from == Some(status) {
                 set.remove(&run);
@@ -747,7 +808,7 @@ impl Data {
     }
 
     /// A durable operation: what came before it is durable with it.
-    fn synced(&mut self) {
+    pub(super) fn synced(&mut self) {
         self.volatile.clear();
     }
 

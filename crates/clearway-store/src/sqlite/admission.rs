@@ -1,14 +1,17 @@
 //! Accepting a run.
 
+use clearway_core::plan::Frontier;
 use clearway_core::run::Multitask;
 use clearway_core::{CheckpointId, InstanceId, RunId, RunRecord, Status};
 use rusqlite::{Connection, OptionalExtension};
 use serde_json::Value;
 
-use super::ends;
 use super::fail::Fail;
-use super::rows::{Id, int, ms, names_text, number, pack, spent_text, status_number};
+use super::rows::{
+    self, Id, int, ms, names_text, number, options_text, pack, spent_text, status, status_number,
+};
 use super::writer::{Operation, Tx};
+use super::{ends, journal};
 use crate::counts::Move;
 use crate::rules;
 use crate::{Admission, Claim, NewRun, QueuePosition, Queued};
@@ -25,6 +28,7 @@ struct Thread {
     generation: u32,
     version: u64,
     head: Option<CheckpointId>,
+    frontier: Frontier,
 }
 
 impl Operation for Create {
@@ -39,6 +43,7 @@ impl Operation for Create {
         if let Some(known) = seen_before(tx, new)? {
             return Ok(Admission::Existing(Box::new(ends::find_by_n(tx.conn, known)?.record)));
         }
+        let parent = find_parent(tx.conn, new)?;
         let thread = find_thread(tx.conn, new)?;
         match &thread {
             None if new.thread_must_exist => return Ok(Admission::ThreadNotFound),
@@ -54,6 +59,13 @@ impl Operation for Create {
         if let (Some(active), Multitask::Reject) = (active, new.multitask) {
             return Ok(Admission::ThreadBusy { active });
         }
+        let base = match new.options.base {
+            None => None,
+            Some(base) => match find_base(tx.conn, thread.as_ref(), base)? {
+                Some(frontier) => Some((base, frontier)),
+                None => return Ok(Admission::CheckpointNotFound),
+            },
+        };
         let free = active.is_none() && new.delay.is_zero();
         let claims = match new.claim {
             Some(me) if free && !somebody_waits(tx, &new.pool)? => Some(me),
@@ -63,12 +75,38 @@ impl Operation for Create {
         if claims.is_none() && queued >= new.queue_limit {
             return Ok(Admission::QueueFull { queued });
         }
-        let thread = match thread {
+        let mut thread = match thread {
             Some(thread) => thread,
             None => insert_thread(tx, new)?,
         };
-        Ok(admit(tx, new, &thread, claims)?)
+        if let Some((base, frontier)) = base {
+            (thread.head, thread.frontier) = (Some(base), frontier);
+        }
+        admit(tx, new, thread, parent, claims)
     }
+}
+
+/// `runs.n` of the run that starts this one.
+fn find_parent(conn: &Connection, new: &NewRun) -> Result<Option<i64>, Fail> {
+    let Some(parent) = new.parent else { return Ok(None) };
+    let found = conn
+        .prepare_cached("SELECT n, status FROM runs WHERE id = ?1")?
+        .query_row([Id(parent.0)], |row| Ok((row.get(0)?, status(row.get(1)?)?)))
+        .optional()?;
+    rules::check_parent(parent, found.map(|(_, status)| status))?;
+    Ok(found.map(|(n, _)| n))
+}
+
+/// What a checkpoint of the thread goes on with, for a run that starts there and not at the head.
+fn find_base(
+    conn: &Connection,
+    thread: Option<&Thread>,
+    base: CheckpointId,
+) -> rusqlite::Result<Option<Frontier>> {
+    let Some(thread) = thread else { return Ok(None) };
+    conn.prepare_cached("SELECT next, step FROM checkpoints WHERE id = ?1 AND thread = ?2")?
+        .query_row((Id(base.0), thread.n), |row| rows::frontier(row, 0, None, row.get(1)?))
+        .optional()
 }
 
 fn seen_before(tx: &Tx<'_>, new: &NewRun) -> Result<Option<i64>, Fail> {
@@ -101,11 +139,16 @@ fn seen_before(tx: &Tx<'_>, new: &NewRun) -> Result<Option<i64>, Fail> {
 
 fn find_thread(conn: &Connection, new: &NewRun) -> rusqlite::Result<Option<Thread>> {
     conn.prepare_cached(
-        "SELECT n, tenant, owner, (SELECT id FROM runs WHERE n = t.active), ord, generation,
-             version, (SELECT id FROM checkpoints WHERE n = t.head)
-         FROM threads t WHERE id = ?1",
+        "SELECT t.n, t.tenant, t.owner, (SELECT id FROM runs WHERE n = t.active), t.ord,
+             t.generation, t.version, c.id, c.next, c.step
+         FROM threads t LEFT JOIN checkpoints c ON c.n = t.head WHERE t.id = ?1",
     )?
     .query_row([Id(new.thread.0)], |row| {
+        let head = row.get::<_, Option<Id>>(7)?.map(|id| CheckpointId(id.0));
+        let frontier = match head {
+            Some(_) => rows::frontier(row, 8, None, row.get(9)?)?,
+            None => Frontier::default(),
+        };
         Ok(Thread {
             n: row.get(0)?,
             tenant: row.get(1)?,
@@ -114,7 +157,8 @@ fn find_thread(conn: &Connection, new: &NewRun) -> rusqlite::Result<Option<Threa
             ord: row.get(4)?,
             generation: row.get(5)?,
             version: number(row.get(6)?),
-            head: row.get::<_, Option<Id>>(7)?.map(|id| CheckpointId(id.0)),
+            head,
+            frontier,
         })
     })
     .optional()
@@ -144,6 +188,7 @@ fn insert_thread(tx: &Tx<'_>, new: &NewRun) -> rusqlite::Result<Thread> {
         generation: 0,
         version: 0,
         head: None,
+        frontier: Frontier::default(),
     })
 }
 
@@ -163,16 +208,17 @@ fn somebody_waits(tx: &Tx<'_>, pool: &str) -> rusqlite::Result<bool> {
 fn admit(
     tx: &mut Tx<'_>,
     new: &NewRun,
-    thread: &Thread,
+    thread: Thread,
+    parent: Option<i64>,
     claims: Option<InstanceId>,
-) -> rusqlite::Result<Admission> {
+) -> Result<Admission, Fail> {
     let status = if thread.active.is_some() { Status::Blocked } else { Status::Ready };
     let mut record = rules::new_record(new, thread.ord + 1, status, tx.now);
     if let Some(me) = claims {
         rules::take(&mut record, false, me, tx.now);
     }
-    let interrupts = new.multitask == Multitask::Interrupt;
-    let n = insert_run(tx, new, &record, thread, interrupts)?;
+    let interrupts = rules::interrupts(new.multitask);
+    let n = insert_run(tx, new, &record, &thread, parent, interrupts.is_some())?;
     tx.run(
         "UPDATE threads SET ord = ord + 1, updated_at = ?2, active = coalesce(active, ?3)
          WHERE n = ?1",
@@ -193,11 +239,18 @@ fn admit(
             thread_version: thread.version,
             head: thread.head,
             created: Some(created),
+            // Nobody can have noted anything for this run yet.
+            journal: match thread.frontier.is_empty() {
+                true => Vec::new(),
+                false => journal::read(tx.conn, thread.n)?,
+            },
+            frontier: thread.frontier,
+            taken_in: false,
         })));
     }
-    let interrupted = match thread.active {
-        Some(active) if interrupts => Some(ends::cancel(tx, active, "interrupt")?),
-        Some(_) | None => None,
+    let interrupted = match (thread.active, interrupts) {
+        (Some(active), Some(mode)) => Some(ends::cancel(tx, active, "interrupt", mode)?),
+        (Some(_), None) | (None, _) => None,
     };
     if interrupted.is_some() {
         // The end of the active one may have made this one ready.
@@ -213,16 +266,18 @@ fn insert_run(
     new: &NewRun,
     record: &RunRecord,
     thread: &Thread,
-    interrupts: bool,
+    parent: Option<i64>,
+    front: bool,
 ) -> rusqlite::Result<i64> {
     tx.conn
         .prepare_cached(
             "INSERT INTO runs (id, thread, thread_ord, generation, status, priority, front, idle,
                  fence, attempt, fruitless, step, commits, next_seq, committed_seq, instance,
                  created_at, ready_at, started_at, deadline_at, worked_ms, input_tokens,
-                 output_tokens, rebilled_tokens, calls, tenant, owner, agent, pool, door, next, spent)
+                 output_tokens, rebilled_tokens, calls, tenant, owner, agent, pool, door, next, spent,
+                 parent)
              VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, 0, -1, 0, ?11, ?12, ?13, ?14, ?15,
-                 ?16, ?17, 0, 0, 0, 0, 0, ?18, ?19, ?20, ?21, ?22, '[]', ?23)",
+                 ?16, ?17, 0, 0, 0, 0, 0, ?18, ?19, ?20, ?21, ?22, '[]', ?23, ?24)",
         )?
         .execute(rusqlite::params![
             Id(record.id.0),
@@ -231,7 +286,7 @@ fn insert_run(
             thread.generation,
             status_number(record.status),
             record.priority.level(),
-            interrupts,
+            front,
             record.status == Status::Running,
             record.fence,
             record.attempt,
@@ -248,17 +303,19 @@ fn insert_run(
             &record.pool,
             &record.door,
             spent_text(&record.spent),
+            parent,
         ])?;
     let n = tx.conn.last_insert_rowid();
     tx.run(
-        "INSERT INTO run_inputs (run, parent, working_limit_ms, metadata, input)
-         VALUES (?1, ?2, ?3, ?4, ?5)",
+        "INSERT INTO run_inputs (run, parent, working_limit_ms, metadata, input, options)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
         (
             n,
             record.parent.map(|parent| Id(parent.0)),
             record.working_limit.map(ms),
             Value::Object(new.metadata.clone()).to_string(),
             pack(new.input.to_string().as_bytes()),
+            options_text(&new.options),
         ),
     )?;
     tx.moved(Move {

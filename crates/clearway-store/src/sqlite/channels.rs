@@ -20,6 +20,7 @@ use super::fail::Fail;
 use super::rows::{Id, LARGE, blob, int, number, pack, unpack};
 use super::writer::Tx;
 use crate::error::{Error, ErrorKind};
+use crate::rules::Versions;
 
 /// Bytes of deltas that are always replayed rather than snapshotted.
 const SNAPSHOT_FROM: u64 = 64 * 1024;
@@ -88,6 +89,25 @@ fn is_due(conn: &Connection, thread: i64, channel: &str, total: u64) -> rusqlite
     Ok(last.is_none_or(|(at, size)| total.saturating_sub(at) >= size.max(SNAPSHOT_FROM)))
 }
 
+/// Drops the snapshots of values that are newer than these.
+pub(super) fn forget_snapshots(
+    tx: &Tx<'_>,
+    thread: i64,
+    versions: &Versions,
+) -> rusqlite::Result<()> {
+    let taken = tx
+        .conn
+        .prepare_cached("SELECT id, channel, version FROM snapshots WHERE thread = ?1")?
+        .query_map([thread], |row| Ok((row.get(0)?, row.get(1)?, number(row.get(2)?))))?
+        .collect::<rusqlite::Result<Vec<(i64, String, u64)>>>()?;
+    for (id, channel, version) in taken {
+        if version > versions.get(&channel).copied().unwrap_or(0) {
+            tx.run("DELETE FROM snapshots WHERE id = ?1", [id])?;
+        }
+    }
+    Ok(())
+}
+
 /// Stores a large value once per tenant. `None` when another value has the same hash: then it is
 /// kept in the row, since a reference must never lead to somebody else's bytes.
 fn store_blob(tx: &Tx<'_>, tenant: &str, data: &[u8]) -> rusqlite::Result<Option<i64>> {
@@ -107,6 +127,38 @@ fn store_blob(tx: &Tx<'_>, tenant: &str, data: &[u8]) -> rusqlite::Result<Option
             Ok(Some(tx.conn.last_insert_rowid()))
         }
     }
+}
+
+/// Stores a file as a large value; two with one hash are told apart.
+pub(super) fn keep_blob(tx: &Tx<'_>, tenant: &str, data: &[u8]) -> rusqlite::Result<i64> {
+    if let Some(id) = store_blob(tx, tenant, data)? {
+        return Ok(id);
+    }
+    let length = data.len().to_le_bytes();
+    let hash = Id(Uuid::new_v5(&Uuid::max(), &[&length[..], data].concat()));
+    let sql = "INSERT INTO blobs (tenant, hash, data) VALUES (?1, ?2, ?3)";
+    tx.run(sql, (tenant, hash, pack(data)))?;
+    Ok(tx.conn.last_insert_rowid())
+}
+
+/// Deletes a large value that nobody refers to any more; says how many bytes that gave back.
+pub(super) fn drop_blob(tx: &Tx<'_>, id: i64) -> rusqlite::Result<u64> {
+    let used = tx
+        .conn
+        .prepare_cached(
+            "SELECT EXISTS (SELECT 1 FROM deltas INDEXED BY deltas_blob
+                 WHERE blob IS NOT NULL AND blob = ?1)
+             OR EXISTS (SELECT 1 FROM artifacts INDEXED BY artifacts_blob WHERE blob = ?1)",
+        )?
+        .query_row([id], |row| row.get::<_, bool>(0))?;
+    if used {
+        return Ok(0);
+    }
+    tx.conn
+        .prepare_cached("DELETE FROM blobs WHERE id = ?1 RETURNING length(data)")?
+        .query_row([id], |row| row.get(0).map(number))
+        .optional()
+        .map(Option::unwrap_or_default)
 }
 
 /// Ops of a channel after version `below` up to `version`, oldest first, as stored.

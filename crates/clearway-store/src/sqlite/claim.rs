@@ -6,13 +6,14 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use clearway_core::plan::Frontier;
 use clearway_core::{CheckpointId, InstanceId, Priority, RunId, Status, Timestamp};
-use rusqlite::{Connection, OptionalExtension};
+use rusqlite::{Connection, OptionalExtension, Row};
 
-use super::ends;
 use super::fail::Fail;
-use super::rows::{Id, number};
+use super::rows::{self, Id, number};
 use super::writer::{Operation, Tx};
+use super::{ends, journal};
 use crate::Claim;
 use crate::rules::{self, Candidate};
 
@@ -90,14 +91,31 @@ fn take(tx: &mut Tx<'_>, n: i64, me: InstanceId) -> rusqlite::Result<Claim> {
     rules::take(&mut run.record, run.idle, me, tx.now);
     run.idle = true;
     ends::save(tx, &run, Status::Ready)?;
-    let (thread_version, head) = tx
-        .conn
-        .prepare_cached(
-            "SELECT version, (SELECT id FROM checkpoints WHERE n = t.head) FROM threads t WHERE n = ?1",
-        )?
-        .query_row([run.thread], |row| {
-            let head: Option<Id> = row.get(1)?;
-            Ok((number(row.get(0)?), head.map(|id| CheckpointId(id.0))))
-        })?;
-    Ok(Claim { record: run.record, thread_version, head, created: None })
+    let record = run.record;
+    let base = record.options.base.filter(|_| record.checkpoint.is_none());
+    let read = |row: &Row<'_>| {
+        let head = row.get::<_, Option<Id>>(1)?.map(|id| CheckpointId(id.0));
+        let made_it = head.is_some() && head == record.checkpoint;
+        let frontier = match head {
+            Some(_) => rows::frontier(row, 2, made_it.then_some(record.id), row.get(3)?)?,
+            None => Frontier::default(),
+        };
+        Ok((number(row.get(0)?), head, frontier, made_it))
+    };
+    let (thread_version, head, frontier, taken_in) = match base {
+        None => tx.conn.prepare_cached(HEAD)?.query_row([run.thread], read)?,
+        Some(base) => tx.conn.prepare_cached(BASE)?.query_row((run.thread, Id(base.0)), read)?,
+    };
+    let journal = journal::read(tx.conn, run.thread)?;
+    // One that is gone by now is named all the same: its state cannot be read, which is the error.
+    let head = base.or(head);
+    Ok(Claim { record, thread_version, head, created: None, frontier, journal, taken_in })
 }
+
+/// Where a thread stands.
+pub(super) const HEAD: &str = "SELECT t.version, c.id, c.next, c.step
+     FROM threads t LEFT JOIN checkpoints c ON c.n = t.head WHERE t.n = ?1";
+
+/// The same at a checkpoint of the thread.
+pub(super) const BASE: &str = "SELECT t.version, c.id, c.next, c.step
+     FROM threads t LEFT JOIN checkpoints c ON c.id = ?2 AND c.thread = t.n WHERE t.n = ?1";

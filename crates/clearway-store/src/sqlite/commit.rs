@@ -1,16 +1,17 @@
 //! Supersteps and output: the hot path.
 
 use clearway_core::machine::Checkpoint;
-use clearway_core::{RunId, Status};
+use clearway_core::run::RunOptions;
+use clearway_core::{CheckpointId, RunId, Status};
 use rusqlite::OptionalExtension;
 
 use super::fail::Fail;
 use super::rows::{
-    self, Id, int, ms, names_text, number, spent_text, status, status_number, versions,
+    self, Id, ROLLBACK, int, ms, names_text, number, spent_text, status, status_number, versions,
     versions_text,
 };
 use super::writer::{Operation, Tail, Tx};
-use super::{channels, ends};
+use super::{channels, ends, journal, schedules};
 use crate::counts::Move;
 use crate::rules::{self, Beyond, Verdict, Versions};
 use crate::{Appended, CommitAck, OutputSegment, StepCommit, StepOutcome};
@@ -23,16 +24,23 @@ struct Hot {
     status: Status,
     fence: u32,
     commits: u64,
-    cancel: bool,
+    cancel: i64,
     thread: i64,
     generation: u32,
     tail: u64,
     promoted: Option<RunId>,
+    /// Whether it has committed a checkpoint.
+    has_checkpoint: bool,
+    woken: bool,
+    /// `runs.n`
+    parent: Option<i64>,
+    options: RunOptions,
 }
 
 pub(super) const HOT: &str =
     "SELECT n, status, fence, commits, cancel, thread, generation, next_seq,
-     (SELECT max(end_seq) FROM run_log WHERE run = r.n), promoted FROM runs r WHERE id = ?1";
+     (SELECT max(end_seq) FROM run_log WHERE run = r.n), promoted, checkpoint IS NOT NULL, woken,
+     parent, (SELECT options FROM run_inputs WHERE run = r.n) FROM runs r WHERE id = ?1";
 
 fn find(tx: &Tx<'_>, run: RunId) -> rusqlite::Result<Option<Hot>> {
     tx.conn
@@ -49,6 +57,10 @@ fn find(tx: &Tx<'_>, run: RunId) -> rusqlite::Result<Option<Hot>> {
                 generation: row.get(6)?,
                 tail: number(row.get::<_, i64>(7)?.max(tail.unwrap_or(0))),
                 promoted: row.get::<_, Option<Id>>(9)?.map(|id| RunId(id.0)),
+                has_checkpoint: row.get(10)?,
+                woken: row.get(11)?,
+                parent: row.get(12)?,
+                options: rows::options(row, 13)?,
             })
         })
         .optional()
@@ -64,10 +76,7 @@ impl Operation for Commit {
         let Some(mut run) = find(tx, commit.run)? else { return Ok(CommitAck::Fenced) };
         match rules::judge(run.status, run.fence, run.commits, commit) {
             Verdict::Fenced => return Ok(CommitAck::Fenced),
-            Verdict::Again => {
-                let Hot { cancel, promoted, .. } = run;
-                return Ok(CommitAck::Applied { cancel_requested: cancel, promoted });
-            }
+            Verdict::Again => return Ok(again(tx, commit, &run)?),
             Verdict::Apply => {}
         }
         if let Some(segment) = rules::new_events(commit, run.tail)? {
@@ -75,27 +84,69 @@ impl Operation for Commit {
             run.tail = segment.end_seq;
         }
         let checkpoint =
-            if commit.checkpoints.is_empty() { None } else { store_checkpoints(tx, commit, &run)? };
+            if rules::brings_state(commit) { store_state(tx, commit, &run)? } else { None };
         store_progress(tx, commit, &run, checkpoint)?;
         tx.tails.remove(&commit.run);
-        let promoted = match &commit.outcome {
-            StepOutcome::Continue => None,
-            StepOutcome::Release => {
+        let (mut promoted, mut woken, mut orphans) = (None, Vec::new(), Vec::new());
+        match &commit.outcome {
+            StepOutcome::Continue => {}
+            StepOutcome::Release => moved(tx, run.n, Status::Ready)?,
+            StepOutcome::Park(_) if stays_awake(&run) => {
                 moved(tx, run.n, Status::Ready)?;
-                None
+                woken.push(commit.run);
             }
+            StepOutcome::Park(_) => moved(tx, run.n, Status::Waiting)?,
             StepOutcome::End { status, .. } => {
                 moved(tx, run.n, *status)?;
-                let promoted = ends::free_thread(tx, run.thread)?;
+                let rollback = run.cancel == ROLLBACK;
+                let end = ends::End {
+                    n: run.n,
+                    run: commit.run,
+                    thread: run.thread,
+                    parent: run.parent,
+                    webhook: run.options.webhook.as_deref(),
+                    held: true,
+                    rollback,
+                };
+                let follows = ends::follow(tx, &end)?;
+                promoted = follows.promoted;
                 if let Some(promoted) = promoted {
                     let sql = "UPDATE runs SET promoted = ?2 WHERE n = ?1";
                     tx.run(sql, (run.n, Id(promoted.0)))?;
                 }
-                promoted
+                woken.extend(follows.woken);
+                if *status != Status::Success || rollback {
+                    orphans = ends::cancel_children(tx, run.n)?;
+                }
             }
-        };
-        Ok(CommitAck::Applied { cancel_requested: run.cancel, promoted })
+        }
+        Ok(CommitAck::Applied { cancel_requested: run.cancel != 0, promoted, woken, orphans })
     }
+}
+
+/// Whether a run that is about to park has to look again first: for what came meanwhile, or because
+/// somebody wants it to end.
+const fn stays_awake(run: &Hot) -> bool {
+    run.woken || run.cancel != 0
+}
+
+/// The answer to a commit that was applied before. Its orphans have been told.
+fn again(tx: &Tx<'_>, commit: &StepCommit, run: &Hot) -> rusqlite::Result<CommitAck> {
+    let woken = match &commit.outcome {
+        StepOutcome::Continue | StepOutcome::Release => None,
+        StepOutcome::Park(_) => (run.status == Status::Ready).then_some(commit.run),
+        StepOutcome::End { .. } => tx
+            .conn
+            .prepare_cached("SELECT id FROM runs WHERE n = ?1 AND status = 1")?
+            .query_row([run.parent], |row| Ok(RunId(row.get::<_, Id>(0)?.0)))
+            .optional()?,
+    };
+    Ok(CommitAck::Applied {
+        cancel_requested: run.cancel != 0,
+        promoted: run.promoted,
+        woken: woken.into_iter().collect(),
+        orphans: Vec::new(),
+    })
 }
 
 /// Writes the run's own row.
@@ -108,6 +159,7 @@ fn store_progress(
     let usage = commit.usage;
     let (tail, worked, spent) = (int(run.tail), ms(commit.worked), spent_text(&commit.spent));
     let tokens = |count: u64| int(count);
+    let next = names_text(&rules::node_names(&commit.next));
     match &commit.outcome {
         StepOutcome::Continue => tx.run(
             "UPDATE runs SET commits = commits + 1, next_seq = ?2, committed_seq = ?2,
@@ -127,7 +179,7 @@ fn store_progress(
                 tokens(usage.rebilled_tokens),
                 usage.calls,
                 commit.step,
-                names_text(&commit.next),
+                next,
                 checkpoint,
                 tokens(usage.cost_micros),
             ),
@@ -154,6 +206,40 @@ fn store_progress(
                 tokens(usage.cost_micros),
             ),
         ),
+        StepOutcome::Park(park) => {
+            let park = Some(park).filter(|_| !stays_awake(run));
+            let status = if park.is_some() { Status::Waiting } else { Status::Ready };
+            tx.conn
+                .prepare_cached(
+                    "UPDATE runs SET commits = commits + 1, next_seq = ?2, committed_seq = ?2,
+                         worked_ms = ?3, spent = ?4, input_tokens = input_tokens + ?5,
+                         output_tokens = output_tokens + ?6, rebilled_tokens = rebilled_tokens + ?7,
+                         calls = calls + ?8, step = ?9, next = ?10,
+                         checkpoint = coalesce(?11, checkpoint), cost_micros = cost_micros + ?12,
+                         status = ?13, fence = fence + 1, instance = NULL, idle = 0,
+                         ready_at = ?14, park = ?15, parked_at = ?16, wake_at = ?17
+                     WHERE n = ?1",
+                )?
+                .execute(rusqlite::params![
+                    run.n,
+                    tail,
+                    worked,
+                    spent,
+                    tokens(usage.input_tokens),
+                    tokens(usage.output_tokens),
+                    tokens(usage.rebilled_tokens),
+                    usage.calls,
+                    commit.step,
+                    next,
+                    checkpoint,
+                    tokens(usage.cost_micros),
+                    status_number(status),
+                    tx.now.0,
+                    park.map(rows::park_text),
+                    park.map(|_| tx.now.0),
+                    park.and_then(|park| park.wake_at).map(|at| at.0),
+                ])
+        }
         StepOutcome::End { status, failure } => tx.run(
             "UPDATE runs SET commits = commits + 1, next_seq = ?2, committed_seq = ?2,
                  worked_ms = ?3, spent = ?4, input_tokens = input_tokens + ?5,
@@ -172,7 +258,7 @@ fn store_progress(
                 tokens(usage.rebilled_tokens),
                 usage.calls,
                 commit.step,
-                names_text(&commit.next),
+                next,
                 checkpoint,
                 status_number(*status),
                 failure.as_ref().map(|failure| failure.to_json().to_string()),
@@ -201,11 +287,21 @@ fn moved(tx: &mut Tx<'_>, run: i64, to: Status) -> rusqlite::Result<()> {
     Ok(())
 }
 
-/// Stores checkpoints and deltas; the last one becomes the thread's head, and is returned.
+/// The thread as a commit finds it.
+struct Thread {
+    generation: u32,
+    tenant: String,
+    head: Option<i64>,
+    version: u64,
+    /// Versions of the channels at its head.
+    versions: Versions,
+}
+
+/// Stores what a commit does to its thread; returns the new head, if there is one.
 ///
 /// Nothing is stored for a run from before a reset: its state belongs to a generation that is gone.
-fn store_checkpoints(tx: &mut Tx<'_>, commit: &StepCommit, run: &Hot) -> Result<Option<i64>, Fail> {
-    let (generation, mut head, mut top, mut known, tenant) = tx
+fn store_state(tx: &mut Tx<'_>, commit: &StepCommit, run: &Hot) -> Result<Option<i64>, Fail> {
+    let thread = tx
         .conn
         .prepare_cached(
             "SELECT t.generation, t.head, t.version, c.versions, t.tenant
@@ -213,12 +309,47 @@ fn store_checkpoints(tx: &mut Tx<'_>, commit: &StepCommit, run: &Hot) -> Result<
         )?
         .query_row([run.thread], |row| {
             let head: Option<i64> = row.get(1)?;
-            let known = if head.is_some() { versions(row, 3)? } else { Versions::new() };
-            let tenant: String = row.get(4)?;
-            Ok((row.get::<_, u32>(0)?, head, number(row.get(2)?), known, tenant))
+            let versions = if head.is_some() { versions(row, 3)? } else { Versions::new() };
+            Ok(Thread {
+                generation: row.get(0)?,
+                tenant: row.get(4)?,
+                head,
+                version: number(row.get(2)?),
+                versions,
+            })
         })?;
-    if generation != run.generation {
+    if thread.generation != run.generation {
         return Ok(None);
+    }
+    let head = match commit.checkpoints.is_empty() {
+        true => None,
+        false => store_checkpoints(tx, commit, run, thread)?,
+    };
+    journal::add(tx, run.thread, run.n, &commit.notes)?;
+    for task in &commit.settled {
+        journal::settle(tx, run.thread, run.n, *task)?;
+    }
+    for schedule in &commit.schedules {
+        schedules::insert(tx, schedule)?;
+    }
+    Ok(head)
+}
+
+/// Stores checkpoints and deltas; the last one becomes the thread's head, and is returned.
+fn store_checkpoints(
+    tx: &mut Tx<'_>,
+    commit: &StepCommit,
+    run: &Hot,
+    thread: Thread,
+) -> Result<Option<i64>, Fail> {
+    let Thread { tenant, mut head, version: mut top, versions: mut known, .. } = thread;
+    if !run.has_checkpoint {
+        if head.is_some() {
+            tx.run("UPDATE runs SET base = ?2 WHERE n = ?1", (run.n, head))?;
+        }
+        if let Some(base) = run.options.base {
+            (head, known) = find_base(tx, run.thread, base)?;
+        }
     }
     for (id, checkpoint) in &commit.checkpoints {
         rules::advance(&mut known, &mut top, checkpoint)?;
@@ -236,7 +367,7 @@ fn store_checkpoints(tx: &mut Tx<'_>, commit: &StepCommit, run: &Hot) -> Result<
                 run.n,
                 step,
                 source.as_str(),
-                names_text(next),
+                rows::frontier_text(next),
                 versions_text(&known),
                 tx.now.0,
             ),
@@ -248,6 +379,26 @@ fn store_checkpoints(tx: &mut Tx<'_>, commit: &StepCommit, run: &Hot) -> Result<
         (run.thread, head, int(top), tx.now.0),
     )?;
     Ok(head)
+}
+
+pub(super) fn versions_at(tx: &Tx<'_>, checkpoint: i64) -> rusqlite::Result<Versions> {
+    tx.conn
+        .prepare_cached("SELECT versions FROM checkpoints WHERE n = ?1")?
+        .query_row([checkpoint], |row| versions(row, 0))
+}
+
+/// The checkpoint that a run was told to start from.
+fn find_base(
+    tx: &Tx<'_>,
+    thread: i64,
+    base: CheckpointId,
+) -> Result<(Option<i64>, Versions), Fail> {
+    let found = tx
+        .conn
+        .prepare_cached("SELECT n, versions FROM checkpoints WHERE id = ?1 AND thread = ?2")?
+        .query_row((Id(base.0), thread), |row| Ok((row.get(0)?, versions(row, 1)?)))
+        .optional()?;
+    found.ok_or_else(|| rules::base_is_gone(base).into())
 }
 
 /// Volatile output of many runs.

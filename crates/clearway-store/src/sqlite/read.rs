@@ -1,23 +1,23 @@
 //! Reading, on connections of its own: a long read never holds up a write.
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::Mutex;
 
 use clearway_core::channel::{Op, State};
 use clearway_core::thread::ThreadRecord;
-use clearway_core::{CheckpointId, RunId, RunRecord, Status, ThreadId, Timestamp};
+use clearway_core::{CheckpointId, RunId, RunRecord, Status, TaskId, ThreadId, Timestamp};
 use rusqlite::types::Value as Sql;
 use rusqlite::{Connection, OptionalExtension, params_from_iter};
 use tokio::sync::Semaphore;
 
 use super::fail::Fail;
 use super::rows::{
-    self, Id, Stored, names, number, select_run, status, status_number, stored, thread_record,
-    versions,
+    self, Id, Stored, number, select_run, status, status_number, stored, thread_record, versions,
 };
 use super::upkeep::SEGMENTS;
 use super::writer::{closed, lock};
-use super::{admission, channels, ends, lane, schema};
+use super::{admission, channels, ends, journal, lane, schema};
 use crate::error::{Error, ErrorKind, Result};
 use crate::{LogPage, QueuePosition, RunPage, RunQuery, ThreadState, rules};
 
@@ -98,6 +98,10 @@ pub(super) fn runs(conn: &Connection, query: &RunQuery) -> Result<RunPage, Fail>
         sql.push_str(" AND r.thread = (SELECT n FROM threads WHERE id = ?)");
         values.push(Sql::Blob(thread.0.as_bytes().to_vec()));
     }
+    if let Some(parent) = query.parent {
+        sql.push_str(" AND r.parent = (SELECT n FROM runs WHERE id = ?)");
+        values.push(Sql::Blob(parent.0.as_bytes().to_vec()));
+    }
     if let Some(after) = query.after {
         sql.push_str(" AND r.id < ?");
         values.push(Sql::Blob(after.0.as_bytes().to_vec()));
@@ -125,7 +129,8 @@ pub(super) fn runs(conn: &Connection, query: &RunQuery) -> Result<RunPage, Fail>
 }
 
 pub(super) fn thread(conn: &Connection, thread: ThreadId) -> Result<Option<ThreadRecord>, Fail> {
-    let mut statement = conn.prepare_cached(rows::SELECT_THREAD)?;
+    let sql = [rows::SELECT_THREADS, " WHERE t.id = ?1"].concat();
+    let mut statement = conn.prepare_cached(&sql)?;
     Ok(statement.query_row([Id(thread.0)], thread_record).optional()?)
 }
 
@@ -137,20 +142,24 @@ pub(super) fn state(
     let found = conn
         .prepare_cached(
             "SELECT t.n, c.id, (SELECT id FROM checkpoints WHERE n = c.parent),
-                 (SELECT id FROM runs WHERE n = c.run), c.step, c.next, c.at, c.versions
+                 (SELECT id FROM runs WHERE n = c.run), c.step, c.next, c.at, c.versions, c.source
              FROM threads t JOIN checkpoints c
                  ON c.n = CASE WHEN ?2 IS NULL THEN t.head
                      ELSE (SELECT n FROM checkpoints WHERE id = ?2) END
              WHERE t.id = ?1 AND c.thread = t.n",
         )?
         .query_row((Id(thread.0), at.map(|at| Id(at.0))), |row| {
+            let run = row.get::<_, Option<Id>>(3)?.map(|id| RunId(id.0));
+            let step = row.get(4)?;
             let state = ThreadState {
                 state: State::new(),
                 checkpoint: CheckpointId(row.get::<_, Id>(1)?.0),
                 parent: row.get::<_, Option<Id>>(2)?.map(|id| CheckpointId(id.0)),
-                run: RunId(row.get::<_, Id>(3)?.0),
-                step: row.get(4)?,
-                next: names(row, 5)?,
+                run,
+                step,
+                source: rows::source(row, 8)?,
+                frontier: rows::frontier(row, 5, run, step)?,
+                journal: Vec::new(),
                 created_at: Timestamp(row.get(6)?),
             };
             Ok((row.get::<_, i64>(0)?, state, versions(row, 7)?))
@@ -159,6 +168,11 @@ pub(super) fn state(
     let Some((thread, mut found, versions)) = found else { return Ok(None) };
     for (channel, version) in versions {
         channels::load(conn, thread, &channel, version, &mut found.state)?;
+    }
+    if !found.frontier.is_empty() {
+        let due: BTreeSet<TaskId> = found.frontier.due.iter().map(|due| due.task).collect();
+        found.journal = journal::read(conn, thread)?;
+        found.journal.retain(|entry| due.contains(&entry.task));
     }
     Ok(Some(found))
 }

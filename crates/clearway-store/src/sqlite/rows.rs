@@ -4,11 +4,14 @@ use std::borrow::Cow;
 use std::time::Duration;
 
 use clearway_core::event::Segment;
-use clearway_core::run::Usage;
+use clearway_core::machine::{Park, Source};
+use clearway_core::plan::{Due, Frontier};
+use clearway_core::run::{Parked, RunOptions, Usage};
 use clearway_core::thread::{ThreadKey, ThreadRecord};
-use clearway_core::wait::Spent;
+use clearway_core::wait::{Spent, WaitKind};
 use clearway_core::{
-    CheckpointId, Failure, InstanceId, Priority, RunId, RunRecord, Status, ThreadId, Timestamp,
+    CheckpointId, Failure, InstanceId, Priority, RunId, RunRecord, Status, TaskId, ThreadId,
+    Timestamp,
 };
 use rusqlite::Row;
 use rusqlite::types::{FromSql, FromSqlError, FromSqlResult, ToSql, ToSqlOutput, ValueRef};
@@ -24,12 +27,16 @@ pub(super) struct Stored {
     /// `threads.n`
     pub(super) thread: i64,
     pub(super) idle: bool,
+    /// Its end takes back what it committed.
+    pub(super) rollback: bool,
+    /// `runs.n`
+    pub(super) parent: Option<i64>,
     pub(super) record: RunRecord,
 }
 
 /// `SELECT … FROM runs r …` for [`stored`], followed by the given end of the statement.
 macro_rules! select_run {
-    ($end:literal) => {
+    ($end:expr) => {
         concat!(
             "SELECT r.n, r.thread, r.idle, r.id, r.tenant, r.owner, t.id, r.thread_ord, i.parent, \
              r.agent, r.pool, r.door, r.priority, r.status, i.metadata, i.input, r.created_at, \
@@ -37,7 +44,7 @@ macro_rules! select_run {
              r.attempt, r.fruitless, r.fence, r.instance, r.cancel, r.step, r.next, r.commits, \
              r.next_seq, (SELECT max(end_seq) FROM run_log WHERE run = r.n), r.committed_seq, \
              c.id, r.failure, r.spent, r.input_tokens, r.output_tokens, r.rebilled_tokens, r.calls, \
-             r.cost_micros \
+             r.cost_micros, r.park, r.parked_at, r.wake_at, r.rolled_back, i.options, r.parent \
              FROM runs r JOIN threads t ON t.n = r.thread JOIN run_inputs i ON i.run = r.n \
              LEFT JOIN checkpoints c ON c.n = r.checkpoint ",
             $end
@@ -64,6 +71,7 @@ pub(super) fn stored(row: &Row<'_>) -> rusqlite::Result<Stored> {
         status: status(row.get(13)?)?,
         metadata: object(row, 14)?,
         input: from_json(&unpack(blob(row, 15)?)?)?,
+        options: options(row, 46)?,
         created_at: Timestamp(row.get(16)?),
         ready_at: Timestamp(row.get(17)?),
         started_at: row.get::<_, Option<i64>>(18)?.map(Timestamp),
@@ -76,6 +84,8 @@ pub(super) fn stored(row: &Row<'_>) -> rusqlite::Result<Stored> {
         fence: row.get(25)?,
         instance: row.get::<_, Option<Id>>(26)?.map(|id| InstanceId(id.0)),
         cancel_requested: row.get(27)?,
+        parked: parked(row, 42)?,
+        rolled_back: row.get(45)?,
         step: row.get(28)?,
         next: names(row, 29)?,
         commits: number(row.get(30)?),
@@ -95,13 +105,95 @@ pub(super) fn stored(row: &Row<'_>) -> rusqlite::Result<Stored> {
             cost_micros: number(row.get(41)?),
         },
     };
-    Ok(Stored { n: row.get(0)?, thread: row.get(1)?, idle: row.get(2)?, record })
+    Ok(Stored {
+        n: row.get(0)?,
+        thread: row.get(1)?,
+        idle: row.get(2)?,
+        rollback: row.get::<_, i64>(27)? == ROLLBACK,
+        parent: row.get(47)?,
+        record,
+    })
+}
+
+/// `runs.cancel` when somebody wants the run to end.
+pub(super) const CANCEL: i64 = 1;
+
+/// `runs.cancel` when what it committed is to be taken back, too.
+pub(super) const ROLLBACK: i64 = 2;
+
+/// Options as stored; `NULL` for none.
+pub(super) fn options_text(options: &RunOptions) -> Option<String> {
+    (!options.is_empty()).then(|| options.to_json().to_string())
+}
+
+pub(super) fn options(row: &Row<'_>, column: usize) -> rusqlite::Result<RunOptions> {
+    match row.get_ref(column)? {
+        ValueRef::Null => Ok(RunOptions::default()),
+        _ => Ok(RunOptions::from_json(&json(row, column)?).ok_or(FromSqlError::InvalidType)?),
+    }
+}
+
+pub(super) fn park_text(park: &Park) -> String {
+    let Park { kind, detail, on_child, .. } = park;
+    serde_json::json!({"kind": kind.as_str(), "detail": detail, "on_child": on_child}).to_string()
+}
+
+/// Reads `park, parked_at, wake_at`.
+fn parked(row: &Row<'_>, column: usize) -> rusqlite::Result<Option<Parked>> {
+    if row.get_ref(column)? == ValueRef::Null {
+        return Ok(None);
+    }
+    let park = json(row, column)?;
+    let kind = WaitKind::ALL.iter().copied().find(|kind| park["kind"] == kind.as_str());
+    let park = Park {
+        kind: kind.ok_or(FromSqlError::InvalidType)?,
+        detail: park["detail"].as_str().unwrap_or_default().to_owned(),
+        wake_at: row.get::<_, Option<i64>>(column + 2)?.map(Timestamp),
+        on_child: park["on_child"] == true,
+    };
+    Ok(Some(Parked { park, since: Timestamp(row.get(column + 1)?) }))
+}
+
+/// What a checkpoint goes on with.
+pub(super) fn frontier_text(frontier: &Frontier) -> Cow<'static, str> {
+    if *frontier == Frontier::default() {
+        return Cow::Borrowed("{}");
+    }
+    Cow::Owned(frontier.to_json().to_string())
+}
+
+/// The other way; `run` and `step` are the checkpoint's.
+pub(super) fn frontier(
+    row: &Row<'_>,
+    column: usize,
+    run: Option<RunId>,
+    step: i64,
+) -> rusqlite::Result<Frontier> {
+    if row.get_ref(column)?.as_str() == Ok("{}") {
+        return Ok(Frontier::default());
+    }
+    match (json(row, column)?, run) {
+        // Written before calls had ids: only the names of the nodes.
+        (Value::Array(names), Some(run)) => {
+            let due = names.iter().filter_map(Value::as_str).map(|node| Due {
+                task: TaskId::of(run, step + 1, node, 0),
+                node: node.into(),
+                payload: None,
+            });
+            Ok(Frontier { due: due.collect(), ..Frontier::default() })
+        }
+        (value, _) => Ok(Frontier::from_json(&value).ok_or(FromSqlError::InvalidType)?),
+    }
+}
+
+pub(super) fn source(row: &Row<'_>, column: usize) -> rusqlite::Result<Source> {
+    Ok(Source::parse(row.get_ref(column)?.as_str()?).ok_or(FromSqlError::InvalidType)?)
 }
 
 /// Columns of a thread for [`thread_record`].
-pub(super) const SELECT_THREAD: &str = "SELECT t.id, t.tenant, t.owner, t.dialect, t.key_parts, t.metadata, t.created_at, \
+pub(super) const SELECT_THREADS: &str = "SELECT t.id, t.tenant, t.owner, t.dialect, t.key_parts, t.metadata, t.created_at, \
      t.updated_at, (SELECT id FROM runs WHERE n = t.active), t.ord, t.generation, \
-     (SELECT id FROM checkpoints WHERE n = t.head) FROM threads t WHERE t.id = ?1";
+     (SELECT id FROM checkpoints WHERE n = t.head), t.version FROM threads t";
 
 pub(super) fn thread_record(row: &Row<'_>) -> rusqlite::Result<ThreadRecord> {
     let dialect: Option<String> = row.get(3)?;
@@ -120,6 +212,7 @@ pub(super) fn thread_record(row: &Row<'_>) -> rusqlite::Result<ThreadRecord> {
         ord: row.get(9)?,
         generation: row.get(10)?,
         head: row.get::<_, Option<Id>>(11)?.map(|id| CheckpointId(id.0)),
+        version: number(row.get(12)?),
     })
 }
 
@@ -267,11 +360,11 @@ pub(super) fn versions(row: &Row<'_>, column: usize) -> rusqlite::Result<Version
         .ok_or_else(|| FromSqlError::InvalidType.into())
 }
 
-fn json(row: &Row<'_>, column: usize) -> rusqlite::Result<Value> {
+pub(super) fn json(row: &Row<'_>, column: usize) -> rusqlite::Result<Value> {
     from_json(row.get_ref(column)?.as_str()?.as_bytes())
 }
 
-fn from_json(text: &[u8]) -> rusqlite::Result<Value> {
+pub(super) fn from_json(text: &[u8]) -> rusqlite::Result<Value> {
     Ok(serde_json::from_slice(text).map_err(FromSqlError::other)?)
 }
 

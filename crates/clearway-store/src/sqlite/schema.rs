@@ -17,6 +17,7 @@ use crate::error::{Error, ErrorKind, Result};
 pub(super) const MIGRATIONS: &[&str] = &[
     include_str!("../../migrations/sqlite/0001_initial.sql"),
     include_str!("../../migrations/sqlite/0002_cost.sql"),
+    include_str!("../../migrations/sqlite/0003_graphs.sql"),
 ];
 
 /// Marks a file as ours: "CLWY".
@@ -157,9 +158,9 @@ mod tests {
     fn migrations_are_applied_once_and_in_order() {
         let (_directory, path) = file();
         let mut conn = open_writer(&path).unwrap();
-        assert_eq!(version(&conn).unwrap(), 2);
+        assert_eq!(version(&conn).unwrap(), 3);
         migrate(&mut conn, MIGRATIONS, &path).unwrap();
-        assert_eq!(version(&conn).unwrap(), 2);
+        assert_eq!(version(&conn).unwrap(), 3);
         let schema = |conn: &Connection| -> String {
             let sql =
                 "SELECT group_concat(sql, ';') FROM (SELECT sql FROM sqlite_schema ORDER BY name)";
@@ -168,7 +169,7 @@ mod tests {
         // From the previous version and from nothing the same comes out.
         let later = [MIGRATIONS, &[LATER]].concat();
         migrate(&mut conn, &later, &path).unwrap();
-        assert_eq!(version(&conn).unwrap(), 3);
+        assert_eq!(version(&conn).unwrap(), 4);
         let mut fresh = Connection::open_in_memory().unwrap();
         migrate(&mut fresh, &later, Path::new("fresh")).unwrap();
         assert_eq!(schema(&conn), schema(&fresh));
@@ -183,7 +184,7 @@ mod tests {
         let mut conn = open_writer(&path).unwrap();
         let broken = [MIGRATIONS, &["CREATE TABLE half (x); SELECT nonsense"]].concat();
         migrate(&mut conn, &broken, &path).unwrap_err();
-        assert_eq!(version(&conn).unwrap(), 2);
+        assert_eq!(version(&conn).unwrap(), 3);
         let half: i64 = conn
             .query_row("SELECT count(*) FROM sqlite_schema WHERE name = 'half'", [], |row| {
                 row.get(0)

@@ -1,17 +1,23 @@
 //! What instances do from time to time: join, renew, sweep, leave.
 
-use clearway_core::event::{Event, Segment};
-use clearway_core::{InstanceId, RunId, RunRecord, Timestamp};
+use clearway_core::event::Segment;
+use clearway_core::{InstanceId, RunId, Timestamp};
+use rusqlite::OptionalExtension;
 
 use super::ends::{self, ago};
 use super::fail::Fail;
 use super::rows::{self, Id};
+use super::waiting;
 use super::writer::{Operation, Tx};
-use crate::rules::{self, Ending};
+use crate::rules;
 use crate::{Joined, Renewal, Swept};
 
-/// Queued runs that one operation ends at most; the sweep asks again for more.
-pub(super) const EXPIRE_CHUNK: usize = 128;
+/// Queued runs that one operation ends at most, and parked ones that it wakes; the sweep asks again
+/// for more.
+const CHUNK: usize = 128;
+
+/// Operations of one sweep.
+pub(super) const ROUNDS: usize = rules::EXPIRE_LIMIT / CHUNK;
 
 /// Ended runs whose logs one operation rewrites at most.
 pub(super) const TRIM_CHUNK: usize = 32;
@@ -86,14 +92,21 @@ impl Operation for Leave {
     }
 }
 
-/// One round of a sweep. `expired` at [`EXPIRE_CHUNK`] means that another may find more.
+/// One round of a sweep.
 pub(super) struct Sweep(pub(super) InstanceId);
 
+#[derive(Debug)]
+pub(super) struct Round {
+    pub(super) swept: Swept,
+    /// Another round may find more.
+    pub(super) more: bool,
+}
+
 impl Operation for Sweep {
-    type Answer = Swept;
+    type Answer = Round;
     const DURABLE: bool = true;
 
-    fn apply(&self, tx: &mut Tx<'_>) -> Result<Swept, Fail> {
+    fn apply(&self, tx: &mut Tx<'_>) -> Result<Round, Fail> {
         let me = self.0;
         let mut swept = Swept::default();
         tx.run("DELETE FROM instances WHERE lease_until < ?1 AND id <> ?2", (tx.now.0, Id(me.0)))?;
@@ -105,15 +118,15 @@ impl Operation for Sweep {
             }
         }
         swept.taken_over.sort_unstable();
-        swept.expired = expire(tx)?;
-        swept.next_deadline = tx
-            .conn
-            .prepare_cached(
-                "SELECT min(deadline_at) FROM runs INDEXED BY runs_deadline
-                 WHERE deadline_at IS NOT NULL AND status IN (0, 1, 3)",
-            )?
-            .query_row([], |row| row.get::<_, Option<i64>>(0))?
-            .map(Timestamp);
+        let mut more = expire(tx, &mut swept)?;
+        more |= tell_orphans(tx, &mut swept)?;
+        more |= wake(tx)?;
+        let earliest = |sql| -> rusqlite::Result<Option<Timestamp>> {
+            let found = tx.conn.prepare_cached(sql)?.query_row([], |row| row.get(0))?;
+            Ok(Option::<i64>::map(found, Timestamp))
+        };
+        let (deadline, wake) = (earliest(NEXT_DEADLINE)?, earliest(NEXT_WAKE)?);
+        swept.next_deadline = deadline.into_iter().chain(wake).min();
         swept.ready = tx.counts.ready_total() > 0
             && tx
                 .conn
@@ -127,11 +140,18 @@ impl Operation for Sweep {
                  (SELECT tenant, route, key FROM idempotency WHERE at <= ?1 LIMIT 1000)",
             [ago(tx, tx.policy.idempotency)],
         )?;
-        Ok(swept)
+        Ok(Round { swept, more })
     }
 }
 
-fn expire(tx: &mut Tx<'_>) -> rusqlite::Result<Vec<(RunRecord, Vec<Event>)>> {
+const NEXT_DEADLINE: &str = "SELECT min(deadline_at) FROM runs INDEXED BY runs_deadline
+     WHERE deadline_at IS NOT NULL AND status IN (0, 1, 3)";
+
+pub(super) const NEXT_WAKE: &str = "SELECT min(wake_at) FROM runs INDEXED BY runs_wake
+     WHERE status = 3 AND wake_at IS NOT NULL";
+
+/// Ends queued runs whose deadline passed; says whether there may be more of them.
+fn expire(tx: &mut Tx<'_>, swept: &mut Swept) -> Result<bool, Fail> {
     let late = tx
         .conn
         .prepare_cached(
@@ -139,16 +159,43 @@ fn expire(tx: &mut Tx<'_>) -> rusqlite::Result<Vec<(RunRecord, Vec<Event>)>> {
              WHERE deadline_at IS NOT NULL AND status IN (0, 1, 3) AND deadline_at <= ?1
              ORDER BY deadline_at, id LIMIT ?2",
         )?
-        .query_map((tx.now.0, EXPIRE_CHUNK as i64), |row| row.get(0))?
+        .query_map((tx.now.0, CHUNK as i64), |row| row.get(0))?
         .collect::<rusqlite::Result<Vec<i64>>>()?;
-    let mut expired = Vec::with_capacity(late.len());
-    for n in late {
-        let run = ends::find_by_n(tx.conn, n)?;
-        let (record, events, _) = ends::end_queued(tx, run, Ending::Expired)?;
-        expired.push((record, events));
+    for &n in &late {
+        ends::expire(tx, n, swept)?;
     }
-    Ok(expired)
+    Ok(late.len() == CHUNK)
 }
+
+/// Goes on with ends that had too many children to tell them all at once.
+fn tell_orphans(tx: &mut Tx<'_>, swept: &mut Swept) -> Result<bool, Fail> {
+    let parent: Option<i64> =
+        tx.conn.prepare_cached(BEREFT)?.query_row([], |row| row.get(0)).optional()?;
+    let Some(parent) = parent else { return Ok(false) };
+    tx.run("UPDATE runs SET orphans = 0 WHERE n = ?1", [parent])?;
+    rules::add_ended(&mut swept.expired, ends::cancel_children(tx, parent)?);
+    Ok(true)
+}
+
+pub(super) const BEREFT: &str =
+    "SELECT n FROM runs INDEXED BY runs_orphans WHERE orphans = 1 ORDER BY n LIMIT 1";
+
+/// Takes up parked runs whose time has come; says whether there may be more of them.
+fn wake(tx: &mut Tx<'_>) -> Result<bool, Fail> {
+    let due = tx
+        .conn
+        .prepare_cached(DUE)?
+        .query_map((tx.now.0, CHUNK as i64), |row| row.get(0))?
+        .collect::<rusqlite::Result<Vec<i64>>>()?;
+    for &n in &due {
+        let mut run = ends::find_by_n(tx.conn, n)?;
+        waiting::wake(tx, &mut run)?;
+    }
+    Ok(due.len() == CHUNK)
+}
+
+pub(super) const DUE: &str = "SELECT n FROM runs INDEXED BY runs_wake
+     WHERE status = 3 AND wake_at IS NOT NULL AND wake_at <= ?1 ORDER BY wake_at, n LIMIT ?2";
 
 /// Drops the deltas of runs that ended long ago; says how many runs it looked at.
 pub(super) struct Trim;

@@ -19,6 +19,11 @@ pub(super) enum Invalid {
     Malformed,
 }
 
+/// A duration, if the text is one.
+pub(super) fn read(text: &str) -> Option<Duration> {
+    parse(text).ok()
+}
+
 /// Reads `500ms`, `120s`, `30m`, `2h`, `1d`, and sums such as `1m30s`.
 pub(super) fn parse(text: &str) -> Result<Duration, Invalid> {
     let text = text.trim();

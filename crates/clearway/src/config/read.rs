@@ -18,6 +18,7 @@ use super::models::{self, ModelDraft};
 use super::prompt::Prompt;
 use super::report::{Problem, Report, Source};
 use super::walk::{At, Table, Value, Walk, nearest};
+use super::workflow::{self, Around, WorkflowDraft};
 use super::{
     Config, Dialect, Door, Listen, LogFormat, Origin, Pool, Provider, Server, ServerLimits, join,
     providers, resolve, telemetry,
@@ -37,6 +38,7 @@ pub(super) struct Draft {
     pub(super) models: BTreeMap<String, ModelDraft>,
     pub(super) pools: BTreeMap<String, Pool>,
     pub(super) agents: BTreeMap<String, AgentDraft>,
+    pub(super) workflows: BTreeMap<String, WorkflowDraft>,
     pub(super) doors: BTreeMap<String, DoorDraft>,
 }
 
@@ -78,13 +80,16 @@ pub(super) fn config(source: Source, files: &Files, env: &Env) -> Result<Config,
         models: models::read(&root),
         pools: read_named(&root, "pools", |_, table| pool(table)),
         agents: read_named(&root, "agents", |_, table| Some(agent(table, files, &mut read_files))),
+        workflows: read_named(&root, "workflows", |name, table| {
+            let mut around = Around { files, read_files: &mut read_files };
+            workflow::read(name, table, &mut around)
+        }),
         doors: read_named(&root, "doors", door),
     };
     root.unsupported(&[
         "auth",
         "keys",
         "knowledge",
-        "workflows",
         "graphs",
         "mcp",
         "workers",
@@ -363,11 +368,15 @@ fn prompt(value: &Value<'_>, files: &Files, read_files: &mut Vec<PathBuf>) -> Op
     Prompt::compile(&text, &source, &(0..text.len()), path).map_err(note).ok()
 }
 
-fn read_file(value: &Value<'_>, name: &str, files: &Files) -> Option<(String, Option<PathBuf>)> {
+pub(super) fn read_file(
+    value: &Value<'_>,
+    name: &str,
+    files: &Files,
+) -> Option<(String, Option<PathBuf>)> {
     let folder = match files {
         Files::Folder(folder) => folder,
         Files::BuiltIn => {
-            let found = crate::builtin::PROMPTS.iter().find(|(file, _)| *file == name);
+            let found = crate::builtin::FILES.iter().find(|(file, _)| *file == name);
             if found.is_none() {
                 value.problem(format!("there is no file {name}"), "here", "");
             }
@@ -414,10 +423,11 @@ enum OnDisconnect {
     Cancel,
 }
 
-const DIALECTS: &[(&str, Dialect)] = &[("cofounder", Dialect::CoFounder)];
+const DIALECTS: &[(&str, Dialect)] =
+    &[("cofounder", Dialect::CoFounder), ("campaigns", Dialect::Campaign)];
 
 /// Dialects that are documented and not built yet.
-const FUTURE_DIALECTS: &[&str] = &["campaigns", "knowledge", "langgraph", "openai", "mcp", "runs"];
+const FUTURE_DIALECTS: &[&str] = &["knowledge", "langgraph", "openai", "mcp", "runs"];
 
 /// A door is called like its dialect, or says which one it speaks.
 fn known_dialect(table: &Table<'_>, name: &str) -> Option<Dialect> {

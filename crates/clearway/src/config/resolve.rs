@@ -5,7 +5,7 @@
 //! `default`, models that embed where the file has none, the pool `chat`, and the built-in agents
 //! in a file that has none.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use clearway_engine::upstream::{Commit, EmbeddingModel, Endpoint, Kind};
@@ -17,6 +17,7 @@ use super::providers::usual_url;
 use super::read::{AgentDraft, Draft};
 use super::report::Problem;
 use super::walk::{At, Walk, nearest};
+use super::workflow::{self, Workflow, WorkflowDraft};
 use super::{
     ANTHROPIC, Agent, Config, DEFAULT_AGENT, DEFAULT_MODEL, Key, Model, OLLAMA, OPENAI, Origin,
     Pool, Provider, ProviderKind, Remote, SIM, Secret, Server, Sim,
@@ -69,9 +70,11 @@ pub(super) fn config(walk: &Walk<'_>, draft: Draft, server: Server) -> Config {
             && agent.value != DEFAULT_AGENT
         {
             let built_in = names.is_empty().then(|| agents.keys()).into_iter().flatten();
-            known(walk, "agent", agent, names.iter().chain(built_in));
+            let all = names.iter().chain(built_in).chain(draft.workflows.keys());
+            known(walk, "agent", agent, all);
         }
     }
+    let workflows = resolve_workflows(walk, draft.workflows, &models, &agents, &mut pools);
     add_embeddings(&providers, &mut models);
     let doors = draft.doors.into_iter().map(|(name, door)| (name, door.door)).collect();
     Config {
@@ -81,6 +84,7 @@ pub(super) fn config(walk: &Walk<'_>, draft: Draft, server: Server) -> Config {
         models,
         pools,
         agents,
+        workflows,
         doors,
         telemetry: None,
         default_agent,
@@ -88,6 +92,57 @@ pub(super) fn config(walk: &Walk<'_>, draft: Draft, server: Server) -> Config {
         warnings: Vec::new(),
         ignored_variables: Vec::new(),
     }
+}
+
+fn resolve_workflows(
+    walk: &Walk<'_>,
+    drafts: BTreeMap<String, WorkflowDraft>,
+    models: &BTreeMap<String, Model>,
+    agents: &BTreeMap<String, Agent>,
+    pools: &mut BTreeMap<String, Pool>,
+) -> BTreeMap<String, Workflow> {
+    let names: Vec<String> = drafts.keys().cloned().collect();
+    if !drafts.is_empty() {
+        pools.entry(workflow::POOL.to_owned()).or_insert(Pool { slots: 16, queue: 1000 });
+    }
+    for (name, draft) in &drafts {
+        for (what, used) in &draft.uses {
+            match *what {
+                "model" => known(walk, "model", used, models.keys()),
+                "agent" => known(walk, "agent", used, agents.keys()),
+                _ => known(walk, "workflow", used, names.iter()),
+            };
+        }
+        if let Some(pool) = &draft.pool {
+            known(walk, "pool", pool, pools.keys());
+        }
+        if calls_itself(&drafts, name) {
+            let place = draft.uses.iter().find(|(what, _)| *what == "workflow");
+            let text = format!("workflow `{name}` runs itself, directly or through others");
+            if let Some((_, used)) = place {
+                walk.note(problem_at(walk, Problem::new(text), used, "round and round"));
+            }
+        }
+    }
+    drafts.into_iter().map(|(name, draft)| (name, draft.workflow)).collect()
+}
+
+fn calls_itself(drafts: &BTreeMap<String, WorkflowDraft>, name: &str) -> bool {
+    let called = |name: &str| {
+        let uses = drafts.get(name).map(|draft| draft.uses.as_slice()).unwrap_or_default();
+        uses.iter().filter(|(what, _)| *what == "workflow").map(|(_, used)| used.value.clone())
+    };
+    let mut seen = BTreeSet::new();
+    let mut open: Vec<String> = called(name).collect();
+    while let Some(next) = open.pop() {
+        if next == name {
+            return true;
+        }
+        if seen.insert(next.clone()) {
+            open.extend(called(&next));
+        }
+    }
+    false
 }
 
 /// Notes a problem unless `name` is one of `names`.

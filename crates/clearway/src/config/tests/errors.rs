@@ -349,13 +349,21 @@ do = "search"
               ╰────
             help: leave it out: it would have no effect, and silence would hide that
 
-            error: `workflows` is not supported by this version
-              ╭─[clearway.toml:15:2]
+            error: workflow `campaign` has no steps
+              ╭─[clearway.toml:15:12]
             15 │ [workflows.campaign.steps.facts]
-              ·  ────┬────
-              ·      ╰── not supported yet
+              ·            ────┬───
+              ·                ╰── here
               ╰────
-            help: leave it out: it would have no effect, and silence would hide that"#]],
+            help: add [workflows.campaign.steps.first] with do = "llm"
+
+            error: steps that do `search` are not supported by this version
+              ╭─[clearway.toml:16:6]
+            16 │ do = "search"
+              ·      ────┬───
+              ·          ╰── not supported yet
+              ╰────
+            help: llm, agent, template, set, branch, ask, workflow, wait and fail are"#]],
     );
 }
 
@@ -559,7 +567,7 @@ fn doors() {
             4 │ [doors.support]
              · ───────────────
              ╰────
-            help: say which dialect it speaks: dialect = "cofounder"
+            help: say which dialect it speaks: dialect = "cofounder" or "campaigns"
 
             error: `doors.x.dialect` cannot be `slack`
              ╭─[clearway.toml:7:11]
@@ -567,7 +575,7 @@ fn doors() {
              ·           ───┬───
              ·              ╰── not one of the choices
              ╰────
-            help: one of: cofounder
+            help: one of: cofounder, campaigns
 
             error: `on_disconnect = "cancel"` is not supported by this version
              ╭─[clearway.toml:8:17]

@@ -1,0 +1,211 @@
+//! Runs that start at a time: once, or by the clock again and again.
+//!
+//! A schedule is a row. When its time comes its run is created under an idempotency key made of the
+//! schedule and the time, and then the row moves on: a crash in between starts nothing twice and
+//! loses nothing. A time that passed while the server was down is made up for once, not once per
+//! missed time.
+
+use std::str::FromStr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use clearway_core::machine::Command;
+use clearway_core::run::RunOptions;
+use clearway_core::{Code, Priority, RunId, RunRecord, ThreadId, Timestamp};
+use clearway_store::{Fired, Idempotency, Schedule};
+use serde_json::{Map, Value, json};
+use uuid::Uuid;
+
+use crate::engine::{Engine, Inner, bounded};
+use crate::{Error, Submit};
+
+/// What answers a question of `run`'s thread when its time is over.
+pub(crate) fn resume(run: &RunRecord, question: Uuid, answer: Value) -> Value {
+    json!({
+        "agent": run.agent,
+        "thread": run.thread.to_string(),
+        "priority": run.priority.level(),
+        "metadata": run.metadata,
+        "command": {"resume_by_id": {question.to_string(): answer}},
+    })
+}
+
+/// A run to be started by the clock.
+#[derive(Clone, Debug)]
+pub struct CronSpec {
+    /// Unique per tenant.
+    pub name: String,
+    pub tenant: String,
+    pub owner: Option<String>,
+    /// Five fields: minute, hour, day of month, month, day of week; UTC.
+    pub cron: String,
+    pub agent: String,
+    pub input: Value,
+    pub metadata: Map<String, Value>,
+    /// All its runs on this thread; `None` gives each its own.
+    pub thread: Option<ThreadId>,
+}
+
+/// The first time after `after` that a cron expression names.
+///
+/// # Errors
+/// Says what is wrong with the expression.
+pub fn next_time(cron: &str, after: Timestamp) -> Result<Timestamp, String> {
+    let cron = croner::Cron::from_str(cron).map_err(|error| error.to_string())?;
+    let after = chrono::DateTime::<chrono::Utc>::from_timestamp_millis(after.0)
+        .ok_or_else(|| "the time is out of range".to_owned())?;
+    let next = cron.find_next_occurrence(&after, false).map_err(|error| error.to_string())?;
+    Ok(Timestamp(next.timestamp_millis()))
+}
+
+impl Engine {
+    /// Creates or replaces a cron by its name.
+    ///
+    /// # Errors
+    /// `invalid_request` for an expression that names no time; `agent_not_found`,
+    /// `store_unavailable`.
+    pub async fn put_cron(&self, spec: CronSpec) -> Result<Schedule, Error> {
+        let inner = self.inner();
+        if inner.agents.get(&spec.agent).is_none() {
+            let text = format!("no agent `{}`", spec.agent);
+            return Err(Error::new(Code::AgentNotFound, text));
+        }
+        let now = inner.clocks.now();
+        let next = next_time(&spec.cron, now).map_err(|why| {
+            let text = format!("`{}` is no cron expression of five fields: {why}", spec.cron);
+            Error::new(Code::InvalidRequest, text)
+        })?;
+        let schedule = Schedule {
+            id: inner.ids.random(),
+            tenant: spec.tenant,
+            owner: spec.owner,
+            name: Some(spec.name),
+            thread: spec.thread,
+            cron: Some(spec.cron),
+            timezone: None,
+            next_at: Some(next),
+            submit: json!({"agent": spec.agent, "input": spec.input, "metadata": spec.metadata}),
+            only_at: None,
+            created_at: now,
+            last_at: None,
+            last_run: None,
+            last_error: None,
+        };
+        bounded(inner.store.put_schedule(schedule.clone())).await?;
+        Ok(schedule)
+    }
+}
+
+impl Inner {
+    /// The standing task that starts what is due.
+    pub(crate) async fn keep_schedules(self: Arc<Self>) {
+        let mut pause = Duration::ZERO;
+        loop {
+            tokio::select! {
+                () = self.tasks.soft.cancelled() => return,
+                () = tokio::time::sleep(pause) => {}
+            }
+            pause = match bounded(self.store.due_schedules(AT_ONCE)).await {
+                Ok((due, next)) => {
+                    let full = due.len() == AT_ONCE as usize;
+                    for schedule in due {
+                        self.fire(schedule).await;
+                    }
+                    // New schedules are made by others: look again soon in any case.
+                    let until = next.map_or(LOOK_EVERY, |at| at.since(self.clocks.now()));
+                    if full { Duration::ZERO } else { until.clamp(SHORTEST, LOOK_EVERY) }
+                }
+                Err(error) => {
+                    tracing::warn!("schedules cannot be read, trying again: {error}");
+                    LOOK_EVERY
+                }
+            };
+        }
+    }
+
+    async fn fire(self: &Arc<Self>, schedule: Schedule) {
+        let Some(at) = schedule.next_at else { return };
+        let stale = match (schedule.only_at, schedule.thread) {
+            (Some(head), Some(thread)) => match bounded(self.store.thread(thread)).await {
+                Ok(found) => found.and_then(|thread| thread.head) != Some(head),
+                Err(error) => {
+                    tracing::warn!("a schedule waits for the store: {error}");
+                    return;
+                }
+            },
+            _ => false,
+        };
+        let started = if stale { Ok(None) } else { self.start_scheduled(&schedule, at).await };
+        let (run, error) = match started {
+            Ok(run) => (run, None),
+            // It stays due, and is tried again with the next look.
+            Err(error) if error.0.retryable => {
+                tracing::warn!(schedule.id = %schedule.id, "a scheduled run has to wait: {error}");
+                return;
+            }
+            Err(error) => {
+                tracing::error!(schedule.id = %schedule.id, "a scheduled run could not start: {error}");
+                (None, Some(error.to_string()))
+            }
+        };
+        let now = self.clocks.now();
+        let next_at = schedule.cron.as_deref().and_then(|cron| next_time(cron, now).ok());
+        let over = schedule.cron.is_none();
+        let fired = Fired { id: schedule.id, at, next_at, run, error, over };
+        if let Err(error) = bounded(self.store.schedule_fired(fired)).await {
+            // The run is found again by its key.
+            tracing::warn!(schedule.id = %schedule.id, "a schedule could not be moved on: {error}");
+        }
+    }
+
+    async fn start_scheduled(
+        self: &Arc<Self>,
+        schedule: &Schedule,
+        at: Timestamp,
+    ) -> Result<Option<RunId>, Error> {
+        let wanted = &schedule.submit;
+        let agent = wanted["agent"].as_str().unwrap_or_default();
+        let thread = schedule.thread.unwrap_or_else(|| self.ids.thread());
+        let command = match wanted.get("command") {
+            None => None,
+            Some(command) => Some(Command::from_json(command).ok_or_else(|| {
+                Error::new(Code::Internal, "the schedule's command cannot be read")
+            })?),
+        };
+        let level = wanted["priority"].as_u64().and_then(|level| u8::try_from(level).ok());
+        let submit = Submit {
+            tenant: schedule.tenant.clone(),
+            owner: schedule.owner.clone(),
+            metadata: wanted["metadata"].as_object().cloned().unwrap_or_default(),
+            priority: level.and_then(Priority::new),
+            idempotency: Some(Idempotency {
+                route: "schedule".to_owned(),
+                key: format!("{}|{}", schedule.id, at.0),
+                body: [0; 32],
+            }),
+            options: RunOptions { command, ..RunOptions::default() },
+            ..Submit::new(thread, agent, "schedule", wanted["input"].clone())
+        };
+        Ok(Some(self.submit(submit).await?.run))
+    }
+}
+
+/// Schedules that one look acts on.
+const AT_ONCE: u32 = 64;
+
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+const SHORTEST: Duration = Duration::from_millis(20);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn cron_times_are_found() {
+        let monday = Timestamp(1_764_000_000_000); // 2025-11-24 16:00 UTC
+        let next = next_time("0 9 * * 1-5", monday).unwrap();
+        assert_eq!(next, monday.plus(Duration::from_secs(17 * 3600)));
+        assert!(next_time("every day", monday).is_err());
+        assert!(next_time("* * 31 2 *", monday).is_err(), "never");
+    }
+}

@@ -1,0 +1,273 @@
+//! Templates and expressions: minijinja, where an undefined name is an error.
+
+use std::collections::BTreeSet;
+use std::fmt;
+use std::sync::Arc;
+
+use clearway_core::{Code, Failure};
+use minijinja::{AutoEscape, Environment, Error, ErrorKind, UndefinedBehavior, Value};
+
+/// Steps of the template engine that one rendering may take: a loop in it must end.
+const FUEL: u64 = 5_000_000;
+
+/// A compiled template.
+#[derive(Clone)]
+pub struct Template {
+    environment: Arc<Environment<'static>>,
+    /// What errors call it: a file, or the step's key.
+    pub name: String,
+}
+
+/// A compiled expression.
+#[derive(Clone)]
+pub struct Expr {
+    environment: Arc<Environment<'static>>,
+    pub name: String,
+    pub source: String,
+}
+
+impl fmt::Debug for Template {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Template({})", self.name)
+    }
+}
+
+impl fmt::Debug for Expr {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Expr({})", self.source)
+    }
+}
+
+impl Template {
+    /// # Errors
+    /// What is wrong with it, for people.
+    pub fn compile(name: &str, text: &str) -> Result<Self, String> {
+        let mut environment = environment();
+        let html = name.trim_end_matches(".j2").ends_with(".html");
+        environment.set_auto_escape_callback(move |_| match html {
+            true => AutoEscape::Html,
+            false => AutoEscape::None,
+        });
+        environment
+            .add_template_owned(ONLY, text.to_owned())
+            .map_err(|error| explain(name, &error))?;
+        Ok(Self { environment: Arc::new(environment), name: name.to_owned() })
+    }
+
+    /// # Errors
+    /// `template_failed`, naming template, line and variable.
+    pub fn render(&self, values: &Value) -> Result<String, Failure> {
+        let rendered =
+            self.environment.get_template(ONLY).and_then(|template| template.render(values));
+        rendered.map_err(|error| failed(&self.name, &error))
+    }
+
+    /// Names that must come from outside, with the fields that are looked up in them.
+    pub fn variables(&self) -> BTreeSet<String> {
+        let template = self.environment.get_template(ONLY);
+        let names = template.map(|template| template.undeclared_variables(true));
+        names.unwrap_or_default().into_iter().collect()
+    }
+}
+
+impl Expr {
+    /// # Errors
+    /// What is wrong with it, for people.
+    pub fn compile(name: &str, source: &str) -> Result<Self, String> {
+        let environment = environment();
+        if let Err(error) = environment.compile_expression(source) {
+            return Err(explain(name, &error));
+        }
+        let environment = Arc::new(environment);
+        Ok(Self { environment, name: name.to_owned(), source: source.to_owned() })
+    }
+
+    /// # Errors
+    /// As [`Template::render`].
+    pub fn evaluate(&self, values: &Value) -> Result<serde_json::Value, Failure> {
+        let value = self.value(values)?;
+        serde_json::to_value(&value).map_err(|error| {
+            let text = format!("{}: `{}` is no JSON value: {error}", self.name, self.source);
+            Failure::new(Code::TemplateFailed, text)
+        })
+    }
+
+    /// # Errors
+    /// As [`Template::render`].
+    pub fn is_true(&self, values: &Value) -> Result<bool, Failure> {
+        Ok(self.value(values)?.is_true())
+    }
+
+    fn value(&self, values: &Value) -> Result<Value, Failure> {
+        let expression = self.environment.compile_expression(&self.source);
+        let value = expression.and_then(|expression| expression.eval(values));
+        let value = value.map_err(|error| failed(&self.name, &error))?;
+        if value.is_undefined() {
+            let text = format!("{}: `{}` is not defined", self.name, self.source);
+            return Err(Failure::new(Code::TemplateFailed, text));
+        }
+        Ok(value)
+    }
+
+    pub fn variables(&self) -> BTreeSet<String> {
+        let expression = self.environment.compile_expression(&self.source);
+        let names = expression.map(|expression| expression.undeclared_variables(true));
+        names.unwrap_or_default().into_iter().collect()
+    }
+}
+
+const ONLY: &str = "template";
+
+fn environment() -> Environment<'static> {
+    let mut environment = Environment::new();
+    environment.set_undefined_behavior(UndefinedBehavior::Strict);
+    environment.set_fuel(Some(FUEL));
+    environment.set_debug(true);
+    environment.add_filter("slug", slug);
+    environment.add_filter("date", date);
+    environment.add_filter("csv", csv);
+    environment.add_filter("words", words);
+    environment
+}
+
+/// `Süße Träume 2` becomes `susse-traume-2`, as far as letters are known.
+fn slug(text: &str) -> String {
+    let mut slug = String::with_capacity(text.len());
+    for c in text.chars().flat_map(char::to_lowercase) {
+        let plain = match c {
+            'a'..='z' | '0'..='9' => {
+                slug.push(c);
+                continue;
+            }
+            'ä' | 'à' | 'á' | 'â' => "a",
+            'ö' | 'ò' | 'ó' | 'ô' => "o",
+            'ü' | 'ù' | 'ú' | 'û' => "u",
+            'é' | 'è' | 'ê' | 'ë' => "e",
+            'ß' => "ss",
+            'ñ' => "n",
+            'ç' => "c",
+            _ => "-",
+        };
+        if plain != "-" || !(slug.is_empty() || slug.ends_with('-')) {
+            slug.push_str(plain);
+        }
+    }
+    slug.trim_end_matches('-').to_owned()
+}
+
+/// Formats `now` and other times in milliseconds or RFC 3339.
+fn date(value: &Value, format: Option<&str>) -> Result<String, Error> {
+    let text = value.to_string();
+    let time = match text.parse::<i64>() {
+        Ok(ms) => chrono::DateTime::from_timestamp_millis(ms),
+        Err(_) => chrono::DateTime::parse_from_rfc3339(&text).ok().map(|time| time.to_utc()),
+    };
+    let time = time
+        .ok_or_else(|| Error::new(ErrorKind::InvalidOperation, format!("`{text}` is no time")))?;
+    let format = format.unwrap_or("%Y-%m-%d");
+    let mut out = String::new();
+    match std::fmt::Write::write_fmt(&mut out, format_args!("{}", time.format(format))) {
+        Ok(()) => Ok(out),
+        Err(_) => {
+            Err(Error::new(ErrorKind::InvalidOperation, format!("`{format}` is no date format")))
+        }
+    }
+}
+
+/// One field of a CSV line (RFC 4180). A field that a spreadsheet would take for a formula is
+/// defused.
+fn csv(value: &Value) -> String {
+    let text = value.to_string();
+    let text = match text.starts_with(['=', '+', '-', '@']) && text.parse::<f64>().is_err() {
+        true => format!("'{text}"),
+        false => text,
+    };
+    if text.contains(['"', ',', '\n', '\r', ';']) {
+        return format!("\"{}\"", text.replace('"', "\"\""));
+    }
+    text
+}
+
+/// The first words of a text.
+fn words(text: &str, count: usize) -> String {
+    let mut words = text.split_whitespace();
+    let kept: Vec<&str> = words.by_ref().take(count).collect();
+    let more = if words.next().is_some() { " …" } else { "" };
+    kept.join(" ") + more
+}
+
+fn explain(name: &str, error: &Error) -> String {
+    let why = error.detail().map_or_else(|| error.kind().to_string(), ToOwned::to_owned);
+    match error.line() {
+        Some(line) => format!("{name}, line {line}: {why}"),
+        None => format!("{name}: {why}"),
+    }
+}
+
+fn failed(name: &str, error: &Error) -> Failure {
+    let mut text = explain(name, error);
+    // The part of the template that failed names the variable.
+    let part = error
+        .template_source()
+        .zip(error.range())
+        .and_then(|(source, range)| source.get(range))
+        .map(|part| part.trim().to_owned())
+        .filter(|part| !part.is_empty() && part.len() < 200);
+    if let Some(part) = &part {
+        text = format!("{text} (`{part}`)");
+    }
+    let mut failure = Failure::new(Code::TemplateFailed, text).with("template", name);
+    if let Some(line) = error.line() {
+        failure = failure.with("line", line);
+    }
+    if let Some(part) = part {
+        failure = failure.with("variable", part);
+    }
+    failure
+}
+
+#[cfg(test)]
+mod tests {
+    use minijinja::context;
+
+    use super::*;
+
+    #[test]
+    fn what_fails_is_named_with_line_and_variable() {
+        let template = Template::compile("prompts/x.md", "one\n{{ brief.titel }}").unwrap();
+        let values = context! { brief => context! { title => "t" } };
+        let failure = template.render(&values).unwrap_err();
+        assert_eq!(failure.code, Code::TemplateFailed);
+        assert!(failure.message.contains("prompts/x.md, line 2"), "{failure}");
+        assert_eq!(failure.detail["variable"], "brief.titel");
+        assert!(Template::compile("x", "{% if %}").unwrap_err().contains("x, line 1"));
+    }
+
+    #[test]
+    fn html_is_escaped_and_text_is_not() {
+        let values = context! { x => "<b>" };
+        let render = |name| Template::compile(name, "{{ x }}").unwrap().render(&values).unwrap();
+        assert_eq!((render("a.html.j2"), render("a.md")), ("&lt;b&gt;".into(), "<b>".into()));
+    }
+
+    #[test]
+    fn expressions_and_filters() {
+        let values = context! { n => 3, items => vec!["a", "b"], now => 0 };
+        let eval = |source| Expr::compile("if", source).unwrap().evaluate(&values).unwrap();
+        assert_eq!(eval("n < 4 and 'a' in items"), serde_json::json!(true));
+        assert_eq!(eval("now | date('%Y%m%d')"), serde_json::json!("19700101"));
+        assert_eq!(eval("'Süße Träume, 2!' | slug"), serde_json::json!("susse-traume-2"));
+        assert_eq!(eval("'=1+1' | csv"), serde_json::json!("'=1+1"));
+        assert!(Expr::compile("if", "missing.x").unwrap().evaluate(&values).is_err());
+        assert!(Expr::compile("if", "n <").is_err());
+        let names = Expr::compile("if", "a.b.c + d").unwrap().variables();
+        assert_eq!(names.into_iter().collect::<Vec<_>>(), ["a.b.c", "d"]);
+    }
+
+    #[test]
+    fn a_loop_in_a_template_ends() {
+        let text =
+            "{% for a in range(10000) %}{% for b in range(10000) %}x{% endfor %}{% endfor %}";
+        assert!(Template::compile("x", text).unwrap().render(&context! {}).is_err());
+    }
+}

@@ -1,0 +1,510 @@
+//! What each kind of step does when its turn has come.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use clearway_core::channel::Write;
+use clearway_core::event::EventKind;
+use clearway_core::machine::Output;
+use clearway_core::message::{Message, Role};
+use clearway_core::plan::{Goto, MESSAGES};
+use clearway_core::{Code, Failure, Status, Timestamp};
+use clearway_engine::chat::{complete, human_input};
+use clearway_engine::upstream::ChatRequest;
+use clearway_engine::{Child, ChildEnd, Ctx, Expiry, Node, NodeError, hex};
+use minijinja::Value as Jinja;
+use serde_json::{Map, Value, json};
+
+use super::compile::{self, RESULT, Shared};
+use super::expr::Template;
+use super::structured;
+use crate::config::workflow::{Case, END, Step, StepKind};
+
+/// Elements that one `for_each` may have.
+const FOR_EACH_ITEMS: usize = 1000;
+
+/// One step, or one element of a step with `for_each`.
+#[derive(Debug)]
+pub(super) struct StepNode {
+    pub(super) shared: Arc<Shared>,
+    pub(super) at: usize,
+}
+
+/// Sends one call per element to its step.
+#[derive(Debug)]
+pub(super) struct Scatter {
+    pub(super) shared: Arc<Shared>,
+    pub(super) at: usize,
+}
+
+/// Makes the workflow's result.
+#[derive(Debug)]
+pub(super) struct Fold {
+    pub(super) shared: Arc<Shared>,
+}
+
+impl Shared {
+    /// What templates and expressions can use.
+    fn values(&self, cx: &Ctx, step: &Step, visits: u64) -> Map<String, Value> {
+        let mut values = Map::new();
+        for (channel, _) in cx.state.versions() {
+            if let Some(value) = cx.state.get(channel) {
+                values.insert(channel.to_owned(), value);
+            }
+        }
+        if let Some(payload) = &cx.payload {
+            values.insert("item".to_owned(), payload["item"].clone());
+            let (index, of) = (payload["index"].as_u64().unwrap_or(0), &payload["of"]);
+            values.insert(
+                "loop".to_owned(),
+                json!({"index": index + 1, "index0": index, "length": of}),
+            );
+        }
+        let record = cx.record();
+        let key = record.metadata.get("key").cloned().unwrap_or_else(|| cx.run.to_string().into());
+        values.insert("step".to_owned(), json!({"name": step.name, "visits": visits}));
+        values.insert(
+            "run".to_owned(),
+            json!({
+                "id": cx.run.to_string(), "key": key, "thread": cx.thread.to_string(),
+                "owner": record.owner, "workflow": self.name,
+                "created_at": record.created_at.to_string(),
+            }),
+        );
+        values.insert("now".to_owned(), self.clock.now().to_string().into());
+        values
+    }
+}
+
+/// Values for the template engine.
+fn jinja(values: &Map<String, Value>) -> Jinja {
+    Jinja::from(minijinja::value::Serde(values))
+}
+
+/// The output that a step's channel holds. Where a failed step goes on, it is `{error}`.
+fn writes(step: &Step, output: Value) -> Vec<Write> {
+    // An element's output is one element of the list, also when it is itself a list.
+    let value = if step.for_each.is_some() { Value::Array(vec![output]) } else { output };
+    vec![Write::new(&step.name, value)]
+}
+
+#[async_trait::async_trait]
+impl Node for Scatter {
+    async fn call(&self, cx: Ctx) -> Result<Output, NodeError> {
+        let step = &self.shared.workflow.steps[self.at];
+        let values = jinja(&self.shared.values(&cx, step, 1));
+        let clear = Write { assign: true, ..Write::new(&step.name, Value::Array(Vec::new())) };
+        let on = |goto| Output { writes: vec![clear], goto: Some(goto), ..Output::default() };
+        let runs = match &step.condition {
+            Some(condition) => condition.is_true(&values)?,
+            None => true,
+        };
+        let items = match &step.for_each {
+            Some(list) if runs => list.evaluate(&values)?,
+            Some(_) | None => Value::Array(Vec::new()),
+        };
+        let Value::Array(items) = items else {
+            let text = format!("step `{}`: for_each must give a list", step.name);
+            return Err(Failure::new(Code::TemplateFailed, text).into());
+        };
+        if items.len() > FOR_EACH_ITEMS {
+            let text = format!(
+                "step `{}`: for_each has {} elements; `for_each_items` is {FOR_EACH_ITEMS}",
+                step.name,
+                items.len()
+            );
+            return Err(Failure::new(Code::LimitExceeded, text)
+                .with("limit", "for_each_items")
+                .into());
+        }
+        let node: Arc<str> = step.name.as_str().into();
+        if items.is_empty() {
+            return Ok(on(vec![Goto::After(node)]));
+        }
+        let of = items.len();
+        let send = |(index, item): (usize, Value)| Goto::Send {
+            node: node.clone(),
+            payload: json!({"item": item, "index": index, "of": of}),
+        };
+        Ok(on(items.into_iter().enumerate().map(send).collect()))
+    }
+}
+
+#[async_trait::async_trait]
+impl Node for Fold {
+    async fn call(&self, cx: Ctx) -> Result<Output, NodeError> {
+        let workflow = &self.shared.workflow;
+        let Some(last) = workflow.steps.last() else { return Ok(Output::default()) };
+        let values = self.shared.values(&cx, last, 1);
+        let result = match &workflow.output {
+            Some(expr) => expr.evaluate(&jinja(&values))?,
+            None => {
+                let needed = |name: &str| {
+                    workflow.steps.iter().any(|step| step.needs.iter().any(|need| need == name))
+                };
+                let ends = workflow.steps.iter().filter(|step| !needed(&step.name));
+                let outputs = ends
+                    .filter_map(|step| Some((step.name.clone(), values.get(&step.name)?.clone())));
+                Value::Object(outputs.collect())
+            }
+        };
+        Ok(Output { writes: vec![Write::new(RESULT, result)], ..Output::default() })
+    }
+}
+
+#[async_trait::async_trait]
+impl Node for StepNode {
+    async fn call(&self, cx: Ctx) -> Result<Output, NodeError> {
+        let step = &self.shared.workflow.steps[self.at];
+        let before = cx.state.get(&step.name).unwrap_or_default();
+        let visits = before["visits"].as_u64().unwrap_or(0) + 1;
+        let values = self.shared.values(&cx, step, visits);
+        let context = jinja(&values);
+        // With `for_each`, the condition was asked before the fan-out.
+        if let Some(condition) = step.condition.as_ref().filter(|_| step.for_each.is_none())
+            && !condition.is_true(&context)?
+        {
+            let data = json!({"message": "skipped", "node": step.name, "skipped": true});
+            cx.fact(EventKind::Progress, &data)?;
+            return Ok(Output { writes: writes(step, Value::Null), ..Output::default() });
+        }
+        let mut output = self.perform(&cx, step, &values, &context, visits).await?;
+        if let Some(name) = &step.save_as {
+            output.value = self.save(&cx, step, name, &context, output.value).await?;
+        }
+        let mut all = writes(step, output.value);
+        for (channel, expr) in &step.writes {
+            let mut with_output = values.clone();
+            if let Some(own) = all.first() {
+                with_output.insert(step.name.clone(), own.value.clone());
+            }
+            all.push(Write::new(channel, expr.evaluate(&jinja(&with_output))?));
+        }
+        Ok(Output { writes: all, goto: output.goto, reply: output.reply, ..Output::default() })
+    }
+}
+
+/// What a step makes.
+#[derive(Debug, Default)]
+struct Made {
+    value: Value,
+    goto: Option<Vec<Goto>>,
+    reply: Option<uuid::Uuid>,
+}
+
+impl From<Value> for Made {
+    fn from(value: Value) -> Self {
+        Self { value, ..Self::default() }
+    }
+}
+
+impl StepNode {
+    async fn perform(
+        &self,
+        cx: &Ctx,
+        step: &Step,
+        values: &Map<String, Value>,
+        context: &Jinja,
+        visits: u64,
+    ) -> Result<Made, NodeError> {
+        match &step.kind {
+            StepKind::Llm { model, prompt, system, output, params } => {
+                let mut messages = Vec::new();
+                if let Some(system) = system {
+                    let text = system.render(context)?;
+                    messages.push(Arc::new(Message::new(Role::System, text, "system").to_value()));
+                }
+                let text = prompt.render(context)?;
+                messages.push(Arc::new(Message::new(Role::Human, text, "prompt").to_value()));
+                let request =
+                    ChatRequest { model: model.clone(), messages, params: params.clone() };
+                match output {
+                    Some(schema) => structured_answer(cx, step, request, schema).await,
+                    None => {
+                        let reply = complete(cx, "", 0, request).await?;
+                        Ok(Made::from(Value::String(reply.content.text())))
+                    }
+                }
+            }
+            StepKind::Agent { agent, input } => {
+                let text = input.render(context)?;
+                let input = human_input(&text, &cx.message_id(100).to_string());
+                let end = self.child(cx, agent, input).await?;
+                let messages = end.state.as_ref().and_then(|state| state[MESSAGES].as_array());
+                let reply = messages
+                    .and_then(|messages| messages.iter().rfind(|message| message["type"] == "ai"));
+                let reply = reply.and_then(Message::from_value);
+                Ok(Made::from(Value::String(
+                    reply.map(|reply| reply.content.text()).unwrap_or_default(),
+                )))
+            }
+            StepKind::Workflow { workflow, input } => {
+                let mut given = Map::new();
+                for (key, expr) in input {
+                    given.insert(key.clone(), expr.evaluate(context)?);
+                }
+                let Some(called) = self.shared.all.get(workflow) else {
+                    let text = format!("there is no workflow `{workflow}` any more");
+                    return Err(Failure::new(Code::AgentNotFound, text).into());
+                };
+                let input = compile::input(called, &given)?;
+                let end = self.child(cx, workflow, input).await?;
+                Ok(Made::from(end.state.map(|state| state[RESULT].clone()).unwrap_or_default()))
+            }
+            StepKind::Template { template, .. } => {
+                Ok(Value::String(template.render(context)?).into())
+            }
+            StepKind::Set { value } => match value {
+                Some(expr) => Ok(expr.evaluate(context)?.into()),
+                None => Ok(Made::default()),
+            },
+            StepKind::Branch { when, max_visits } => {
+                Ok(branch(step, when, *max_visits, context, visits, &self.shared)?)
+            }
+            StepKind::Ask { question, show, choices, wait, on_timeout } => {
+                let text = question.render(context)?;
+                let shown: Map<String, Value> = show
+                    .iter()
+                    .filter_map(|name| Some((name.clone(), values.get(name)?.clone())))
+                    .collect();
+                let expiry = on_timeout.as_ref().map(|choice| Expiry {
+                    after: *wait,
+                    answer: json!({"choice": choice, "by": "time limit"}),
+                });
+                let answer = cx.interrupt_for(request_for(step, &text, &shown, choices), expiry)?;
+                Ok(answered(step, choices, answer)?.into())
+            }
+            StepKind::Wait { duration, until, event, limit } => {
+                self.wait(cx, context, duration.as_ref(), until.as_ref(), event.as_deref(), *limit)
+                    .await
+            }
+            StepKind::Fail { message } => {
+                let text = message.render(context)?;
+                Err(Failure::new(Code::StepFailed, text).with("step", step.name.as_str()).into())
+            }
+        }
+    }
+
+    async fn child(&self, cx: &Ctx, agent: &str, input: Value) -> Result<ChildEnd, NodeError> {
+        let mut metadata = cx.record().metadata.clone();
+        metadata.remove("key");
+        let child = Child { agent: agent.to_owned(), input, metadata };
+        let end = cx.child("run", child).await?;
+        if end.status == Status::Success {
+            return Ok(end);
+        }
+        let failure = end.failure.clone().unwrap_or_else(|| {
+            Failure::new(Code::Internal, format!("it ended as {}", end.status.as_str()))
+        });
+        let text = format!("`{agent}` (run {}) failed: {}", end.run, failure.message);
+        Err(Failure { message: text, ..failure }.into())
+    }
+
+    async fn wait(
+        &self,
+        cx: &Ctx,
+        context: &Jinja,
+        duration: Option<&super::expr::Expr>,
+        until: Option<&super::expr::Expr>,
+        event: Option<&str>,
+        limit: Duration,
+    ) -> Result<Made, NodeError> {
+        let now = self.shared.clock.now();
+        if let Some(event) = event {
+            // The limit counts from the first time, so it is a timer of its own.
+            let until = cx.step("limit", async { Ok(now.plus(limit).0.into()) }).await?;
+            let until = Timestamp(until.as_i64().unwrap_or(now.0));
+            let payload = cx.signal(event, Some(until)).await?;
+            return Ok(
+                json!({"event": event, "payload": payload, "timed_out": payload.is_none()}).into()
+            );
+        }
+        if let Some(duration) = duration {
+            let seconds = duration.evaluate(context)?;
+            let seconds = seconds.as_f64().or_else(|| seconds.as_str()?.parse().ok());
+            let seconds =
+                seconds.filter(|seconds| (0.0..=3.2e7).contains(seconds)).ok_or_else(|| {
+                    let text = format!("`{}` gives no number of seconds", duration.source);
+                    Failure::new(Code::TemplateFailed, text)
+                })?;
+            cx.sleep("wait", Duration::from_secs_f64(seconds)).await?;
+        }
+        if let Some(until) = until {
+            let at = until.evaluate(context)?;
+            let at = at.as_str().and_then(|text| chrono::DateTime::parse_from_rfc3339(text).ok());
+            let at = at.ok_or_else(|| {
+                let text = format!("`{}` gives no time (RFC 3339)", until.source);
+                Failure::new(Code::TemplateFailed, text)
+            })?;
+            cx.sleep_until("wait", Timestamp(at.timestamp_millis())).await?;
+        }
+        Ok(Made::default())
+    }
+
+    /// Keeps the output as a file; what the step's channel holds then.
+    async fn save(
+        &self,
+        cx: &Ctx,
+        step: &Step,
+        name: &Template,
+        context: &Jinja,
+        value: Value,
+    ) -> Result<Value, NodeError> {
+        let name = name.render(context)?;
+        let name = name.trim();
+        let text = match &value {
+            Value::String(text) => text.clone(),
+            other => format!("{other:#}"),
+        };
+        let is_pdf = matches!(&step.kind, StepKind::Template { pdf: true, .. });
+        let (bytes, guessed) = match is_pdf {
+            true => (crate::pdf::from_markdown(&text, name)?, "application/pdf"),
+            false => (text.into_bytes(), media_type(name)),
+        };
+        let media_type = step.media_type.as_deref().unwrap_or(guessed);
+        let record = cx.artifact(name, media_type, Bytes::from(bytes)).await?;
+        let artifact = json!({
+            "name": record.name, "size": record.size_bytes, "sha256": hex(&record.sha256),
+            "media_type": record.media_type, "version": record.version,
+        });
+        // Structured output stays what it is; a rendered file is known by its name.
+        Ok(match value {
+            Value::Object(mut object) => {
+                object.insert("artifact".to_owned(), artifact);
+                Value::Object(object)
+            }
+            other if matches!(step.kind, StepKind::Template { .. }) => {
+                drop(other);
+                json!({"artifact": artifact})
+            }
+            other => json!({"text": other, "artifact": artifact}),
+        })
+    }
+}
+
+/// Asks for JSON that fits a schema; once more if it does not.
+async fn structured_answer(
+    cx: &Ctx,
+    step: &Step,
+    mut request: ChatRequest,
+    schema: &Value,
+) -> Result<Made, NodeError> {
+    let format = structured::response_format(&step.name, schema);
+    request.params.insert("response_format".to_owned(), format);
+    let first = complete(cx, "", 0, request.clone()).await?;
+    let answer = first.content.text();
+    let problems = match structured::parse(&answer, schema) {
+        Ok(value) => return Ok(value.into()),
+        Err(problems) => problems,
+    };
+    cx.progress(&format!("the answer does not fit its schema, asking once more: {problems}"))?;
+    request.messages.push(Arc::new(first.to_value()));
+    let repair = Message::new(Role::Human, structured::repair(&problems), "repair");
+    request.messages.push(Arc::new(repair.to_value()));
+    let second = complete(cx, "-repair", 1, request).await?.content.text();
+    match structured::parse(&second, schema) {
+        Ok(value) => Ok(value.into()),
+        Err(problems) => Err(structured::failed(&step.name, &problems, &second).into()),
+    }
+}
+
+fn branch(
+    step: &Step,
+    when: &[Case],
+    max_visits: u32,
+    context: &Jinja,
+    visits: u64,
+    shared: &Shared,
+) -> Result<Made, Failure> {
+    let mut chosen = None;
+    for case in when {
+        let fits = match &case.condition {
+            Some(condition) => condition.is_true(context)?,
+            None => true,
+        };
+        if fits {
+            chosen = Some(case);
+            break;
+        }
+    }
+    if max_visits > 0 && visits > u64::from(max_visits) {
+        let text = format!(
+            "branch `{}` was reached {visits} times; its `max_visits` is {max_visits}",
+            step.name
+        );
+        return Err(Failure::new(Code::LimitExceeded, text).with("limit", "max_visits"));
+    }
+    let Some(case) = chosen else {
+        let text = format!("no way out of branch `{}` fits; add one with else = true", step.name);
+        return Err(Failure::new(Code::StepFailed, text).with("step", step.name.as_str()));
+    };
+    let goto = match shared.workflow.step(&case.go).filter(|_| case.go != END) {
+        Some(to) => vec![Goto::Node(compile::entry(to).into())],
+        None => Vec::new(),
+    };
+    let value = json!({"go": case.go, "visits": visits});
+    Ok(Made { value, goto: Some(goto), reply: None })
+}
+
+/// A question in the shape that Agent Chat UI draws.
+fn request_for(
+    step: &Step,
+    question: &str,
+    shown: &Map<String, Value>,
+    choices: &[String],
+) -> Value {
+    json!({
+        "action_requests": [{
+            "name": step.name,
+            "args": shown,
+            "description": question,
+        }],
+        "review_configs": [{"action_name": step.name, "allowed_decisions": choices}],
+        "question": question,
+        "choices": choices,
+    })
+}
+
+/// What somebody answered: a choice, `{choice, value?}`, or a list of decisions as chat UIs send it.
+fn answered(step: &Step, choices: &[String], answer: Value) -> Result<Value, Failure> {
+    let decision = answer["decisions"].get(0).unwrap_or(&answer);
+    let choice = decision
+        .as_str()
+        .or_else(|| decision["choice"].as_str())
+        .or_else(|| decision["type"].as_str());
+    let value = ["value", "edited_action", "args", "message"]
+        .into_iter()
+        .find_map(|key| decision.get(key))
+        .cloned()
+        .unwrap_or_default();
+    let by = decision.get("by").cloned().unwrap_or_default();
+    match choice {
+        Some(choice) if choices.is_empty() || choices.iter().any(|known| known == choice) => {
+            Ok(json!({"choice": choice, "value": value, "by": by}))
+        }
+        // A question without choices takes anything.
+        None if choices.is_empty() => Ok(json!({"choice": null, "value": answer, "by": by})),
+        _ => {
+            let text = format!(
+                "the answer to step `{}` must be one of: {}",
+                step.name,
+                choices.join(", ")
+            );
+            Err(Failure::new(Code::InvalidRequest, text).with("step", step.name.as_str()))
+        }
+    }
+}
+
+/// By the extension.
+fn media_type(name: &str) -> &'static str {
+    match name.rsplit_once('.').map(|(_, extension)| extension) {
+        Some("html") => "text/html",
+        Some("md") => "text/markdown",
+        Some("csv") => "text/csv",
+        Some("json") => "application/json",
+        Some("svg") => "image/svg+xml",
+        Some("pdf") => "application/pdf",
+        _ => "text/plain",
+    }
+}
