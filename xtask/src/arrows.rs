@@ -18,7 +18,11 @@ const EDGES: &[(&str, &[&str])] = &[
     ("clearway-core", &[]),
     ("clearway-store", &["clearway-core"]),
     ("clearway-upstream", &["clearway-core"]),
-    ("clearway-engine", &["clearway-core", "clearway-store", "clearway-upstream"]),
+    ("clearway-knowledge", &["clearway-core"]),
+    (
+        "clearway-engine",
+        &["clearway-core", "clearway-store", "clearway-upstream", "clearway-knowledge"],
+    ),
     ("clearway-server", &["clearway-core", "clearway-engine"]),
     (
         "clearway",
@@ -26,6 +30,7 @@ const EDGES: &[(&str, &[&str])] = &[
             "clearway-core",
             "clearway-store",
             "clearway-upstream",
+            "clearway-knowledge",
             "clearway-engine",
             "clearway-server",
         ],

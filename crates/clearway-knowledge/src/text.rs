@@ -1,0 +1,179 @@
+//! From text to terms: words, their parts, their stems; which language a text is in.
+//!
+//! The same text gives the same terms, whatever was read before it. Anything is cut into words in linear time, and no
+//! term is longer than [`MAX_TERM`] bytes.
+
+use rust_stemmers::Stemmer;
+use unicode_segmentation::UnicodeSegmentation as _;
+
+use crate::document::is_wide;
+
+pub(crate) use language::Language;
+
+mod language;
+
+/// Longer words are cut: they are data, not language.
+const MAX_TERM: usize = 64;
+
+/// Stems words of one language.
+pub(crate) struct Analyzer {
+    language: Language,
+    stemmer: Option<Stemmer>,
+}
+
+/// A word on its way into the index or into a query.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub(crate) struct Token<'a> {
+    /// As it was written.
+    pub(crate) word: &'a str,
+    pub(crate) term: String,
+    /// Words that carry no meaning by themselves: they have a place, and are not indexed.
+    pub(crate) is_stop: bool,
+    /// An additional form of the token before it, at the same place.
+    pub(crate) is_variant: bool,
+}
+
+impl Analyzer {
+    pub(crate) fn new(language: Language) -> Self {
+        Self { language, stemmer: language.algorithm().map(Stemmer::create) }
+    }
+
+    /// Calls `each` for each token, in order, until it says to stop.
+    pub(crate) fn tokens<'a>(&self, text: &'a str, mut each: impl FnMut(Token<'a>) -> bool) {
+        let mut wide: Option<(usize, char)> = None;
+        for (at, word) in text.unicode_word_indices() {
+            if let Some(c) =
+                word.chars().next().filter(|c| is_wide(*c) && word.chars().count() == 1)
+            {
+                // Scripts without spaces: pairs of neighbouring characters stand for words.
+                let pair = wide
+                    .filter(|(before, _)| before + 3 >= at)
+                    .map(|(_, before)| [before, c].iter().collect::<String>());
+                wide = Some((at, c));
+                let single = Token { word, term: c.to_string(), is_stop: false, is_variant: false };
+                if !each(single) {
+                    return;
+                }
+                if let Some(term) = pair
+                    && !each(Token { word, term, is_stop: false, is_variant: true })
+                {
+                    return;
+                }
+                continue;
+            }
+            if !self.word(word, &mut each) {
+                return;
+            }
+        }
+    }
+
+    /// One word between spaces: itself, or its parts and what they are together.
+    fn word<'a>(&self, word: &'a str, each: &mut impl FnMut(Token<'a>) -> bool) -> bool {
+        let mut parts = 0;
+        for part in word.split(|c: char| !c.is_alphanumeric()).filter(|part| !part.is_empty()) {
+            parts += 1;
+            if !each(self.token(part)) {
+                return false;
+            }
+            let humps = humps(part);
+            if humps.len() > 1 {
+                for hump in humps {
+                    if !each(Token { is_variant: true, ..self.token(hump) }) {
+                        return false;
+                    }
+                }
+            }
+        }
+        let is_name = parts > 1 && word.contains(['_', '.', ':']);
+        let whole = || Token {
+            word,
+            term: cut(&word.to_lowercase()).to_owned(),
+            is_stop: false,
+            is_variant: true,
+        };
+        !is_name || each(whole())
+    }
+
+    fn token<'a>(&self, word: &'a str) -> Token<'a> {
+        let lower = word.to_lowercase();
+        let lower = cut(&lower);
+        let is_stop = self.language.is_stop(lower)
+            || (lower.len() == 1 && !lower.as_bytes()[0].is_ascii_digit());
+        let term = match &self.stemmer {
+            Some(stemmer) if !is_stop && !lower.bytes().any(|b| b.is_ascii_digit()) => {
+                fold(&stemmer.stem(lower))
+            }
+            _ => fold(lower),
+        };
+        Token { word, term, is_stop, is_variant: false }
+    }
+}
+
+/// The parts of `camelCase`, `HTTPServer` and the like.
+fn humps(word: &str) -> Vec<&str> {
+    let mut parts = Vec::new();
+    if !word.is_ascii() || word.len() > MAX_TERM {
+        return parts;
+    }
+    let bytes = word.as_bytes();
+    let mut start = 0;
+    for at in 1..bytes.len() {
+        let up = bytes[at].is_ascii_uppercase();
+        let after_small = up && bytes[at - 1].is_ascii_lowercase();
+        let before_small = up
+            && bytes[at - 1].is_ascii_uppercase()
+            && bytes.get(at + 1).is_some_and(u8::is_ascii_lowercase);
+        // `URLs` is one word.
+        let plural = bytes.get(at + 1) == Some(&b's') && at + 2 == bytes.len();
+        if after_small || (before_small && !plural) {
+            parts.push(&word[start..at]);
+            start = at;
+        }
+    }
+    if start > 0 {
+        parts.push(&word[start..]);
+    }
+    parts
+}
+
+fn cut(word: &str) -> &str {
+    let mut end = word.len().min(MAX_TERM);
+    while !word.is_char_boundary(end) {
+        end -= 1;
+    }
+    &word[..end]
+}
+
+/// Without accents, for whoever types without them.
+fn fold(word: &str) -> String {
+    if word.is_ascii() {
+        return word.to_owned();
+    }
+    let mut folded = String::with_capacity(word.len());
+    for c in word.chars() {
+        match c {
+            'à' | 'á' | 'â' | 'ã' | 'ä' | 'å' | 'ā' | 'ă' | 'ą' => folded.push('a'),
+            'ç' | 'ć' | 'č' => folded.push('c'),
+            'ď' | 'đ' | 'ð' => folded.push('d'),
+            'è' | 'é' | 'ê' | 'ë' | 'ē' | 'ė' | 'ę' | 'ě' => folded.push('e'),
+            'ğ' => folded.push('g'),
+            'ì' | 'í' | 'î' | 'ï' | 'ī' | 'į' | 'ı' => folded.push('i'),
+            'ł' | 'ľ' | 'ĺ' => folded.push('l'),
+            'ñ' | 'ń' | 'ň' => folded.push('n'),
+            'ò' | 'ó' | 'ô' | 'õ' | 'ö' | 'ø' | 'ō' | 'ő' => folded.push('o'),
+            'ŕ' | 'ř' => folded.push('r'),
+            'ś' | 'š' | 'ş' | 'ș' => folded.push('s'),
+            'ť' | 'ţ' | 'ț' => folded.push('t'),
+            'ù' | 'ú' | 'û' | 'ü' | 'ū' | 'ů' | 'ű' | 'ų' => folded.push('u'),
+            'ý' | 'ÿ' => folded.push('y'),
+            'ź' | 'ż' | 'ž' => folded.push('z'),
+            'ß' => folded.push_str("ss"),
+            'æ' => folded.push_str("ae"),
+            'œ' => folded.push_str("oe"),
+            // Combining marks, when accents come as characters of their own.
+            '\u{300}'..='\u{36f}' => {}
+            _ => folded.push(c),
+        }
+    }
+    folded
+}
