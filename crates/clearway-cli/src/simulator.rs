@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use clearway::Simulator;
 use clearway::config;
-use clearway_sim::{Flap, Options, ScriptRule, Sim};
+use clearway_sim::{Flap, Options, ScriptRule, Sim, ToolRule};
 
 /// Simulated providers for `kind = "sim"`.
 pub(crate) fn simulator() -> Simulator {
@@ -20,7 +20,10 @@ fn options(settings: &config::Sim) -> Options {
     let rule = |rule: &config::ScriptRule| ScriptRule {
         match_text: rule.matches.clone(),
         reply: rule.reply.clone(),
-        tool: None,
+        tool: rule
+            .tool
+            .as_ref()
+            .map(|name| ToolRule { name: name.clone(), arguments: rule.reply.clone() }),
     };
     Options {
         ttft: settings.ttft,

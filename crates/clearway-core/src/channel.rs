@@ -25,6 +25,8 @@ pub enum Reducer {
     MergeById,
     /// A list without equal elements, in order of first appearance.
     Set,
+    /// An object whose fields are replaced one by one; `null` takes a field out.
+    Merge,
 }
 
 impl Reducer {
@@ -34,17 +36,18 @@ impl Reducer {
             Self::Append => "append",
             Self::MergeById => "merge_by_id",
             Self::Set => "set",
+            Self::Merge => "merge",
         }
     }
 
     pub fn parse(text: &str) -> Option<Self> {
-        [Self::Last, Self::Append, Self::MergeById, Self::Set]
+        [Self::Last, Self::Append, Self::MergeById, Self::Set, Self::Merge]
             .into_iter()
             .find(|reducer| reducer.as_str() == text)
     }
 
     /// The op that a node's write means under this reducer. A lone value counts as a list of one;
-    /// `null` for a list channel writes nothing.
+    /// `null` for a list channel writes nothing, and what is no object replaces an object as a whole.
     pub fn op(self, value: Value) -> Option<Op> {
         let items = |value: Value| match value {
             Value::Array(items) => items,
@@ -56,6 +59,11 @@ impl Reducer {
             Self::Append => Op::Append(items(value)),
             Self::MergeById => Op::Merge(items(value)),
             Self::Set => Op::Add(items(value)),
+            Self::Merge => match value {
+                Value::Object(fields) => Op::Patch(fields),
+                Value::Null => return None,
+                other => return Some(Op::Assign(other)),
+            },
         };
         (!op.is_empty()).then_some(op)
     }
@@ -69,6 +77,8 @@ pub enum Op {
     Append(Vec<Value>),
     Merge(Vec<Value>),
     Add(Vec<Value>),
+    /// Replace fields of an object; `null` takes one out.
+    Patch(Map<String, Value>),
 }
 
 impl Op {
@@ -79,6 +89,7 @@ impl Op {
             Self::Append(_) => 1,
             Self::Merge(_) => 2,
             Self::Add(_) => 3,
+            Self::Patch(_) => 4,
         }
     }
 
@@ -86,6 +97,7 @@ impl Op {
         match self {
             Self::Assign(_) => false,
             Self::Append(items) | Self::Merge(items) | Self::Add(items) => items.is_empty(),
+            Self::Patch(fields) => fields.is_empty(),
         }
     }
 
@@ -96,14 +108,17 @@ impl Op {
             Self::Append(items) | Self::Merge(items) | Self::Add(items) => {
                 serde_json::to_vec(items)
             }
+            Self::Patch(fields) => serde_json::to_vec(fields),
         };
         encoded.expect("JSON values always encode")
     }
 
     /// Reads what a store kept. `None` means the row is damaged or from a newer version.
     pub fn decode(tag: u8, data: &[u8]) -> Option<Self> {
-        if tag == 0 {
-            return serde_json::from_slice(data).ok().map(Self::Assign);
+        match tag {
+            0 => return serde_json::from_slice(data).ok().map(Self::Assign),
+            4 => return serde_json::from_slice(data).ok().map(Self::Patch),
+            _ => {}
         }
         let items = serde_json::from_slice(data).ok()?;
         match tag {
@@ -251,7 +266,9 @@ impl ChannelValue {
     fn empty_for(op: &Op) -> Self {
         match op {
             // Replaced at once; empty, so that it weighs nothing.
-            Op::Assign(_) | Op::Append(_) | Op::Merge(_) | Op::Add(_) => Self::List(Arc::default()),
+            Op::Assign(_) | Op::Append(_) | Op::Merge(_) | Op::Add(_) | Op::Patch(_) => {
+                Self::List(Arc::default())
+            }
         }
     }
 
@@ -279,7 +296,34 @@ impl ChannelValue {
                 let list = self.make_list();
                 items.into_iter().map(|item| list.add(item)).sum()
             }
+            Op::Patch(fields) => self.patch(fields),
         }
+    }
+
+    /// Anything but an object gives way to one.
+    fn patch(&mut self, fields: Map<String, Value>) -> usize {
+        let mut gone = 0;
+        let mut object = match self {
+            Self::One(value) if value.is_object() => Arc::unwrap_or_clone(std::mem::take(value)),
+            Self::One(_) | Self::List(_) => {
+                gone += self.weigh();
+                Value::Object(Map::new())
+            }
+        };
+        if let Value::Object(map) = &mut object {
+            for (key, value) in fields {
+                let old = match value {
+                    Value::Null => {
+                        gone += weigh(&value) + key.len();
+                        map.shift_remove(&key)
+                    }
+                    value => map.insert(key.clone(), value),
+                };
+                gone += old.map_or(0, |old| weigh(&old) + key.len());
+            }
+        }
+        *self = Self::One(Arc::new(object));
+        gone
     }
 
     /// A list op on a single value (the channel's type was changed in the configuration) starts
@@ -380,6 +424,7 @@ fn weigh_op(op: &Op) -> usize {
     match op {
         Op::Assign(value) => weigh(value),
         Op::Append(items) | Op::Merge(items) | Op::Add(items) => items.iter().map(weigh).sum(),
+        Op::Patch(fields) => fields.iter().map(|(key, value)| key.len() + weigh(value)).sum(),
     }
 }
 

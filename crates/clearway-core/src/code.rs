@@ -81,6 +81,10 @@ codes! {
     OutputInvalid = "output_invalid",
     /// A step ended the workflow on purpose.
     StepFailed = "step_failed",
+    /// A tool, or the server that an `http` step asked, says that it failed.
+    ToolFailed = "tool_failed",
+    /// A tool, or the server that an `http` step asked, cannot be reached.
+    ToolUnavailable = "tool_unavailable",
     /// The run's output or log grew over its limit.
     OutputTooLarge = "output_too_large",
     /// The store cannot take writes now (disk full, locked, read-only).

@@ -199,6 +199,10 @@ kinds! {
     ArtifactSaved = 18 "artifact.saved",
     /// `{run_id, agent, node, name}`
     ChildStarted = 19 "child.started",
+    /// A model's call of a tool begins: `{call_id, name, tool, node}`.
+    ToolStarted = 20 "tool.started",
+    /// `{call_id, name, tool, node, status, ms, error?}`; `status` is `success` or `error`.
+    ToolCompleted = 21 "tool.completed",
 }
 
 /// How many dialects can keep a rendered frame with an event.

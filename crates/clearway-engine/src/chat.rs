@@ -97,11 +97,14 @@ pub async fn complete(
                 reply.reasoning.push_str(&text);
                 cx.delta(id, Part::Reasoning, &text)?;
             }
-            ChatEvent::ToolCall { index, id, name, arguments } => {
+            ChatEvent::ToolCall { index: at, id: call, name, arguments } => {
+                let piece =
+                    json!({"index": at, "id": call, "name": name, "args": arguments}).to_string();
+                cx.delta(id, Part::ToolCall, &piece)?;
                 reply.tool_call(
-                    index,
+                    at,
                     ToolCall {
-                        id: id.unwrap_or_default(),
+                        id: call.unwrap_or_default(),
                         name: name.unwrap_or_default(),
                         arguments,
                     },
@@ -120,7 +123,8 @@ pub async fn complete(
 }
 
 impl ChatNode {
-    fn request(&self, cx: &Ctx) -> Result<ChatRequest, Failure> {
+    /// What to ask: the system prompt, and as much of the conversation as fits.
+    pub(crate) fn request(&self, cx: &Ctx) -> Result<ChatRequest, Failure> {
         let history = cx.state.list(MESSAGES);
         let kept = fitting(history, self.options.history_tokens);
         let dropped = history.len() - kept;
@@ -221,10 +225,7 @@ impl Reply {
             let kwargs = json!({"reasoning_content": self.reasoning});
             message.rest.insert("additional_kwargs".to_owned(), kwargs);
         }
-        if !self.tool_calls.is_empty() {
-            let calls = self.tool_calls.values().map(ToolCall::to_json).collect();
-            message.rest.insert("tool_calls".to_owned(), Value::Array(calls));
-        }
+        put_calls(&self.tool_calls, &mut message);
         let data = json!({
             "message_id": id.to_string(),
             "finish_reason": self.finish_reason,
@@ -238,23 +239,53 @@ impl Reply {
 }
 
 impl ToolCall {
-    /// LangChain's shape; arguments that are no JSON stay as text, so nothing is lost.
-    fn to_json(&self) -> Value {
-        let args = serde_json::from_str(&self.arguments)
-            .unwrap_or_else(|_| Value::String(self.arguments.clone()));
-        json!({"id": self.id, "name": self.name, "args": args, "type": "tool_call"})
+    /// `None` when they are no JSON object. No arguments at all are none.
+    fn arguments(&self) -> Option<Value> {
+        if self.arguments.trim().is_empty() {
+            return Some(json!({}));
+        }
+        serde_json::from_str(&self.arguments).ok().filter(Value::is_object)
     }
 }
 
-/// How many of the newest messages fit the budget; always at least the last one.
+/// The calls in LangChain's shape: those whose arguments are no JSON stand apart, as text.
+fn put_calls(calls: &BTreeMap<u32, ToolCall>, message: &mut Message) {
+    let (mut sound, mut broken) = (Vec::new(), Vec::new());
+    for (at, call) in calls {
+        // Some providers give no ids, and an answer is told by the id of its call.
+        let id = match call.id.as_str() {
+            "" => format!("call_{}_{at}", message.id),
+            id => id.to_owned(),
+        };
+        match call.arguments() {
+            Some(args) => {
+                sound.push(json!({"name": call.name, "args": args, "id": id, "type": "tool_call"}))
+            }
+            None => broken.push(json!({
+                "name": call.name, "args": call.arguments, "id": id,
+                "error": "the arguments are no JSON object", "type": "invalid_tool_call",
+            })),
+        }
+    }
+    for (name, list) in [("tool_calls", sound), ("invalid_tool_calls", broken)] {
+        if !list.is_empty() {
+            message.rest.insert(name.to_owned(), Value::Array(list));
+        }
+    }
+}
+
+/// How many of the newest messages fit the budget; always at least the present turn, from what the
+/// user said last.
 ///
 /// The cut never falls between a tool call and its results: a leading tool message is dropped too.
 fn fitting(history: &[Arc<Value>], budget_tokens: u32) -> usize {
+    let asked = history.iter().rposition(|message| message["type"] == "human");
+    let turn = asked.map_or(1, |at| history.len() - at);
     let mut left = u64::from(budget_tokens);
     let mut kept = 0;
     for message in history.iter().rev() {
         let cost = estimate_tokens(message);
-        if kept > 0 && cost > left {
+        if kept >= turn && cost > left {
             break;
         }
         left = left.saturating_sub(cost);
@@ -306,5 +337,21 @@ mod tests {
     fn a_tool_result_is_not_sent_without_its_call() {
         let history = [message("ai", 4000), message("tool", 40), message("human", 40)];
         assert_eq!(fitting(&history, 100), 1);
+        let history = [message("human", 40), message("ai", 4000), message("tool", 4000)];
+        assert_eq!(fitting(&history, 1), 3, "the turn under way is sent whole");
+    }
+
+    #[test]
+    fn calls_without_id_or_json_are_told_apart() {
+        let mut reply = Reply::default();
+        for (at, id, arguments) in [(0, "", ""), (1, "c1", "{\"a\":"), (2, "c2", "{\"a\":1}")] {
+            let (id, name) = (id.to_owned(), "f".to_owned());
+            reply.tool_call(at, ToolCall { id, name, arguments: arguments.to_owned() });
+        }
+        let mut message = Message::new(Role::Ai, "", "m");
+        put_calls(&reply.tool_calls, &mut message);
+        expect_test::expect![[r#"[{"name":"f","args":{},"id":"call_m_0","type":"tool_call"},{"name":"f","args":{"a":1},"id":"c2","type":"tool_call"}]"#]]
+            .assert_eq(&message.rest["tool_calls"].to_string());
+        assert_eq!(message.rest["invalid_tool_calls"][0]["args"], "{\"a\":");
     }
 }

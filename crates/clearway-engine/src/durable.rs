@@ -5,6 +5,7 @@
 //! durable before what it announces happens, and fenced: an owner that lost its lease writes none.
 
 use std::future::Future;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
@@ -14,7 +15,7 @@ use clearway_core::journal::Entry;
 use clearway_core::machine::Park;
 use clearway_core::run::RunOptions;
 use clearway_core::wait::WaitKind;
-use clearway_core::{Code, Failure, RunId, Status, TaskId, ThreadId, Timestamp};
+use clearway_core::{Code, Failure, RunId, RunRecord, Status, TaskId, ThreadId, Timestamp};
 use clearway_store::{ArtifactRecord, ArtifactStored, Journaled, NewArtifact};
 use serde_json::{Map, Value, json};
 
@@ -73,6 +74,18 @@ pub struct ChildEnd {
     pub failure: Option<Failure>,
     /// Its thread's state, when it ended well.
     pub state: Option<Value>,
+}
+
+/// How far a run is.
+#[derive(Clone, Debug)]
+pub struct Look {
+    pub record: RunRecord,
+    /// Kind and detail, while it has not ended.
+    pub waiting_on: Option<(&'static str, Arc<str>)>,
+    /// Its thread's state, when it ended well.
+    pub state: Option<Value>,
+    /// Names of the files it made.
+    pub artifacts: Vec<String>,
 }
 
 impl Ctx {
@@ -277,7 +290,7 @@ impl Ctx {
             if open.len() >= at_once.max(1) {
                 continue;
             }
-            let (run, thread) = self.start_child(&name, child).await?;
+            let (run, thread) = self.start_run(&name, child, Some(self.run)).await?;
             let Some(end) = self.ended(run, thread).await? else {
                 open.push(run);
                 continue;
@@ -301,7 +314,48 @@ impl Ctx {
         Err(NodeError::Park(Park { kind: WaitKind::Child, detail, wake_at: None, on_child: true }))
     }
 
-    async fn start_child(&self, name: &str, child: Child) -> Result<(RunId, ThreadId), NodeError> {
+    /// Starts a run of another agent, on a thread of its own, that goes on by itself: once under
+    /// this name, however often the call is made.
+    ///
+    /// # Errors
+    /// Those of starting a run; `store_unavailable`; `fenced`.
+    pub async fn start(&self, name: &str, run: Child) -> Result<(RunId, ThreadId), NodeError> {
+        self.start_run(name, run, None).await
+    }
+
+    /// How far any run is; `None` when there is no such run. Whether this call may know is for the
+    /// caller to judge.
+    ///
+    /// # Errors
+    /// `store_unavailable`.
+    pub async fn look(&self, run: RunId) -> Result<Option<Look>, NodeError> {
+        let store = &self.inner.store;
+        let record = bounded_by(self.deadline.0, store.run(run)).await.map_err(lost)?;
+        let Some(record) = record else { return Ok(None) };
+        let files = store.artifacts(clearway_store::ArtifactScope::Run(run));
+        let files = bounded_by(self.deadline.0, files).await.map_err(lost)?;
+        let state = match record.status {
+            Status::Success => {
+                let state = store.state(record.thread, None);
+                bounded_by(self.deadline.0, state).await.map_err(lost)?
+            }
+            _ => None,
+        };
+        let view = self.inner.view(record).await;
+        Ok(Some(Look {
+            record: view.record,
+            waiting_on: view.waiting.map(|waiting| (waiting.kind.as_str(), waiting.detail)),
+            state: state.map(|at| at.state.to_json()),
+            artifacts: files.into_iter().map(|file| file.name).collect(),
+        }))
+    }
+
+    async fn start_run(
+        &self,
+        name: &str,
+        child: Child,
+        parent: Option<RunId>,
+    ) -> Result<(RunId, ThreadId), NodeError> {
         let key = format!("child:{name}");
         let (run, thread, known) = match self.note(&key) {
             Some(note) => {
@@ -331,7 +385,7 @@ impl Ctx {
             tenant: self.record.tenant.clone(),
             metadata: child.metadata,
             priority: Some(self.record.priority),
-            parent: Some(self.run),
+            parent,
             id: Some(run),
             kind: Kind::Background { working_limit: None },
             options: RunOptions::default(),

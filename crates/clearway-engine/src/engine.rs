@@ -304,7 +304,7 @@ impl Engine {
         let ops = self.inner.store.writes_of(checkpoint, MESSAGES).await?;
         let mut messages = ops.iter().flat_map(|op| match op {
             Op::Append(items) | Op::Merge(items) => items.as_slice(),
-            Op::Assign(_) | Op::Add(_) => &[],
+            Op::Assign(_) | Op::Add(_) | Op::Patch(_) => &[],
         });
         let is_reply = |message: &Message| message.role == Role::Ai;
         let newest = std::iter::from_fn(|| messages.next_back());

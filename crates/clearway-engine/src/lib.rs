@@ -35,6 +35,7 @@ mod schedules;
 mod started;
 mod subscription;
 mod tasks;
+pub mod tool;
 mod trace;
 mod watchdog;
 
@@ -45,7 +46,7 @@ pub use api::*;
 pub use clock::{Clocks, Ids};
 pub use control::{Attention, Decision, Question, StateChange, Undecided, next_nodes};
 pub use ctx::{Ctx, Mark, Reserved};
-pub use durable::{ActionError, Child, ChildEnd, Effect, hex};
+pub use durable::{ActionError, Child, ChildEnd, Effect, Look, hex};
 pub use engine::Engine;
 pub use health::Health;
 pub use lanes::Lanes;

@@ -64,6 +64,8 @@ pub(crate) const fn about(code: Code) -> About {
         | Code::BudgetExhausted
         | Code::OutputInvalid
         | Code::StepFailed
+        | Code::ToolFailed
+        | Code::ToolUnavailable
         | Code::OutputTooLarge
         | Code::StoreUnavailable
         | Code::Fenced
@@ -283,6 +285,18 @@ const fn run(code: Code) -> About {
             "A step of the workflow failed on purpose; its message says why.",
             "It is the workflow's own decision: look at its message and input.",
         ),
+        Code::ToolFailed => entry(
+            StatusCode::BAD_GATEWAY,
+            "A tool failed",
+            "A tool, or the server that a step asked, answered that it failed.",
+            "The message is the tool's own: look at the arguments, and at the tool's log.",
+        ),
+        Code::ToolUnavailable => later(entry(
+            StatusCode::BAD_GATEWAY,
+            "A tool cannot be reached",
+            "The program or server behind a tool does not start, does not answer, or broke off.",
+            "Start it by hand with the same command or address, and look at its own log.",
+        )),
         Code::OutputTooLarge => entry(
             StatusCode::INTERNAL_SERVER_ERROR,
             "Too much output",

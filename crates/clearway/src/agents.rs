@@ -1,28 +1,37 @@
 //! Agents of the configuration as agents of the engine: each a plan, and the code behind its nodes.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use clearway_core::plan::MESSAGES;
 use clearway_core::{Clock, Code, Failure};
 use clearway_engine::chat::{ChatNode, ChatOptions};
+use clearway_engine::tool::{self, Toolbox};
 use clearway_engine::{Agent, Ctx, Node};
+use serde_json::{Map, Value};
 
 use crate::config::{self, Config, DEFAULT_AGENT, prompt::Values};
+use crate::services::Services;
+use crate::tools;
 use crate::workflow::compile;
 
 /// The only node of a chat agent.
 const NODE: &str = "model";
 
 /// All agents by every name they answer to.
-pub(crate) fn compile(config: &Config, clock: &Arc<dyn Clock>) -> Vec<(String, Arc<Agent>)> {
-    let mut agents: Vec<_> = config
-        .agents
-        .iter()
-        .map(|(name, agent)| (name.clone(), Arc::new(chat(name, agent, clock.clone()))))
-        .collect();
-    let workflows = Arc::new(config.workflows.clone());
+pub(crate) fn compile(
+    config: &Config,
+    services: &Services,
+    clock: &Arc<dyn Clock>,
+) -> Vec<(String, Arc<Agent>)> {
+    let one = |(name, agent)| {
+        let toolbox = tools::toolbox(agent, config, services);
+        (String::clone(name), Arc::new(chat(name, agent, toolbox, clock.clone())))
+    };
+    let mut agents: Vec<_> = config.agents.iter().map(one).collect();
+    let shared = Arc::new(config.clone());
     for (name, workflow) in &config.workflows {
-        let agent = compile::agent(name, workflow, &workflows, clock);
+        let agent = compile::agent(name, workflow, &shared, services, clock);
         agents.push((name.clone(), Arc::new(agent)));
     }
     if !config.agents.contains_key(DEFAULT_AGENT) {
@@ -33,20 +42,34 @@ pub(crate) fn compile(config: &Config, clock: &Arc<dyn Clock>) -> Vec<(String, A
     agents
 }
 
-fn chat(name: &str, agent: &config::Agent, clock: Arc<dyn Clock>) -> Agent {
-    let node: Arc<dyn Node> = Arc::new(ChatNode::new(ChatOptions {
+fn chat(
+    name: &str,
+    agent: &config::Agent,
+    toolbox: Option<Toolbox>,
+    clock: Arc<dyn Clock>,
+) -> Agent {
+    let options = ChatOptions {
         model: agent.model.clone(),
         system: system(name, agent, clock),
         history_tokens: agent.history_tokens,
         params: agent.params.clone(),
-    }));
-    Agent {
+    };
+    let node: Arc<dyn Node> = Arc::new(ChatNode::new(options.clone()));
+    let plain = Agent {
         title: agent.title.clone(),
         pool: agent.pool.clone(),
         deadline: agent.deadline,
         working_limit: agent.working_limit,
         when_busy: agent.when_busy,
         ..Agent::single(name, "agent", NODE, node)
+    };
+    // Who only talks stays at one node: nothing of what tools need is on that path.
+    match toolbox {
+        None => plain,
+        Some(toolbox) => {
+            let graph = tool::agent_nodes(options, toolbox, &tools::channels(agent));
+            Agent { plan: Arc::new(graph.plan), nodes: graph.nodes, ..plain }
+        }
     }
 }
 
@@ -61,7 +84,14 @@ fn system(name: &str, agent: &config::Agent, clock: Arc<dyn Clock>) -> System {
     let prompt = agent.prompt.clone();
     // Counting the turns looks at the whole conversation, so it is done only for who asks.
     let counts = prompt.uses("turn");
+    let parts = if prompt.uses("state") { agent.state.clone() } else { BTreeMap::new() };
     Arc::new(move |cx| {
+        let state: Map<String, Value> = parts
+            .iter()
+            .map(|(name, part)| {
+                (name.clone(), cx.state.get(name).unwrap_or_else(|| part.initial()))
+            })
+            .collect();
         let messages = if counts { cx.state.list(MESSAGES) } else { &[] };
         let values = Values {
             agent_name: &name,
@@ -71,6 +101,7 @@ fn system(name: &str, agent: &config::Agent, clock: Arc<dyn Clock>) -> System {
             thread_id: cx.thread.to_string(),
             now: clock.now().to_string(),
             turn: messages.iter().filter(|message| message["type"] == "human").count(),
+            state: (!parts.is_empty()).then_some(state),
         };
         prompt.render(&values).map_err(|why| {
             Failure::new(

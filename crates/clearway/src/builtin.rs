@@ -120,6 +120,11 @@ pub(crate) const FILES: &[(&str, &str)] = &[
     ),
     ("schemas/campaign/strategy.json", include_str!("builtin/schemas/campaign/strategy.json")),
     ("schemas/campaign/visual.json", include_str!("builtin/schemas/campaign/visual.json")),
+    (
+        "schemas/cofounder/milestones.json",
+        include_str!("builtin/schemas/cofounder/milestones.json"),
+    ),
+    ("schemas/cofounder/todos.json", include_str!("builtin/schemas/cofounder/todos.json")),
     ("schemas/plan/finance.json", include_str!("builtin/schemas/plan/finance.json")),
     ("schemas/plan/go_to_market.json", include_str!("builtin/schemas/plan/go_to_market.json")),
     ("schemas/plan/market.json", include_str!("builtin/schemas/plan/market.json")),

@@ -32,11 +32,12 @@ use clearway_core::run::Multitask;
 use clearway_upstream::{BreakerLimits, Commit, EmbeddingModel, Kind, Price, Retry};
 use serde_json::{Map, Value};
 
-pub use self::duration::show as show_duration;
+pub use self::duration::{read as parse_duration, show as show_duration};
 pub use self::env::Env;
 pub use self::prompt::Prompt;
 pub use self::report::{Colour, Place, Problem, Report, Source};
 pub use self::secret::Secret;
+pub use self::tools::{Mcp, McpTransport, StatePart, ToolKind, ToolRef};
 
 mod duration;
 mod env;
@@ -48,6 +49,7 @@ mod report;
 mod resolve;
 mod secret;
 mod telemetry;
+mod tools;
 mod walk;
 pub mod workflow;
 
@@ -85,6 +87,7 @@ pub struct Config {
     pub pools: BTreeMap<String, Pool>,
     pub agents: BTreeMap<String, Agent>,
     pub workflows: BTreeMap<String, workflow::Workflow>,
+    pub mcp: BTreeMap<String, Mcp>,
     pub doors: BTreeMap<String, Door>,
     /// `None` when spans are exported nowhere.
     pub telemetry: Option<Telemetry>,
@@ -330,8 +333,10 @@ pub struct Flap {
 pub struct ScriptRule {
     /// Part of the user's text, in any case; empty fits always.
     pub matches: String,
-    /// A template over `message`, `messages`, `model` and `turn`.
+    /// A template over `message`, `messages`, `model` and `turn`; the arguments of a call.
     pub reply: String,
+    /// Calls this tool instead of answering.
+    pub tool: Option<String>,
 }
 
 /// An entry of `[models]`.
@@ -381,6 +386,14 @@ pub struct Agent {
     pub history_tokens: u32,
     /// Added to the model's.
     pub params: Map<String, Value>,
+    /// What it can do besides talking.
+    pub tools: Vec<ToolRef>,
+    /// Patterns of tools that need a person's approval.
+    pub confirm: Vec<String>,
+    /// How often in one turn the model may call tools.
+    pub tool_rounds: u32,
+    /// What of its state the model keeps, and how that looks.
+    pub state: BTreeMap<String, StatePart>,
 }
 
 /// `[doors.NAME]`.

@@ -46,9 +46,11 @@ pub mod config;
 pub mod inspect;
 mod pdf;
 mod server;
+mod services;
 mod simulator;
 pub mod telemetry;
 mod threads;
+mod tools;
 mod upstream;
 pub mod workflow;
 

@@ -17,6 +17,7 @@ use tokio::time::timeout;
 
 use crate::config::workflow::StepKind;
 use crate::config::{Config, Dialect, Listen, ServerLimits};
+use crate::services::Services;
 use crate::simulator::Simulator;
 use crate::telemetry;
 use crate::{agents, upstream};
@@ -85,6 +86,7 @@ pub struct Clearway {
     /// Own the listener and what is simulated.
     http: Tasks,
     simulated: Tasks,
+    services: Services,
     address: SocketAddr,
     wanted: Listen,
     data: PathBuf,
@@ -106,7 +108,8 @@ impl Clearway {
         check_address(&mut listen, config.server.insecure, options.ports)?;
         let data = config.server.data.clone().unwrap_or_else(|| PathBuf::from("data"));
         let store = open_store(&data, clock.clone()).await?;
-        let agents = Agents::new(agents::compile(&config, &clock));
+        let services = Services::new(&config, &simulated);
+        let agents = Agents::new(agents::compile(&config, &services, &clock));
         let engine =
             Engine::start(engine_options(&config), store, upstream, agents, clock.clone()).await?;
         if let Some(counts) = &options.telemetry {
@@ -123,7 +126,7 @@ impl Clearway {
         let address = bound.local_addr().unwrap_or(listen);
         let http = Tasks::new();
         http.spawn(bound.serve(http.soft.clone(), http.hard.clone()));
-        Ok(Self { engine, http, simulated, address, wanted, data, clock, config })
+        Ok(Self { engine, http, simulated, services, address, wanted, data, clock, config })
     }
 
     /// Where it listens.
@@ -173,16 +176,20 @@ impl Clearway {
                 })
         };
         let workflows = new.workflows.iter().filter(|(_, workflow)| fits(workflow));
+        self.services.configure(&new);
         let in_force = Config {
+            mcp: new.mcp.clone(),
+
             workflows: workflows.map(|(name, workflow)| (name.clone(), workflow.clone())).collect(),
             agents: agents.map(|(name, agent)| (name.clone(), agent.clone())).collect(),
             default_agent: new.default_agent.clone(),
             files: new.files.clone(),
             ..old.clone()
         };
-        self.engine.agents().replace(agents::compile(&in_force, &self.clock));
+        self.engine.agents().replace(agents::compile(&in_force, &self.services, &self.clock));
         self.config.agents = in_force.agents;
         self.config.workflows = in_force.workflows;
+        self.config.mcp = in_force.mcp;
         self.config.files = in_force.files;
         names
     }

@@ -10,5 +10,6 @@
 pub(crate) mod compile;
 pub mod draw;
 pub(crate) mod expr;
+pub(crate) mod shape;
 mod steps;
 mod structured;

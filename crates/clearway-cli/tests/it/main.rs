@@ -22,6 +22,7 @@ mod runs;
 mod stream;
 mod tasks;
 mod telemetry;
+mod tools;
 mod why;
 mod workflows;
 

@@ -23,6 +23,28 @@ fn merge_replaces_in_place_and_removes() {
 }
 
 #[test]
+fn fields_of_an_object_are_replaced_one_by_one() {
+    let mut state = State::new();
+    for fields in [json!({"a": 1, "b": 1}), json!({"b": 2, "c": [3]}), json!({"a": null})] {
+        let op = Reducer::Merge.op(fields).unwrap();
+        assert_eq!(Op::decode(op.tag(), &op.encode()), Some(op.clone()));
+        state.apply("o", op);
+    }
+    assert_eq!(values(&state, "o"), json!({"b": 2, "c": [3]}));
+    assert_eq!(Reducer::Merge.op(json!({})), None);
+    let channels = BTreeMap::from([("o".into(), Reducer::Merge)]);
+    let write = |value| Write::new("o", value);
+    assert_eq!(
+        reduce(&channels, [write(json!({"x": 1})), write(json!({"y": 2}))]).unwrap().len(),
+        2
+    );
+    state.apply("o", Reducer::Merge.op(json!("all of it")).unwrap());
+    assert_eq!(values(&state, "o"), json!("all of it"));
+    state.apply("o", Reducer::Merge.op(json!({"x": 1})).unwrap());
+    assert_eq!(values(&state, "o"), json!({"x": 1}));
+}
+
+#[test]
 fn clones_do_not_see_later_writes() {
     let mut state = State::new();
     state.apply("log", Op::Append(vec![json!(1)]));

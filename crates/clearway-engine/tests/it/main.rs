@@ -7,3 +7,4 @@ mod crash;
 mod graphs;
 mod runs;
 mod support;
+mod tools;

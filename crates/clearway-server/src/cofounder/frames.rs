@@ -148,12 +148,34 @@ impl ChatFrames {
                 self.progress(id, &text, out);
             }
             EventKind::Interrupt => self.progress(id, "waiting for an answer", out),
-            EventKind::MessageStarted
-            | EventKind::MessageDelta
-            | EventKind::MessageCompleted
-            | EventKind::Custom => {}
+            EventKind::ToolStarted => {
+                let text = format!("calling: {}", data()["tool"].as_str().unwrap_or_default());
+                self.progress(id, &text, out);
+            }
+            EventKind::ToolCompleted => {
+                let data = data();
+                let tool = data["tool"].as_str().unwrap_or_default();
+                let text = match data["error"]["code"].as_str() {
+                    None => format!("done: {tool}"),
+                    Some(code) => format!("{tool} failed ({code})"),
+                };
+                self.progress(id, &text, out);
+            }
+            EventKind::MessageStarted => self.next_message(id, out),
+            EventKind::MessageDelta | EventKind::MessageCompleted | EventKind::Custom => {}
         }
         Next::Event
+    }
+
+    /// What the model said before it called a tool is a paragraph of its own.
+    fn next_message(&mut self, id: EventId, out: &mut BytesMut) {
+        if self.text.is_empty() || self.text.ends_with('\n') {
+            return;
+        }
+        self.text.push_str("\n\n");
+        if self.is_new(id) {
+            put_delta(id, "\n\n", out);
+        }
     }
 
     /// Output after `after` is void: says so, and sends what stands from the beginning.

@@ -20,7 +20,7 @@ pub(super) enum Invalid {
 }
 
 /// A duration, if the text is one.
-pub(super) fn read(text: &str) -> Option<Duration> {
+pub fn read(text: &str) -> Option<Duration> {
     parse(text).ok()
 }
 

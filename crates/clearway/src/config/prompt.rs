@@ -6,6 +6,7 @@ use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use minijinja::value::Object;
 use minijinja::{Environment, UndefinedBehavior, Value, context};
 
 use super::report::{Problem, Source};
@@ -20,6 +21,7 @@ const VARIABLES: &[(&str, &str)] = &[
     ("model", "the model's name"),
     ("now", "date and time in UTC"),
     ("run_id", "this run"),
+    ("state", "the agent's state, as its tools wrote it down"),
     ("thread_id", "this conversation"),
     ("today", "date in UTC"),
     ("turn", "the user's messages so far"),
@@ -44,6 +46,18 @@ pub struct Values<'a> {
     /// ISO 8601.
     pub now: String,
     pub turn: usize,
+    /// `None` stands for a state in which everything is, to try a prompt out.
+    pub state: Option<serde_json::Map<String, serde_json::Value>>,
+}
+
+/// Has every field, and each of them is again this.
+#[derive(Debug)]
+struct Anything;
+
+impl Object for Anything {
+    fn get_value(self: &Arc<Self>, _key: &Value) -> Option<Value> {
+        Some(Value::from_dyn_object(self.clone()))
+    }
 }
 
 const NAME: &str = "prompt";
@@ -156,11 +170,17 @@ impl Values<'_> {
             thread_id: "00000000-0000-0000-0000-000000000000".to_owned(),
             now: "2026-01-01T00:00:00.000+00:00".to_owned(),
             turn: 1,
+            state: None,
         }
     }
 
     fn context(&self) -> Value {
+        let state = match &self.state {
+            Some(state) => Value::from(minijinja::value::Serde(state)),
+            None => Value::from_object(Anything),
+        };
         context! {
+            state,
             agent => context! { name => self.agent_name, title => self.agent_title },
             model => self.model,
             run_id => self.run_id.as_str(),

@@ -340,17 +340,22 @@ fn flap(value: &Value<'_>) -> Option<Flap> {
 fn script_rule(value: &Value<'_>) -> Option<ScriptRule> {
     let table = value.table()?;
     let matches = table.get("match").and_then(|value| value.text()).unwrap_or_default().to_owned();
-    let reply = table
-        .require("reply", "say what to answer: { match = \"price\", reply = \"It is free.\" }");
+    let tool = table.get("tool").and_then(|value| value.name());
+    // With a tool, what it answers is a call, and the text is the call's arguments.
+    let (key, why) = match tool {
+        None => ("reply", "say what to answer: { match = \"price\", reply = \"It is free.\" }"),
+        Some(_) => ("arguments", "write the call's arguments as JSON: arguments = '{\"a\": 1}'"),
+    };
+    let text = table.require(key, why);
     table.finish();
-    let value = reply?;
-    let reply = value.text()?;
-    if let Err(error) = minijinja::Environment::new().template_from_str(reply) {
+    let value = text?;
+    let text = value.text()?;
+    if let Err(error) = minijinja::Environment::new().template_from_str(text) {
         let why = error.detail().map_or_else(|| error.kind().to_string(), ToOwned::to_owned);
         value.problem(format!("template error in a reply: {why}"), "here", "");
         return None;
     }
-    Some(ScriptRule { matches, reply: reply.to_owned() })
+    Some(ScriptRule { matches, reply: text.to_owned(), tool: tool.map(|tool| tool.value) })
 }
 
 fn deadlines(table: Table<'_>) -> Deadlines {

@@ -17,6 +17,7 @@ use super::env::Env;
 use super::models::{self, ModelDraft};
 use super::prompt::Prompt;
 use super::report::{Problem, Report, Source};
+use super::tools::{self, Mcp, StatePart, ToolRef};
 use super::walk::{At, Table, Value, Walk, nearest};
 use super::workflow::{self, Around, WorkflowDraft};
 use super::{
@@ -39,6 +40,8 @@ pub(super) struct Draft {
     pub(super) pools: BTreeMap<String, Pool>,
     pub(super) agents: BTreeMap<String, AgentDraft>,
     pub(super) workflows: BTreeMap<String, WorkflowDraft>,
+    /// `None` for one that is broken; that is reported already.
+    pub(super) mcp: BTreeMap<String, Option<Mcp>>,
     pub(super) doors: BTreeMap<String, DoorDraft>,
 }
 
@@ -54,6 +57,10 @@ pub(super) struct AgentDraft {
     pub(super) when_busy: Option<Multitask>,
     pub(super) history_tokens: Option<u32>,
     pub(super) params: Map<String, Json>,
+    pub(super) tools: Vec<At<ToolRef>>,
+    pub(super) confirm: Vec<At<String>>,
+    pub(super) tool_rounds: Option<u32>,
+    pub(super) state: BTreeMap<String, StatePart>,
     pub(super) span: Range<usize>,
 }
 
@@ -84,6 +91,7 @@ pub(super) fn config(source: Source, files: &Files, env: &Env) -> Result<Config,
             let mut around = Around { files, read_files: &mut read_files };
             workflow::read(name, table, &mut around)
         }),
+        mcp: BTreeMap::new(),
         doors: read_named(&root, "doors", door),
     };
     root.unsupported(&[
@@ -92,6 +100,7 @@ pub(super) fn config(source: Source, files: &Files, env: &Env) -> Result<Config,
         "knowledge",
         "graphs",
         "mcp",
+        "http",
         "workers",
         "webhooks",
         "alerts",
@@ -304,6 +313,8 @@ fn agent(table: Table<'_>, files: &Files, read_files: &mut Vec<PathBuf>) -> Agen
         Some(value) => prompt(&value, files, read_files),
         None => Prompt::compile("", &table.walk.source, &(0..0), None).ok(),
     };
+    let list = |key| table.get(key).map(|value: Value<'_>| value.list()).unwrap_or_default();
+    let state = table.get("state").map(|value| tools::state(&value, files, read_files));
     let draft = AgentDraft {
         title: table.get("title").and_then(|value| value.name()).map(|title| title.value),
         model: table.get("model").and_then(|value| value.name()),
@@ -314,6 +325,10 @@ fn agent(table: Table<'_>, files: &Files, read_files: &mut Vec<PathBuf>) -> Agen
         when_busy,
         history_tokens: table.get("history_tokens").and_then(|value| value.count(0..=100_000_000)),
         params: params(&table),
+        tools: table.get("tools").map(|value| tools::read(&value)).unwrap_or_default(),
+        confirm: list("confirm").iter().filter_map(Value::name).collect(),
+        tool_rounds: table.get("tool_rounds").and_then(|value| value.count(1..=100)),
+        state: state.unwrap_or_default(),
         span: table.span.clone(),
     };
     for key in ["temperature", "max_tokens"] {
@@ -327,8 +342,6 @@ fn agent(table: Table<'_>, files: &Files, read_files: &mut Vec<PathBuf>) -> Agen
         }
     }
     table.unsupported(&[
-        "tools",
-        "confirm",
         "cite",
         "knowledge",
         "graph",

@@ -16,6 +16,7 @@ use super::models::ModelDraft;
 use super::providers::usual_url;
 use super::read::{AgentDraft, Draft};
 use super::report::Problem;
+use super::tools::{self, Names};
 use super::walk::{At, Walk, nearest};
 use super::workflow::{self, Workflow, WorkflowDraft};
 use super::{
@@ -54,15 +55,20 @@ pub(super) fn config(walk: &Walk<'_>, draft: Draft, server: Server) -> Config {
     // Names as written: an agent with an error in it is not missing as well.
     let names: Vec<String> = draft.agents.keys().cloned().collect();
     let default_agent = choose_default_agent(&draft.agents);
+    let tools = Names {
+        workflows: draft.workflows.keys().cloned().collect(),
+        mcp: draft.mcp.keys().cloned().collect(),
+        knowledge: Vec::new(),
+    };
     let mut agents: BTreeMap<String, Agent> = draft
         .agents
         .into_iter()
         .filter_map(|(name, agent)| {
-            Some((name.clone(), resolve_agent(walk, &name, &models, &pools, agent)?))
+            Some((name.clone(), resolve_agent(walk, &name, &models, &pools, &tools, agent)?))
         })
         .collect();
     let default_agent = default_agent.unwrap_or_else(|| {
-        agents = built_in_agents(walk, &models);
+        agents = built_in_agents(walk, &models, &tools);
         "cofounder".to_owned()
     });
     for door in draft.doors.values() {
@@ -74,7 +80,8 @@ pub(super) fn config(walk: &Walk<'_>, draft: Draft, server: Server) -> Config {
             known(walk, "agent", agent, all);
         }
     }
-    let workflows = resolve_workflows(walk, draft.workflows, &models, &agents, &mut pools);
+    let around = Around { models: &models, agents: &agents, tools: &tools };
+    let workflows = resolve_workflows(walk, draft.workflows, &around, &mut pools);
     add_embeddings(&providers, &mut models);
     let doors = draft.doors.into_iter().map(|(name, door)| (name, door.door)).collect();
     Config {
@@ -85,6 +92,7 @@ pub(super) fn config(walk: &Walk<'_>, draft: Draft, server: Server) -> Config {
         pools,
         agents,
         workflows,
+        mcp: draft.mcp.into_iter().filter_map(|(name, mcp)| Some((name, mcp?))).collect(),
         doors,
         telemetry: None,
         default_agent,
@@ -96,9 +104,8 @@ pub(super) fn config(walk: &Walk<'_>, draft: Draft, server: Server) -> Config {
 
 fn resolve_workflows(
     walk: &Walk<'_>,
-    drafts: BTreeMap<String, WorkflowDraft>,
-    models: &BTreeMap<String, Model>,
-    agents: &BTreeMap<String, Agent>,
+    mut drafts: BTreeMap<String, WorkflowDraft>,
+    around: &Around<'_>,
     pools: &mut BTreeMap<String, Pool>,
 ) -> BTreeMap<String, Workflow> {
     let names: Vec<String> = drafts.keys().cloned().collect();
@@ -108,8 +115,10 @@ fn resolve_workflows(
     for (name, draft) in &drafts {
         for (what, used) in &draft.uses {
             match *what {
-                "model" => known(walk, "model", used, models.keys()),
-                "agent" => known(walk, "agent", used, agents.keys()),
+                "model" => known(walk, "model", used, around.models.keys()),
+                "agent" => known(walk, "agent", used, around.agents.keys()),
+                "knowledge" => known(walk, "knowledge", used, around.tools.knowledge.iter()),
+                "mcp" => known(walk, "mcp", used, around.tools.mcp.iter()),
                 _ => known(walk, "workflow", used, names.iter()),
             };
         }
@@ -124,7 +133,22 @@ fn resolve_workflows(
             }
         }
     }
+    for draft in drafts.values_mut() {
+        for (at, refs) in std::mem::take(&mut draft.tools) {
+            let resolved = tools::resolve(walk, refs, around.tools, &[]);
+            if let workflow::StepKind::Llm { tools, .. } = &mut draft.workflow.steps[at].kind {
+                *tools = resolved;
+            }
+        }
+    }
     drafts.into_iter().map(|(name, draft)| (name, draft.workflow)).collect()
+}
+
+/// What workflows may name.
+struct Around<'a> {
+    models: &'a BTreeMap<String, Model>,
+    agents: &'a BTreeMap<String, Agent>,
+    tools: &'a Names,
 }
 
 fn calls_itself(drafts: &BTreeMap<String, WorkflowDraft>, name: &str) -> bool {
@@ -158,6 +182,9 @@ fn known<'n>(
     let list: Vec<&str> = names.clone().map(String::as_str).collect();
     let help = match nearest(&name.value, list.iter().copied()) {
         Some(near) => format!("did you mean `{near}`?"),
+        None if list.is_empty() && matches!(what, "knowledge" | "mcp") => {
+            format!("there is none: add [{what}.{}]", name.value)
+        }
         None if list.is_empty() => format!("there are no {what}s: add [{what}s.{}]", name.value),
         None => format!("there are: {}", list.join(", ")),
     };
@@ -417,6 +444,7 @@ fn resolve_agent(
     name: &str,
     models: &BTreeMap<String, Model>,
     pools: &BTreeMap<String, Pool>,
+    names: &Names,
     draft: AgentDraft,
 ) -> Option<Agent> {
     let model = match draft.model {
@@ -443,6 +471,9 @@ fn resolve_agent(
     // A quarter of the context is left for the answer.
     let context = models.get(&model).and_then(|model| model.context_tokens);
     let history = context.map_or(HISTORY_TOKENS, |context| HISTORY_TOKENS.min(context / 4 * 3));
+    let parts: Vec<&str> = draft.state.keys().map(String::as_str).collect();
+    let tools = tools::resolve(walk, draft.tools, names, &parts);
+    tools::check_confirm(walk, &draft.confirm, &tools);
     Some(Agent {
         title: draft.title.unwrap_or_else(|| name.to_owned()),
         model,
@@ -453,6 +484,10 @@ fn resolve_agent(
         when_busy: draft.when_busy.unwrap_or_default(),
         history_tokens: draft.history_tokens.unwrap_or(history),
         params: draft.params,
+        tools,
+        confirm: draft.confirm.into_iter().map(|pattern| pattern.value).collect(),
+        tool_rounds: draft.tool_rounds.unwrap_or(clearway_engine::tool::ROUNDS),
+        state: draft.state,
     })
 }
 
@@ -474,7 +509,11 @@ fn note_no_default(
 }
 
 /// The agents of the built-in examples, on the file's models.
-fn built_in_agents(walk: &Walk<'_>, models: &BTreeMap<String, Model>) -> BTreeMap<String, Agent> {
+fn built_in_agents(
+    walk: &Walk<'_>,
+    models: &BTreeMap<String, Model>,
+    names: &Names,
+) -> BTreeMap<String, Agent> {
     if walk.has_problems() {
         // What is missing may be missing because of an error that is noted already.
         return BTreeMap::new();
@@ -489,7 +528,14 @@ fn built_in_agents(walk: &Walk<'_>, models: &BTreeMap<String, Model>) -> BTreeMa
         return BTreeMap::new();
     }
     match Config::built_in(&Env::default()) {
-        Ok(config) => config.agents,
+        Ok(mut config) => {
+            // Without what only the examples have.
+            for agent in config.agents.values_mut() {
+                let state: Vec<&str> = agent.state.keys().map(String::as_str).collect();
+                agent.tools.retain(|tool| names.has(tool, &state));
+            }
+            config.agents
+        }
         Err(report) => {
             report.problems.into_iter().for_each(|problem| walk.note(problem));
             BTreeMap::new()

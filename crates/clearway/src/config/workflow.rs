@@ -12,10 +12,13 @@ use serde_json::{Map, Value as Json};
 use super::duration::DEADLINE;
 use super::read::{Files, params, read_file};
 use super::report::Problem;
+use super::tools::{self, ToolRef};
 use super::walk::{At, Table, Value, nearest};
 use crate::workflow::expr::{Expr, Template};
+use crate::workflow::shape::Shape;
 
 mod check;
+mod outside;
 
 /// A workflow whose names all resolve.
 #[derive(Clone, Debug)]
@@ -33,6 +36,8 @@ pub struct Workflow {
     pub budget: Budget,
     /// Channels besides those of the steps.
     pub channels: BTreeMap<String, Reducer>,
+    /// Those of them that a caller's input may write, by their names.
+    pub open: BTreeSet<String>,
     /// In the order of the file.
     pub steps: Vec<Step>,
     /// The result; without it, the outputs of the steps that nothing needs.
@@ -85,8 +90,10 @@ impl Workflow {
                 },
             }
         }
-        for name in input.keys().filter(|name| self.input.iter().all(|field| field.name != **name))
-        {
+        let unknown = |name: &&String| {
+            self.input.iter().all(|field| field.name != **name) && !self.open.contains(*name)
+        };
+        for name in input.keys().filter(unknown) {
             let known = self.input.iter().map(|field| field.name.as_str());
             let why = match nearest(name, known) {
                 Some(near) => format!("is not an input; did you mean `{near}`?"),
@@ -178,6 +185,8 @@ pub struct Step {
     pub cache: Option<Duration>,
     /// Further writes when it has ended.
     pub writes: Vec<(String, Expr)>,
+    /// Custom events when it has ended: name and data.
+    pub emit: Vec<(String, Expr)>,
     pub kind: StepKind,
 }
 
@@ -193,10 +202,15 @@ pub enum OnError {
 pub enum StepKind {
     Llm {
         model: String,
-        prompt: Template,
+        /// `None` only with `messages`.
+        prompt: Option<Template>,
         system: Option<Template>,
+        /// The channel of a conversation: what was said there goes before, the answer is added.
+        messages: Option<String>,
         output: Option<Json>,
         params: Map<String, Json>,
+        tools: Vec<ToolRef>,
+        tool_rounds: u32,
     },
     Agent {
         agent: String,
@@ -215,6 +229,8 @@ pub enum StepKind {
     },
     Ask {
         question: Template,
+        /// Instead of the question in the usual form; the answer is then any JSON, too.
+        payload: Option<Shape>,
         show: Vec<String>,
         choices: Vec<String>,
         wait: Duration,
@@ -225,7 +241,7 @@ pub enum StepKind {
         input: Vec<(String, Expr)>,
     },
     Wait {
-        duration: Option<Expr>,
+        duration: Option<Pause>,
         until: Option<Expr>,
         event: Option<String>,
         limit: Duration,
@@ -233,6 +249,20 @@ pub enum StepKind {
     Fail {
         message: Template,
     },
+    Search {
+        source: String,
+        query: Template,
+        limit: Option<u32>,
+    },
+}
+
+/// How long a step waits.
+#[derive(Clone, Debug)]
+pub enum Pause {
+    /// An expression that gives seconds.
+    Seconds(Expr),
+    /// A template that gives a duration: `{{ input.seconds }}s`.
+    Text(Template),
 }
 
 impl StepKind {
@@ -247,6 +277,7 @@ impl StepKind {
             Self::Workflow { .. } => "workflow",
             Self::Wait { .. } => "wait",
             Self::Fail { .. } => "fail",
+            Self::Search { .. } => "search",
         }
     }
 }
@@ -267,8 +298,10 @@ pub const END: &str = "end";
 pub(super) struct WorkflowDraft {
     pub(super) workflow: Workflow,
     pub(super) pool: Option<At<String>>,
-    /// Names of models, agents and workflows that steps use.
+    /// Names of models, agents, workflows and others that steps use.
     pub(super) uses: Vec<(&'static str, At<String>)>,
+    /// Tools by the place of their step.
+    pub(super) tools: Vec<(usize, Vec<At<ToolRef>>)>,
 }
 
 /// What reading a workflow needs besides its table.
@@ -309,14 +342,20 @@ pub(super) fn read(name: &str, table: Table<'_>, around: &mut Around<'_>) -> Opt
         ]),
         None => value.count(1..=1_000_000).map(clearway_engine::Keep::Last),
     });
-    let channels = channels(&table);
+    let (channels, open) = channels(&table);
     let output = table.get("output").and_then(|value| expr(&value, "output"));
-    let mut draft = Drafting { around, uses: Vec::new(), places: BTreeMap::new() };
+    let mut draft =
+        Drafting { around, uses: Vec::new(), places: BTreeMap::new(), tools: Vec::new() };
     let mut tables = table.named("steps");
     // Steps are shown and drawn in the order in which they were written.
     tables.sort_by_key(|(_, table)| table.span.start);
-    let steps: Vec<Step> =
-        tables.into_iter().filter_map(|(step, table)| draft.step(&step, table)).collect();
+    let mut steps: Vec<Step> = Vec::with_capacity(tables.len());
+    let mut tools = Vec::new();
+    for (step, table) in tables {
+        steps.extend(draft.step(&step, table));
+        let refs = std::mem::take(&mut draft.tools);
+        tools.extend((!refs.is_empty() && !steps.is_empty()).then(|| (steps.len() - 1, refs)));
+    }
     let Drafting { uses, places, .. } = draft;
     if steps.is_empty() {
         table.walk.note(
@@ -336,37 +375,44 @@ pub(super) fn read(name: &str, table: Table<'_>, around: &mut Around<'_>) -> Opt
         park_on_outage: park_on_outage.unwrap_or(true),
         budget,
         channels,
+        open,
         steps,
         output,
         keep: keep.unwrap_or(clearway_engine::Keep::All),
     };
     check::check(name, &workflow, &table, &places);
     table.finish();
-    Some(WorkflowDraft { workflow, pool, uses })
+    Some(WorkflowDraft { workflow, pool, uses, tools })
 }
 
 /// The pool of workflows that name none.
 pub const POOL: &str = "workflows";
 
-fn channels(table: &Table<'_>) -> BTreeMap<String, Reducer> {
+fn channels(table: &Table<'_>) -> (BTreeMap<String, Reducer>, BTreeSet<String>) {
+    let mut open = BTreeSet::new();
     let read = |(name, table): (String, Table<'_>)| {
         if let Some(kind) = table.get("type") {
-            kind.one_of(&[("list", ()), ("value", ())])?;
+            kind.one_of(&[("list", ()), ("value", ()), ("object", ())])?;
         }
         let reducers = [
             ("last", Reducer::Last),
             ("append", Reducer::Append),
             ("merge_by_id", Reducer::MergeById),
             ("set", Reducer::Set),
+            ("merge", Reducer::Merge),
         ];
         let reducer = match table.get("reducer") {
             Some(value) => value.one_of(&reducers)?,
             None => Reducer::Last,
         };
+        if table.get("input").and_then(|value| value.boolean()) == Some(true) {
+            open.insert(name.clone());
+        }
         table.finish();
         Some((name, reducer))
     };
-    table.named("channels").into_iter().filter_map(read).collect()
+    let channels = table.named("channels").into_iter().filter_map(read).collect();
+    (channels, open)
 }
 
 fn input(value: &Value<'_>) -> Vec<InputField> {
@@ -445,6 +491,8 @@ struct Drafting<'r, 'f, 'a> {
     around: &'r mut Around<'f>,
     uses: Vec<(&'static str, At<String>)>,
     places: Places<'a>,
+    /// Of the step that is being read.
+    tools: Vec<At<ToolRef>>,
 }
 
 impl<'a> Drafting<'_, '_, 'a> {
@@ -475,25 +523,7 @@ impl<'a> Drafting<'_, '_, 'a> {
     }
 
     fn schema(&mut self, value: &Value<'a>) -> Option<Json> {
-        let table = value.table()?;
-        let schema = match table.get("file") {
-            Some(file) => {
-                let (name, text) = self.file(&file)?;
-                match serde_json::from_str(&text) {
-                    Ok(schema) => schema,
-                    Err(error) => {
-                        value.problem(format!("{name} is no JSON: {error}"), "here", "");
-                        return None;
-                    }
-                }
-            }
-            None => value.json()?,
-        };
-        if let Err(error) = jsonschema::validator_for(&schema) {
-            value.problem(format!("this is no JSON Schema: {error}"), "here", "");
-            return None;
-        }
-        Some(schema)
+        tools::schema(value, self.around.files, self.around.read_files)
     }
 
     fn name(&mut self, what: &'static str, value: Option<Value<'a>>) -> Option<String> {
@@ -525,6 +555,7 @@ impl<'a> Drafting<'_, '_, 'a> {
             Some(step) => OnError::Go(step.to_owned()),
         };
         let writes = place("writes").map(|value| exprs(&value, name)).unwrap_or_default();
+        let emit = place("emit").map(|value| exprs(&value, name)).unwrap_or_default();
         let waits = matches!(do_.as_str(), "ask" | "wait");
         let deadline = match waits {
             true => None,
@@ -558,6 +589,7 @@ impl<'a> Drafting<'_, '_, 'a> {
             media_type: text("type"),
             cache: table.get("cache").and_then(|value| value.duration(DEADLINE)),
             writes,
+            emit,
             kind: kind?,
         };
         table.finish();
@@ -579,15 +611,32 @@ impl<'a> Drafting<'_, '_, 'a> {
         };
         Some(match do_ {
             "llm" => {
-                let prompt = template(self, "prompt", "say what the model is asked");
+                let messages = table.get("messages").and_then(|value| {
+                    let name = value.name()?.value;
+                    self.places.insert((name.clone(), "messages"), value);
+                    Some(name)
+                });
+                let prompt = match messages.is_some() && table.get("prompt").is_none() {
+                    true => None,
+                    false => Some(template(self, "prompt", "say what the model is asked")?),
+                };
                 let system = table.get("system");
+                if let Some(value) = &system {
+                    self.places.insert((name.to_owned(), "system"), value.clone());
+                }
                 let system = system.and_then(|value| self.template(&value, &named("system")));
+                self.tools =
+                    table.get("tools").map(|value| tools::read(&value)).unwrap_or_default();
+                let rounds = table.get("tool_rounds").and_then(|value| value.count(1..=100));
                 let output = table.get("output").map(|value| self.schema(&value));
                 let model = self.name("model", table.get("model"));
                 StepKind::Llm {
                     model: model.unwrap_or_else(|| super::DEFAULT_MODEL.to_owned()),
-                    prompt: prompt?,
+                    prompt,
                     system,
+                    messages,
+                    tools: Vec::new(),
+                    tool_rounds: rounds.unwrap_or(clearway_engine::tool::ROUNDS),
                     output: match output {
                         Some(output) => Some(output?),
                         None => None,
@@ -634,10 +683,22 @@ impl<'a> Drafting<'_, '_, 'a> {
                 StepKind::Branch { when, max_visits: max_visits.unwrap_or(0) }
             }
             "ask" => {
-                let question = template(self, "question", "say what is asked");
+                let payload = table.get("payload");
+                if let Some(value) = &payload {
+                    self.places.insert((name.to_owned(), "payload"), value.clone());
+                }
+                let payload = payload.map(|value| outside::shape(&value, &named("payload")));
+                let question = match payload.is_some() && table.get("question").is_none() {
+                    true => Template::compile(&named("question"), "").ok(),
+                    false => template(self, "question", "say what is asked"),
+                };
                 let choices = table.get("choices").map(|value| value.texts());
                 StepKind::Ask {
                     question: question?,
+                    payload: match payload {
+                        Some(payload) => Some(payload?),
+                        None => None,
+                    },
                     show: table.get("show").map(|value| value.texts()).unwrap_or_default(),
                     choices: choices
                         .unwrap_or_else(|| ["approve", "edit", "reject"].map(str::to_owned).into()),
@@ -657,16 +718,21 @@ impl<'a> Drafting<'_, '_, 'a> {
                 StepKind::Workflow { workflow: workflow?, input: input.unwrap_or_default() }
             }
             "wait" => StepKind::Wait {
-                duration: table.get("for").and_then(|value| match value.text() {
-                    // `10s` is a duration; anything else an expression that gives seconds.
-                    Some(text) => match super::duration::read(text) {
+                duration: table.get("for").and_then(|value| {
+                    self.places.insert((name.to_owned(), "for"), value.clone());
+                    let text = value.text()?;
+                    // `10s` is a duration, `{{ x }}s` becomes one, and anything else is an
+                    // expression that gives seconds.
+                    if text.contains("{{") {
+                        return self.template(&value, &named("for")).map(Pause::Text);
+                    }
+                    match super::duration::read(text) {
                         Some(duration) => {
                             let seconds = duration.as_secs_f64().to_string();
-                            Expr::compile(&named("for"), &seconds).ok()
+                            Expr::compile(&named("for"), &seconds).ok().map(Pause::Seconds)
                         }
-                        None => expr(&value, &named("for")),
-                    },
-                    None => None,
+                        None => expr(&value, &named("for")).map(Pause::Seconds),
+                    }
                 }),
                 until: table.get("until").and_then(|value| expr(&value, &named("until"))),
                 event: table.get("event").and_then(|value| value.text().map(ToOwned::to_owned)),
@@ -676,17 +742,25 @@ impl<'a> Drafting<'_, '_, 'a> {
                     .unwrap_or(Duration::from_secs(24 * 3600)),
             },
             "fail" => StepKind::Fail { message: template(self, "message", "say why")? },
-            "http" | "search" | "tool" | "worker" => {
+            "search" => {
+                let source = table.require("source", "say in which [knowledge.NAME]");
+                let source = self.name("knowledge", source);
+                let query = template(self, "query", "say what is looked for");
+                let limit = table.get("limit").and_then(|value| value.count(1..=100));
+                StepKind::Search { source: source?, query: query?, limit }
+            }
+            "http" | "tool" | "worker" => {
                 value.problem(
                     format!("steps that do `{do_}` are not supported by this version"),
                     "not supported yet",
-                    "llm, agent, template, set, branch, ask, workflow, wait and fail are",
+                    "llm, agent, search, template, set, branch, ask, workflow, wait and fail are",
                 );
                 return None;
             }
             other => {
                 let kinds = [
-                    "llm", "agent", "template", "set", "branch", "ask", "workflow", "wait", "fail",
+                    "llm", "agent", "search", "template", "set", "branch", "ask", "workflow",
+                    "wait", "fail",
                 ];
                 let help = match nearest(other, kinds) {
                     Some(near) => format!("did you mean `{near}`?"),

@@ -7,10 +7,12 @@ use clearway_core::channel::Reducer;
 use clearway_core::plan::{Builder, Plan};
 use clearway_core::{Clock, Failure};
 use clearway_engine::{Agent, InputCheck, Node, NodePolicy, OnError as EngineOnError, OnOutage};
-use serde_json::{Map, Value, json};
+use serde_json::{Map, Value};
 
 use super::steps::{Fold, Scatter, StepNode};
+use crate::config::Config;
 use crate::config::workflow::{END, OnError, Step, StepKind, Workflow};
+use crate::services::Services;
 
 /// The channel that holds a workflow's input.
 pub(crate) const INPUT: &str = "input";
@@ -20,8 +22,9 @@ pub(crate) const INPUT: &str = "input";
 pub(crate) struct Shared {
     pub name: String,
     pub workflow: Workflow,
-    /// All workflows, for steps that run one.
-    pub all: Arc<BTreeMap<String, Workflow>>,
+    /// The configuration it is part of, for what steps name.
+    pub config: Arc<Config>,
+    pub services: Services,
     pub clock: Arc<dyn Clock>,
 }
 
@@ -29,13 +32,15 @@ pub(crate) struct Shared {
 pub(crate) fn agent(
     name: &str,
     workflow: &Workflow,
-    all: &Arc<BTreeMap<String, Workflow>>,
+    config: &Arc<Config>,
+    services: &Services,
     clock: &Arc<dyn Clock>,
 ) -> Agent {
     let shared = Arc::new(Shared {
         name: name.to_owned(),
         workflow: workflow.clone(),
-        all: all.clone(),
+        config: config.clone(),
+        services: services.clone(),
         clock: clock.clone(),
     });
     let mut nodes: BTreeMap<Arc<str>, Arc<dyn Node>> = BTreeMap::new();
@@ -163,7 +168,12 @@ fn policy(step: &Step) -> NodePolicy {
 /// `invalid_request` with what is wrong by field.
 pub(crate) fn input(workflow: &Workflow, input: &Map<String, Value>) -> Result<Value, Failure> {
     match workflow.check_input(input) {
-        Ok(input) => Ok(json!({INPUT: input})),
+        Ok(checked) => {
+            let mut writes = Map::from_iter([(INPUT.to_owned(), Value::Object(checked))]);
+            let open = input.iter().filter(|(name, _)| workflow.open.contains(*name));
+            writes.extend(open.map(|(name, value)| (name.clone(), value.clone())));
+            Ok(Value::Object(writes))
+        }
         Err(problems) => {
             let text: Vec<String> =
                 problems.iter().map(|(field, why)| format!("`{field}` {why}")).collect();

@@ -4,13 +4,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use clearway_core::channel::Write;
+use clearway_core::channel::{Reducer, Write};
 use clearway_core::event::EventKind;
 use clearway_core::machine::Output;
 use clearway_core::message::{Message, Role};
 use clearway_core::plan::{Goto, MESSAGES};
 use clearway_core::{Code, Failure, Status, Timestamp};
 use clearway_engine::chat::{complete, human_input};
+use clearway_engine::tool::converse;
 use clearway_engine::upstream::ChatRequest;
 use clearway_engine::{Child, ChildEnd, Ctx, Expiry, Node, NodeError, hex};
 use minijinja::Value as Jinja;
@@ -19,7 +20,8 @@ use serde_json::{Map, Value, json};
 use super::compile::{self, RESULT, Shared};
 use super::expr::Template;
 use super::structured;
-use crate::config::workflow::{Case, END, Step, StepKind};
+use crate::config::workflow::{Case, END, Pause, Step, StepKind};
+use crate::tools;
 
 /// Elements that one `for_each` may have.
 const FOR_EACH_ITEMS: usize = 1000;
@@ -174,12 +176,20 @@ impl Node for StepNode {
             output.value = self.save(&cx, step, name, &context, output.value).await?;
         }
         let mut all = writes(step, output.value);
-        for (channel, expr) in &step.writes {
+        all.append(&mut output.writes);
+        if !step.writes.is_empty() || !step.emit.is_empty() {
             let mut with_output = values.clone();
             if let Some(own) = all.first() {
                 with_output.insert(step.name.clone(), own.value.clone());
             }
-            all.push(Write::new(channel, expr.evaluate(&jinja(&with_output))?));
+            let context = jinja(&with_output);
+            for (at, (channel, expr)) in step.writes.iter().enumerate() {
+                let value = expr.evaluate(&context)?;
+                all.push(Write::new(channel, self.identified(&cx, channel, at, value)));
+            }
+            for (name, expr) in &step.emit {
+                cx.emit(name, &expr.evaluate(&context)?)?;
+            }
         }
         Ok(Output { writes: all, goto: output.goto, reply: output.reply, ..Output::default() })
     }
@@ -191,6 +201,8 @@ struct Made {
     value: Value,
     goto: Option<Vec<Goto>>,
     reply: Option<uuid::Uuid>,
+    /// To channels besides the step's own.
+    writes: Vec<Write>,
 }
 
 impl From<Value> for Made {
@@ -200,6 +212,27 @@ impl From<Value> for Made {
 }
 
 impl StepNode {
+    /// A channel that merges by id wants one: what has none gets the call's own, so that a repetition
+    /// replaces instead of adding.
+    fn identified(&self, cx: &Ctx, channel: &str, at: usize, mut value: Value) -> Value {
+        if self.shared.workflow.channels.get(channel) != Some(&Reducer::MergeById) {
+            return value;
+        }
+        let items = match &mut value {
+            Value::Array(items) => items.as_mut_slice(),
+            one => std::slice::from_mut(one),
+        };
+        for (nth, item) in items.iter_mut().enumerate() {
+            if let Value::Object(item) = item
+                && item.get("id").is_none_or(Value::is_null)
+            {
+                let index = u32::try_from(1000 * (at + 1) + nth).unwrap_or(u32::MAX);
+                item.insert("id".to_owned(), cx.message_id(index).to_string().into());
+            }
+        }
+        value
+    }
+
     async fn perform(
         &self,
         cx: &Ctx,
@@ -209,24 +242,7 @@ impl StepNode {
         visits: u64,
     ) -> Result<Made, NodeError> {
         match &step.kind {
-            StepKind::Llm { model, prompt, system, output, params } => {
-                let mut messages = Vec::new();
-                if let Some(system) = system {
-                    let text = system.render(context)?;
-                    messages.push(Arc::new(Message::new(Role::System, text, "system").to_value()));
-                }
-                let text = prompt.render(context)?;
-                messages.push(Arc::new(Message::new(Role::Human, text, "prompt").to_value()));
-                let request =
-                    ChatRequest { model: model.clone(), messages, params: params.clone() };
-                match output {
-                    Some(schema) => structured_answer(cx, step, request, schema).await,
-                    None => {
-                        let reply = complete(cx, "", 0, request).await?;
-                        Ok(Made::from(Value::String(reply.content.text())))
-                    }
-                }
-            }
+            StepKind::Llm { .. } => self.ask_model(cx, step, context).await,
             StepKind::Agent { agent, input } => {
                 let text = input.render(context)?;
                 let input = human_input(&text, &cx.message_id(100).to_string());
@@ -244,7 +260,7 @@ impl StepNode {
                 for (key, expr) in input {
                     given.insert(key.clone(), expr.evaluate(context)?);
                 }
-                let Some(called) = self.shared.all.get(workflow) else {
+                let Some(called) = self.shared.config.workflows.get(workflow) else {
                     let text = format!("there is no workflow `{workflow}` any more");
                     return Err(Failure::new(Code::AgentNotFound, text).into());
                 };
@@ -262,7 +278,13 @@ impl StepNode {
             StepKind::Branch { when, max_visits } => {
                 Ok(branch(step, when, *max_visits, context, visits, &self.shared)?)
             }
-            StepKind::Ask { question, show, choices, wait, on_timeout } => {
+            StepKind::Ask { question, payload, show, choices, wait, on_timeout } => {
+                if let Some(payload) = payload {
+                    let expiry = on_timeout
+                        .as_ref()
+                        .map(|answer| Expiry { after: *wait, answer: answer.as_str().into() });
+                    return Ok(cx.interrupt_for(payload.fill(context)?, expiry)?.into());
+                }
                 let text = question.render(context)?;
                 let shown: Map<String, Value> = show
                     .iter()
@@ -272,12 +294,29 @@ impl StepNode {
                     after: *wait,
                     answer: json!({"choice": choice, "by": "time limit"}),
                 });
-                let answer = cx.interrupt_for(request_for(step, &text, &shown, choices), expiry)?;
-                Ok(answered(step, choices, answer)?.into())
+                let mut question = request_for(step, &text, &shown, choices);
+                loop {
+                    let answer = cx.interrupt_for(question, expiry.clone())?;
+                    let problem = match answered(choices, answer) {
+                        Ok(answer) => return Ok(answer.into()),
+                        Err(problem) => problem,
+                    };
+                    // Asked again, with what was wrong: a slip of the hand ends no work of hours.
+                    let again = format!("{text}\n\nThe last answer cannot be used: {problem}");
+                    question = request_for(step, &again, &shown, choices);
+                }
             }
             StepKind::Wait { duration, until, event, limit } => {
                 self.wait(cx, context, duration.as_ref(), until.as_ref(), event.as_deref(), *limit)
                     .await
+            }
+            StepKind::Search { source, query, limit } => {
+                let query = query.render(context)?;
+                let Some(searcher) = self.shared.services.searcher(source) else {
+                    let text = format!("there is no knowledge source `{source}` any more");
+                    return Err(Failure::new(Code::NotFound, text).into());
+                };
+                Ok(searcher.search(cx, &query, *limit).await?.into())
             }
             StepKind::Fail { message } => {
                 let text = message.render(context)?;
@@ -305,7 +344,7 @@ impl StepNode {
         &self,
         cx: &Ctx,
         context: &Jinja,
-        duration: Option<&super::expr::Expr>,
+        duration: Option<&Pause>,
         until: Option<&super::expr::Expr>,
         event: Option<&str>,
         limit: Duration,
@@ -321,14 +360,7 @@ impl StepNode {
             );
         }
         if let Some(duration) = duration {
-            let seconds = duration.evaluate(context)?;
-            let seconds = seconds.as_f64().or_else(|| seconds.as_str()?.parse().ok());
-            let seconds =
-                seconds.filter(|seconds| (0.0..=3.2e7).contains(seconds)).ok_or_else(|| {
-                    let text = format!("`{}` gives no number of seconds", duration.source);
-                    Failure::new(Code::TemplateFailed, text)
-                })?;
-            cx.sleep("wait", Duration::from_secs_f64(seconds)).await?;
+            cx.sleep("wait", pause(duration, context)?).await?;
         }
         if let Some(until) = until {
             let at = until.evaluate(context)?;
@@ -383,31 +415,73 @@ impl StepNode {
     }
 }
 
-/// Asks for JSON that fits a schema; once more if it does not.
+impl StepNode {
+    async fn ask_model(&self, cx: &Ctx, step: &Step, context: &Jinja) -> Result<Made, NodeError> {
+        let StepKind::Llm { model, prompt, system, messages, output, params, .. } = &step.kind
+        else {
+            return Ok(Made::default());
+        };
+        let mut asked = Vec::new();
+        if let Some(system) = system {
+            let text = system.render(context)?;
+            asked.push(Arc::new(Message::new(Role::System, text, "system").to_value()));
+        }
+        if let Some(channel) = messages {
+            asked.extend_from_slice(cx.state.list(channel));
+        }
+        if let Some(prompt) = prompt {
+            let text = prompt.render(context)?;
+            asked.push(Arc::new(Message::new(Role::Human, text, "prompt").to_value()));
+        }
+        let mut request =
+            ChatRequest { model: model.clone(), messages: asked, params: params.clone() };
+        let toolbox = tools::of_step(&step.kind, &self.shared.config, &self.shared.services);
+        if let Some(schema) = output {
+            let format = structured::response_format(&step.name, schema);
+            request.params.insert("response_format".to_owned(), format);
+        }
+        // Tools first: the answer that is checked is the one after the last call.
+        let first = match &toolbox {
+            Some(toolbox) => Box::pin(converse(cx, toolbox, &mut request)).await?,
+            None => Box::pin(complete(cx, "", 0, request.clone())).await?,
+        };
+        let reply = first.id.parse().ok();
+        let spoken = messages.as_ref().map(|channel| Write::new(channel, first.to_value()));
+        let value = match output {
+            None => Value::String(first.content.text()),
+            Some(schema) => Box::pin(structured_answer(cx, step, request, first, schema)).await?,
+        };
+        let reply = reply.filter(|_| spoken.is_some());
+        Ok(Made { value, reply, writes: spoken.into_iter().collect(), goto: None })
+    }
+}
+
+/// An answer as JSON that fits a schema; asks once more if it does not.
 async fn structured_answer(
     cx: &Ctx,
     step: &Step,
     mut request: ChatRequest,
+    first: Message,
     schema: &Value,
-) -> Result<Made, NodeError> {
-    let format = structured::response_format(&step.name, schema);
-    request.params.insert("response_format".to_owned(), format);
-    let first = complete(cx, "", 0, request.clone()).await?;
+) -> Result<Value, NodeError> {
     let answer = first.content.text();
     let problems = match structured::parse(&answer, schema) {
-        Ok(value) => return Ok(value.into()),
+        Ok(value) => return Ok(value),
         Err(problems) => problems,
     };
     cx.progress(&format!("the answer does not fit its schema, asking once more: {problems}"))?;
     request.messages.push(Arc::new(first.to_value()));
     let repair = Message::new(Role::Human, structured::repair(&problems), "repair");
     request.messages.push(Arc::new(repair.to_value()));
-    let second = complete(cx, "-repair", 1, request).await?.content.text();
+    let second = complete(cx, "-repair", REPAIR, request).await?.content.text();
     match structured::parse(&second, schema) {
-        Ok(value) => Ok(value.into()),
+        Ok(value) => Ok(value),
         Err(problems) => Err(structured::failed(&step.name, &problems, &second).into()),
     }
 }
+
+/// Number of the message that repairs an answer; those before it are the conversation's.
+const REPAIR: u32 = 1_000_000;
 
 fn branch(
     step: &Step,
@@ -444,7 +518,7 @@ fn branch(
         None => Vec::new(),
     };
     let value = json!({"go": case.go, "visits": visits});
-    Ok(Made { value, goto: Some(goto), reply: None })
+    Ok(Made { value, goto: Some(goto), ..Made::default() })
 }
 
 /// A question in the shape that Agent Chat UI draws.
@@ -466,8 +540,40 @@ fn request_for(
     })
 }
 
+/// How long a step waits.
+fn pause(pause: &Pause, context: &Jinja) -> Result<Duration, Failure> {
+    let wrong = |source: &str, gives: &str| {
+        Failure::new(Code::TemplateFailed, format!("`{source}` gives {gives}"))
+    };
+    match pause {
+        Pause::Seconds(expr) => {
+            let seconds = expr.evaluate(context)?;
+            let seconds = seconds.as_f64().or_else(|| seconds.as_str()?.parse().ok());
+            let seconds = seconds.filter(|seconds| (0.0..=LONGEST_WAIT).contains(seconds));
+            let seconds = seconds.ok_or_else(|| wrong(&expr.source, "no number of seconds"))?;
+            Ok(Duration::from_secs_f64(seconds))
+        }
+        Pause::Text(template) => {
+            let text = template.render(context)?;
+            if let Some(seconds) = text.trim().strip_suffix('s').and_then(|text| text.parse().ok())
+                && (0.0..=LONGEST_WAIT).contains(&seconds)
+            {
+                return Ok(Duration::from_secs_f64(seconds));
+            }
+            let parsed = crate::config::parse_duration(&text);
+            parsed.ok_or_else(|| wrong(&template.name, &format!("`{text}`, which is no duration")))
+        }
+    }
+}
+
+/// In seconds: about a year.
+const LONGEST_WAIT: f64 = 3.2e7;
+
 /// What somebody answered: a choice, `{choice, value?}`, or a list of decisions as chat UIs send it.
-fn answered(step: &Step, choices: &[String], answer: Value) -> Result<Value, Failure> {
+///
+/// # Errors
+/// What is wrong with the answer.
+fn answered(choices: &[String], answer: Value) -> Result<Value, String> {
     let decision = answer["decisions"].get(0).unwrap_or(&answer);
     let choice = decision
         .as_str()
@@ -485,14 +591,7 @@ fn answered(step: &Step, choices: &[String], answer: Value) -> Result<Value, Fai
         }
         // A question without choices takes anything.
         None if choices.is_empty() => Ok(json!({"choice": null, "value": answer, "by": by})),
-        _ => {
-            let text = format!(
-                "the answer to step `{}` must be one of: {}",
-                step.name,
-                choices.join(", ")
-            );
-            Err(Failure::new(Code::InvalidRequest, text).with("step", step.name.as_str()))
-        }
+        _ => Err(format!("it must be one of: {}", choices.join(", "))),
     }
 }
 

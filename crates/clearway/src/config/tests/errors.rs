@@ -290,15 +290,11 @@ limits = { concurrent = 10, per_day = 60 }
 budget = { per_day = 5 }
 
 [agents.cofounder]
-tools = ["search:company"]
 when_busy = "rollback"
 temperature = 0.5
 
-[mcp.crm]
-command = ["crm"]
-
 [workflows.campaign.steps.facts]
-do = "search"
+do = "worker"
 "#,
         expect![[r#"
             error: `providers.openai.limits.per_day` is not supported by this version
@@ -317,53 +313,187 @@ do = "search"
              ╰────
             help: leave it out: it would have no effect, and silence would hide that
 
-            error: `agents.cofounder.tools` is not supported by this version
-             ╭─[clearway.toml:8:1]
-            8 │ tools = ["search:company"]
-             · ──┬──
-             ·   ╰── not supported yet
-             ╰────
-            help: leave it out: it would have no effect, and silence would hide that
-
             error: `rollback` is not supported by this version
-             ╭─[clearway.toml:9:13]
-            9 │ when_busy = "rollback"
+             ╭─[clearway.toml:8:13]
+            8 │ when_busy = "rollback"
              ·             ─────┬────
              ·                  ╰── not supported yet
              ╰────
             help: one of: queue, reject, interrupt
 
             error: `agents.cofounder.temperature` is a parameter of the model
-              ╭─[clearway.toml:10:15]
-            10 │ temperature = 0.5
-              ·               ─┬─
-              ·                ╰── not here
-              ╰────
+             ╭─[clearway.toml:9:15]
+            9 │ temperature = 0.5
+             ·               ─┬─
+             ·                ╰── not here
+             ╰────
             help: write params = { temperature = … }
 
-            error: `mcp` is not supported by this version
-              ╭─[clearway.toml:12:2]
-            12 │ [mcp.crm]
-              ·  ─┬─
-              ·   ╰── not supported yet
-              ╰────
-            help: leave it out: it would have no effect, and silence would hide that
-
             error: workflow `campaign` has no steps
-              ╭─[clearway.toml:15:12]
-            15 │ [workflows.campaign.steps.facts]
+              ╭─[clearway.toml:11:12]
+            11 │ [workflows.campaign.steps.facts]
               ·            ────┬───
               ·                ╰── here
               ╰────
             help: add [workflows.campaign.steps.first] with do = "llm"
 
-            error: steps that do `search` are not supported by this version
-              ╭─[clearway.toml:16:6]
-            16 │ do = "search"
+            error: steps that do `worker` are not supported by this version
+              ╭─[clearway.toml:12:6]
+            12 │ do = "worker"
               ·      ────┬───
               ·          ╰── not supported yet
               ╰────
-            help: llm, agent, template, set, branch, ask, workflow, wait and fail are"#]],
+            help: llm, agent, search, template, set, branch, ask, workflow, wait and fail are"#]],
+    );
+}
+
+#[test]
+fn tools_that_name_nothing() {
+    check(
+        r#"
+[agents.a]
+tools = [
+  "run:paln", "serach:company", "search:company", "set:notes", "plan", "run:plan", "run:plan",
+  { tool = "mcp:crm/find_*", wait = true },
+]
+confirm = ["run:plna", "mcp:crm/*", "mcp:x"]
+
+[agents.b]
+tools = ["set:miletones"]
+state = { milestones = { type = "object" }, bad = { type = "string" } }
+
+[mcp.crm]
+comand = ["crm"]
+
+[mcp.both]
+command = ["crm"]
+url = "https://x.example/mcp"
+
+[workflows.plan.steps.facts]
+do = "search"
+source = "company"
+query = "{{ input.x }}"
+"#,
+        expect![[r#"
+            error: there is no `paln` in `workflows`
+             ╭─[clearway.toml:4:3]
+            4 │   "run:paln", "serach:company", "search:company", "set:notes", "plan", "run:plan", "run:plan",
+             ·   ─────┬────
+             ·        ╰── not defined
+             ╰────
+            help: did you mean `run:plan`?
+
+            error: there are no tools of the kind `serach`
+             ╭─[clearway.toml:4:15]
+            4 │   "run:paln", "serach:company", "search:company", "set:notes", "plan", "run:plan", "run:plan",
+             ·               ────────┬───────
+             ·                       ╰── not known
+             ╰────
+            help: did you mean `search:company`?
+
+            error: there is no `company` in `knowledge`
+             ╭─[clearway.toml:4:33]
+            4 │   "run:paln", "serach:company", "search:company", "set:notes", "plan", "run:plan", "run:plan",
+             ·                                 ────────┬───────
+             ·                                         ╰── not defined
+             ╰────
+            help: add [knowledge.company]
+
+            error: there is no `notes` in `state`
+             ╭─[clearway.toml:4:51]
+            4 │   "run:paln", "serach:company", "search:company", "set:notes", "plan", "run:plan", "run:plan",
+             ·                                                   ─────┬─────
+             ·                                                        ╰── not defined
+             ╰────
+            help: add state = { notes = { … } } to the agent
+
+            error: `plan` does not say what kind of tool it is
+             ╭─[clearway.toml:4:64]
+            4 │   "run:paln", "serach:company", "search:company", "set:notes", "plan", "run:plan", "run:plan",
+             ·                                                                ───┬──
+             ·                                                                   ╰── here
+             ╰────
+            help: write one of run:NAME, mcp:NAME, set:NAME, search:NAME, graph:NAME, open:NAME
+
+            error: `run:plan` is there twice
+             ╭─[clearway.toml:4:84]
+            4 │   "run:paln", "serach:company", "search:company", "set:notes", "plan", "run:plan", "run:plan",
+             ·                                                                                    ─────┬────
+             ·                                                                                         ╰── again
+             ╰────
+            help: leave one out
+
+            error: there is no `crm` in `mcp`
+             ╭─[clearway.toml:5:12]
+            5 │   { tool = "mcp:crm/find_*", wait = true },
+             ·            ────────┬───────
+             ·                    ╰── not defined
+             ╰────
+            help: add [mcp.crm]
+
+            error: only `run:` tools can wait
+             ╭─[clearway.toml:5:37]
+            5 │   { tool = "mcp:crm/find_*", wait = true },
+             ·                                     ──┬─
+             ·                                       ╰── not here
+             ╰────
+            help: leave it out
+
+            error: no tool of this agent fits `run:plna`
+             ╭─[clearway.toml:7:12]
+            7 │ confirm = ["run:plna", "mcp:crm/*", "mcp:x"]
+             ·            ─────┬────
+             ·                 ╰── fits nothing
+             ╰────
+            help: did you mean `run:plan`?
+
+            error: no tool of this agent fits `mcp:x`
+             ╭─[clearway.toml:7:37]
+            7 │ confirm = ["run:plna", "mcp:crm/*", "mcp:x"]
+             ·                                     ───┬───
+             ·                                        ╰── fits nothing
+             ╰────
+            help: it has: run:paln, search:company, set:notes, run:plan, run:plan, mcp:crm/find_*
+
+            error: there is no `miletones` in `state`
+              ╭─[clearway.toml:10:10]
+            10 │ tools = ["set:miletones"]
+              ·          ───────┬───────
+              ·                 ╰── not defined
+              ╰────
+            help: did you mean `set:milestones`?
+
+            error: a part of the state is an object or a list
+              ╭─[clearway.toml:11:51]
+            11 │ state = { milestones = { type = "object" }, bad = { type = "string" } }
+              ·                                                   ─────────┬─────────
+              ·                                                            ╰── here
+              ╰────
+            help: its schema has type = "object" with properties, or type = "array"
+
+            error: `mcp` is not supported by this version
+              ╭─[clearway.toml:13:2]
+            13 │ [mcp.crm]
+              ·  ─┬─
+              ·   ╰── not supported yet
+              ╰────
+            help: leave it out: it would have no effect, and silence would hide that
+
+            error: there is no knowledge `company`
+              ╭─[clearway.toml:22:10]
+            22 │ source = "company"
+              ·          ────┬────
+              ·              ╰── not defined
+              ╰────
+            help: there is none: add [knowledge.company]
+
+            error: step `facts` uses `input.x`, which does not exist
+              ╭─[clearway.toml:23:9]
+            23 │ query = "{{ input.x }}"
+              ·         ───────┬───────
+              ·                ╰── not defined
+              ╰────
+            help: `input` gives:"#]],
     );
 }
 

@@ -11,7 +11,7 @@ fn the_built_in_configuration_is_sound() {
     let (model, provider) = config.default_model();
     assert_eq!(model.model, "sim");
     assert!(
-        matches!(&provider.kind, ProviderKind::Sim(sim) if sim.script.len() == 4),
+        matches!(&provider.kind, ProviderKind::Sim(sim) if sim.script.len() == 16),
         "{provider:?}"
     );
     assert_eq!(config.warnings, [""; 0]);
@@ -365,6 +365,7 @@ fn prompts_are_rendered_per_call() {
         thread_id: String::new(),
         now: "2026-11-20T20:46:29.363+00:00".to_owned(),
         turn: 2,
+        state: None,
     };
     assert_eq!(
         config.agents["a"].prompt.render(&values).unwrap(),

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use super::{END, OnError, Places, Step, StepKind, Workflow};
+use super::{END, OnError, Pause, Places, Step, StepKind, Workflow};
 use crate::config::report::Problem;
 use crate::config::walk::{Table, nearest};
 
@@ -49,17 +49,23 @@ pub(super) fn check(name: &str, workflow: &Workflow, table: &Table<'_>, places: 
                 note(&step.name, "when", message, "not defined", no_step(&case.go));
             }
         }
-        for (channel, _) in &step.writes {
+        let spoken = match &step.kind {
+            StepKind::Llm { messages, .. } => messages.as_ref().map(|name| ("messages", name)),
+            _ => None,
+        };
+        let written = step.writes.iter().map(|(channel, _)| ("writes", channel));
+        for (key, channel) in written.chain(spoken) {
             if !workflow.channels.contains_key(channel) {
-                let known: Vec<&str> = workflow.channels.keys().map(String::as_str).collect();
+                let known = workflow.channels.keys().map(String::as_str);
                 let message = format!("there is no channel `{channel}`");
-                note(
-                    &step.name,
-                    "writes",
-                    message,
-                    "not defined",
-                    format!("there are: {}", known.join(", ")),
-                );
+                let help = match nearest(channel, known.clone()) {
+                    Some(near) => format!("did you mean `{near}`?"),
+                    None if workflow.channels.is_empty() => {
+                        format!("add [workflows.{name}.channels.{channel}]")
+                    }
+                    None => format!("there are: {}", known.collect::<Vec<_>>().join(", ")),
+                };
+                note(&step.name, key, message, "not defined", help);
             }
         }
         check_names(workflow, step, &steps, &note);
@@ -84,12 +90,27 @@ fn check_names(workflow: &Workflow, step: &Step, steps: &[&str], note: &Note<'_>
     for (_, expr) in &step.writes {
         add("writes", expr.variables());
     }
+    for (_, expr) in &step.emit {
+        add("emit", expr.variables());
+    }
     match &step.kind {
-        StepKind::Llm { prompt, .. } => add("prompt", prompt.variables()),
+        StepKind::Llm { prompt, system, .. } => {
+            for (key, template) in [("prompt", prompt), ("system", system)] {
+                if let Some(template) = template {
+                    add(key, template.variables());
+                }
+            }
+        }
         StepKind::Agent { input, .. } => add("input", input.variables()),
         StepKind::Template { template, .. } => add("template", template.variables()),
-        StepKind::Ask { question, .. } => add("question", question.variables()),
+        StepKind::Ask { question, payload, .. } => {
+            add("question", question.variables());
+            if let Some(payload) = payload {
+                add("payload", payload.variables());
+            }
+        }
         StepKind::Fail { message } => add("message", message.variables()),
+        StepKind::Search { query, .. } => add("query", query.variables()),
         StepKind::Branch { when, .. } => {
             for expr in when.iter().filter_map(|case| case.condition.as_ref()) {
                 add("when", expr.variables());
@@ -105,7 +126,11 @@ fn check_names(workflow: &Workflow, step: &Step, steps: &[&str], note: &Note<'_>
                 add("value", expr.variables());
             }
         }
-        StepKind::Wait { .. } => {}
+        StepKind::Wait { duration, .. } => match duration {
+            Some(Pause::Seconds(expr)) => add("for", expr.variables()),
+            Some(Pause::Text(template)) => add("for", template.variables()),
+            None => {}
+        },
     }
     for (key, names) in used {
         for name in names {
@@ -149,7 +174,7 @@ fn fields_of(step: &Step) -> Option<Vec<&str>> {
         StepKind::Llm { output: Some(schema), .. } => {
             Some(schema.get("properties")?.as_object()?.keys().map(String::as_str).collect())
         }
-        StepKind::Ask { .. } => Some(vec!["choice", "value", "by"]),
+        StepKind::Ask { payload: None, .. } => Some(vec!["choice", "value", "by"]),
         StepKind::Branch { .. } => Some(vec!["go", "visits"]),
         _ => None,
     }
