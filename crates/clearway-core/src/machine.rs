@@ -54,6 +54,8 @@ pub struct Machine {
     due: Frontier,
     journal: Journal,
     breaks: Breaks,
+    detailed: bool,
+    max_steps: u32,
     phase: Phase,
     /// Checkpoints made since the last commit (the input's waits for the first superstep's).
     unsaved: Vec<Checkpoint>,
@@ -123,6 +125,7 @@ impl Machine {
     pub fn start(start: Start) -> (Self, Vec<Effect>) {
         let mut machine = Self {
             run: start.run,
+            max_steps: start.max_steps.unwrap_or_else(|| start.plan.max_steps()),
             plan: start.plan,
             state: start.state,
             step: start.step,
@@ -131,6 +134,7 @@ impl Machine {
             due: Frontier::default(),
             journal: start.journal,
             breaks: start.breaks,
+            detailed: start.detailed,
             phase: Phase::Executing { calls: BTreeMap::new() },
             unsaved: Vec::new(),
             notes: Vec::new(),
@@ -416,7 +420,9 @@ impl Machine {
         let Phase::Executing { calls } = &mut self.phase else { return };
         let Some(call) = calls.get_mut(&call) else { return };
         if !std::mem::replace(&mut call.told, true) {
-            effects.push(Effect::Show(completed(&call.due.node, self.step + 1)));
+            let CallState::Done(output) = &call.state else { return };
+            let shown = completed(&call.due, output, self.step + 1, true, self.detailed);
+            effects.push(Effect::Show(shown));
         }
     }
 
@@ -432,12 +438,15 @@ impl Machine {
 
     /// Some calls ask a person, and all others are done: the run ends here.
     fn interrupt(&mut self, calls: BTreeMap<u32, Call>, effects: &mut Vec<Effect>) {
+        let parallel = calls.len() > 1;
         for call in calls.into_values() {
-            let Due { task, node, .. } = call.due;
+            let Due { task, node, .. } = call.due.clone();
             match call.state {
-                CallState::Done(_) => {
+                CallState::Done(output) => {
                     if !call.told {
-                        effects.push(Effect::Record(completed(&node, self.step + 1)));
+                        let step = self.step + 1;
+                        let fact = completed(&call.due, &output, step, parallel, self.detailed);
+                        effects.push(Effect::Record(fact));
                     }
                 }
                 CallState::Interrupted(value) => {
@@ -486,9 +495,10 @@ impl Machine {
         if let Some(reply) = finished.iter().rev().find_map(|(_, output, _)| output.reply) {
             self.reply = Some(reply);
         }
-        for (due, _, told) in &finished {
+        for (due, output, told) in &finished {
             if !told {
-                effects.push(Effect::Record(completed(&due.node, step)));
+                let fact = completed(due, output, step, finished.len() > 1, self.detailed);
+                effects.push(Effect::Record(fact));
             }
             if self.journal.notes(due.task).is_some() {
                 self.settled.push(due.task);
@@ -509,7 +519,7 @@ impl Machine {
     /// `continues` says that a person has seen the stop before these nodes.
     fn execute(&mut self, continues: bool, effects: &mut Vec<Effect>) {
         let step = self.step + 1;
-        if step >= i64::from(self.plan.max_steps()) {
+        if step >= i64::from(self.max_steps) {
             let failure = self.recursion_limit();
             self.stop(Why::Failed(failure), effects);
             return;
@@ -524,9 +534,11 @@ impl Machine {
             self.next_call += 1;
             let done = self.journal.done(due.task);
             let told = done.is_some();
-            if told {
+            if let Some(output) = &done {
                 // It was shown before the crash, and taken back with everything after the commit.
-                effects.push(Effect::Show(completed(&due.node, step)));
+                let parallel = self.due.due.len() > 1;
+                let shown = completed(due, output, step, parallel, self.detailed);
+                effects.push(Effect::Show(shown));
             }
             let state = done.map_or(CallState::Held, CallState::Done);
             calls.insert(call, Call { due: due.clone(), state, told });
@@ -566,7 +578,10 @@ impl Machine {
             *open += 1;
             total += 1;
             call.state = CallState::Open;
-            let data = json!({"node": &**node, "step": step});
+            let mut data = json!({"node": &**node, "step": step});
+            if parallel {
+                data["task"] = task.to_string().into();
+            }
             effects.push(Effect::Show(Fact::new(EventKind::NodeStarted, &data)));
             effects.push(Effect::StartCall(Box::new(StartCall {
                 call: number,
@@ -589,7 +604,7 @@ impl Machine {
     }
 
     fn recursion_limit(&self) -> Failure {
-        let limit = self.plan.max_steps();
+        let limit = self.max_steps;
         let visited: Vec<&str> = self.visited.iter().map(String::as_str).collect();
         let looping = match repeated(&visited) {
             Some(cycle) => format!("it loops through {} → {}", cycle.join(" → "), cycle[0]),
@@ -746,8 +761,18 @@ impl Machine {
     }
 }
 
-fn completed(node: &str, step: i64) -> Fact {
-    Fact::new(EventKind::NodeCompleted, &json!({"node": node, "step": step}))
+/// A call alone in its superstep needs no more words: its checkpoint says what it wrote.
+fn completed(due: &Due, output: &Output, step: i64, parallel: bool, detailed: bool) -> Fact {
+    let mut data = json!({"node": &*due.node, "step": step});
+    if parallel {
+        data["task"] = due.task.to_string().into();
+    }
+    if parallel && detailed {
+        let writes = output.writes.iter();
+        data["writes"] =
+            writes.map(|write| json!({"channel": &*write.channel, "value": write.value})).collect();
+    }
+    Fact::new(EventKind::NodeCompleted, &data)
 }
 
 /// The wait that ends first says what the run waits for; a child's end counts if any call wants it.

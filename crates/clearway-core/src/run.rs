@@ -188,9 +188,18 @@ pub struct RunOptions {
     pub base: Option<CheckpointId>,
     /// Told by HTTP when the run has ended.
     pub webhook: Option<String>,
+    /// Say in the log what each of several calls of a superstep wrote, for readers that show it.
+    pub detailed: bool,
+    /// Supersteps that the run may take, instead of the plan's limit.
+    pub max_steps: Option<u32>,
 }
 
 impl RunOptions {
+    /// Whether the run is started and driven like one without options.
+    pub fn is_plain(&self) -> bool {
+        *self == Self { detailed: self.detailed, max_steps: self.max_steps, ..Self::default() }
+    }
+
     /// Whether there is nothing to keep.
     pub fn is_empty(&self) -> bool {
         *self == Self::default()
@@ -220,6 +229,12 @@ impl RunOptions {
         if let Some(webhook) = &self.webhook {
             object.insert("webhook".to_owned(), webhook.as_str().into());
         }
+        if self.detailed {
+            object.insert("detailed".to_owned(), true.into());
+        }
+        if let Some(max_steps) = self.max_steps {
+            object.insert("max_steps".to_owned(), max_steps.into());
+        }
         Value::Object(object)
     }
 
@@ -243,6 +258,8 @@ impl RunOptions {
                 Some(base) => Some(base.as_str()?.parse().ok()?),
             },
             webhook: value["webhook"].as_str().map(ToOwned::to_owned),
+            detailed: value["detailed"] == true,
+            max_steps: value["max_steps"].as_u64().and_then(|most| u32::try_from(most).ok()),
         })
     }
 }

@@ -63,6 +63,12 @@ impl Inner {
     }
 
     pub(crate) async fn submit(self: &Arc<Self>, submit: Submit) -> Result<Submitted, Error> {
+        let submitted = self.accept(submit).await?;
+        self.watched.changed(submitted.thread);
+        Ok(submitted)
+    }
+
+    async fn accept(self: &Arc<Self>, submit: Submit) -> Result<Submitted, Error> {
         if self.tasks.soft.is_cancelled() {
             let mut failure =
                 Failure::new(Code::ShuttingDown, "the server is stopping").retryable();
@@ -140,7 +146,7 @@ impl Inner {
     async fn foresee(&self, new: &NewRun) -> Option<(Foreseen, watch::Sender<()>)> {
         // A key may name an earlier run, and a foreign thread may be refused: those ask first.
         // What is not a plain turn depends on more of the thread than its state.
-        let plain = new.options.is_empty() && new.delay.is_zero() && new.parent.is_none();
+        let plain = new.options.is_plain() && new.delay.is_zero() && new.parent.is_none();
         if new.claim.is_none() || new.idempotency.is_some() || new.thread_must_exist || !plain {
             return None;
         }
@@ -370,6 +376,7 @@ fn new_run(submit: Submit, agent: &Agent, id: RunId, queue_limit: u32) -> NewRun
         thread: submit.thread,
         thread_key: submit.thread_key,
         thread_metadata: submit.thread_metadata,
+        thread_note: submit.thread_note,
         thread_must_exist: submit.thread_must_exist,
         parent: submit.parent,
         agent: agent.name.clone(),

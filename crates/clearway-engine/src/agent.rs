@@ -1,6 +1,6 @@
 //! Agents: a plan, and the code behind its nodes.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
@@ -46,6 +46,10 @@ pub struct Agent {
     pub input: Option<InputCheck>,
     /// Its first call may begin before its acceptance is durable: it writes nothing outward.
     pub starts_ahead: bool,
+    /// The channels that are its author's, for those who show a thread's values; `None` is all.
+    pub shown_channels: Option<BTreeSet<Arc<str>>>,
+    /// A node that is none of its author's: it makes a result of what the others wrote, last.
+    pub fold: Option<Arc<str>>,
 }
 
 impl Agent {
@@ -68,6 +72,8 @@ impl Agent {
             keep: Keep::All,
             input: None,
             starts_ahead: true,
+            shown_channels: None,
+            fold: None,
         }
     }
 

@@ -83,6 +83,8 @@ pub struct Submit {
     pub thread: ThreadId,
     pub thread_key: Option<ThreadKey>,
     pub thread_metadata: Map<String, Value>,
+    /// Merged into the thread's metadata whether it is new or not.
+    pub thread_note: Map<String, Value>,
     pub thread_must_exist: bool,
     pub agent: String,
     /// The dialect it came through.
@@ -116,6 +118,7 @@ impl Submit {
             thread,
             thread_key: None,
             thread_metadata: Map::new(),
+            thread_note: Map::new(),
             thread_must_exist: false,
             agent: agent.to_owned(),
             door,

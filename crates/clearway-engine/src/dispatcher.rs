@@ -36,6 +36,7 @@ impl Inner {
         tasks.spawn(self.clone().sweep());
         tasks.spawn(self.clone().tidy());
         self.tasks.spawn(self.clone().keep_schedules());
+        self.tasks.spawn(self.clone().sweep_ephemeral());
     }
 
     // ## Claiming

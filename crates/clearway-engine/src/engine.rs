@@ -30,6 +30,7 @@ use crate::metrics::{self, Metrics};
 use crate::pools::Pools;
 use crate::subscription::{From, Subscription, resume_cursor};
 use crate::tasks::Tasks;
+use crate::threads::Watched;
 use crate::watchdog::Watchdog;
 use crate::{CancelOutcome, Error, Options, PoolView, ResetThread, RunView, Submit, Submitted};
 
@@ -52,6 +53,8 @@ pub(crate) struct Inner {
     pub cache: StateCache,
     /// Threads that a run here executes on, or is about to.
     pub busy: Mutex<HashMap<ThreadId, Busy>>,
+    /// Threads that readers follow beyond one run.
+    pub watched: Watched,
     pub pools: Pools,
     pub tasks: Tasks,
     pub metrics: Arc<Metrics>,
@@ -99,6 +102,7 @@ impl Engine {
             hub: Hub::new(clock.clone(), limits.output_bytes, limits.ended_runs),
             cache: StateCache::new(limits.cache_bytes),
             busy: Mutex::default(),
+            watched: Watched::default(),
             pools: Pools::new(&options.pools, &ready),
             options,
             store,

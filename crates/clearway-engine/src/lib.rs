@@ -35,6 +35,7 @@ mod schedules;
 mod started;
 mod subscription;
 mod tasks;
+mod threads;
 pub mod tool;
 mod trace;
 mod watchdog;
@@ -53,12 +54,14 @@ pub use lanes::Lanes;
 pub use schedules::{CronSpec, next_time};
 pub use subscription::{Batch, From, Subscription};
 pub use tasks::Tasks;
+pub use threads::{EPHEMERAL, ThreadWatch};
 pub use watchdog::{Lag, Watchdog};
 
 // What the doors and the façade need from below, so that they depend on the engine alone.
 pub use clearway_store::{
-    ArtifactRecord, ArtifactScope, CancelMode, CheckpointRecord, Idempotency, Keep, PoolCount,
-    Pruned, QueuePosition, RunPage, RunQuery, Schedule, ScheduleQuery, Store, StoreInfo,
-    ThreadQuery, ThreadState, ThreadStorage,
+    ArtifactRecord, ArtifactScope, CancelMode, CheckpointRecord, Idempotency, Keep, LastRun,
+    NewThread, PoolCount, Pruned, QueuePosition, RunDeleted, RunPage, RunQuery, Schedule,
+    ScheduleQuery, Stand, StepRecord, Store, StoreInfo, ThreadMade, ThreadOverview, ThreadPage,
+    ThreadQuery, ThreadSearch, ThreadSort, ThreadState, ThreadStorage,
 };
 pub use clearway_upstream as upstream;

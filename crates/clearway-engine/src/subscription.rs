@@ -91,7 +91,7 @@ impl Subscription {
     }
 
     /// Number of the next event to read.
-    pub(crate) const fn position(&self) -> u64 {
+    pub const fn position(&self) -> u64 {
         self.cursor.seq
     }
 

@@ -9,7 +9,7 @@ use std::time::Duration;
 use axum::Router;
 use axum::handler::Handler;
 use axum::routing::MethodRouter;
-use clearway_core::RunId;
+use clearway_core::{RunId, Timestamp};
 use clearway_engine::{Engine, Health, Lanes};
 use http::Method;
 use tokio::time::{Instant, timeout};
@@ -28,6 +28,8 @@ pub(crate) struct Inner {
     pub engine: Engine,
     pub options: ServerOptions,
     pub stop: Arc<Stop>,
+    /// When this process began to serve.
+    pub started: Timestamp,
     /// Logs of campaigns, read so far.
     pub folds: Folds,
     /// For work that blocks.
@@ -51,8 +53,10 @@ impl std::ops::Deref for App {
 impl App {
     pub(crate) fn new(engine: Engine, options: ServerOptions, health: Option<Health>) -> Self {
         let openapi = crate::openapi::document(&options).to_string().into();
+        let started = engine.now();
         Self(Arc::new(Inner {
             engine,
+            started,
             options,
             stop: Arc::default(),
             folds: Folds::default(),

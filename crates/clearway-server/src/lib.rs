@@ -24,6 +24,7 @@ mod extract;
 mod guard;
 mod idempotency;
 mod json;
+mod langgraph;
 mod openapi;
 mod ops;
 mod problem;

@@ -6,6 +6,8 @@ use serde_json::{Map, Value, json};
 
 use crate::server::{Door, DoorKind, ServerOptions};
 
+mod langgraph;
+
 /// The document for a server with these doors.
 pub(crate) fn document(options: &ServerOptions) -> Value {
     let mut paths = Map::new();
@@ -14,6 +16,7 @@ pub(crate) fn document(options: &ServerOptions) -> Value {
     control(&mut paths);
     background(&mut paths);
     embeddings(&mut paths);
+    langgraph::paths(&mut paths);
     for door in &options.doors {
         match door.kind {
             DoorKind::CoFounder => cofounder(&mut paths, door),
@@ -54,7 +57,9 @@ fn put(paths: &mut Map<String, Value>, operation: Operation<'_>) {
             "" => json!({"type": "string"}),
             name => json!({"$ref": format!("#/components/schemas/{name}")}),
         };
-        entry["content"][media] = json!({"schema": schema});
+        if !media.is_empty() {
+            entry["content"][media] = json!({"schema": schema});
+        }
     }
     for &problem in operation.problems {
         let reference = format!("#/components/responses/{problem}");
@@ -571,7 +576,7 @@ fn cofounder(paths: &mut Map<String, Value>, door: &Door) {
 }
 
 fn all_schemas() -> Map<String, Value> {
-    let parts = [schemas(), embedding_schemas()];
+    let parts = [schemas(), embedding_schemas(), langgraph::schemas()];
     parts.into_iter().filter_map(|part| part.as_object().cloned()).flatten().collect()
 }
 
@@ -712,6 +717,8 @@ fn responses() -> Value {
         "NotFound": problem("404", "there is no such thing"),
         "Conflict": problem("409", "the thread is busy, the run has ended, or the key was used for something else"),
         "Unprocessable": problem("422", "the body is not what the address expects"),
+        "TooLarge": problem("413", "the body is too large"),
+        "TooMany": problem("429", "the queue is full; try again after the time given"),
         "Unavailable": unavailable,
     })
 }

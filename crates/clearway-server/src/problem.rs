@@ -107,6 +107,15 @@ impl Problem {
         self.0.code
     }
 
+    /// What is wrong, in words.
+    pub(crate) fn detail(&self) -> &str {
+        &self.0.detail
+    }
+
+    pub(crate) fn status_code(&self) -> StatusCode {
+        self.0.status
+    }
+
     fn retry_after_ms(&self) -> Option<u64> {
         self.0.retry_after.map(|after| after.as_millis() as u64)
     }

@@ -10,14 +10,16 @@ use http::header::CONTENT_TYPE;
 use crate::app::{Address, App, Routes};
 use crate::extract::{PathText, shown};
 use crate::server::{Door, DoorKind, ServerOptions};
-use crate::{Problem, campaigns, codes, cofounder, control, embeddings, ops, runs, tasks};
+use crate::{
+    Problem, campaigns, codes, cofounder, control, embeddings, langgraph, ops, runs, tasks,
+};
 
 /// All addresses of a server with these doors.
 ///
 /// # Errors
 /// The address that two doors share.
 pub(crate) fn table(options: &ServerOptions) -> Result<Routes, Address> {
-    let mut routes = own()?;
+    let mut routes = langgraph::table(own()?)?;
     for door in &options.doors {
         routes = match door.kind {
             DoorKind::CoFounder => cofounder(routes, door)?,

@@ -23,6 +23,7 @@ use tokio::time::Instant;
 
 use crate::app::App;
 use crate::conn::{Exchange, Notes};
+use crate::langgraph::cors;
 use crate::{Problem, guard, problem};
 
 /// One connection's service.
@@ -54,11 +55,16 @@ pub(crate) async fn answer(app: App, router: Router, mut request: Request<Body>)
     let started = Instant::now();
     let id = request_id(request.headers(), &app);
     request.headers_mut().insert("x-request-id", id.clone());
+    cut_slash(&mut request);
     let method = request.method().clone();
     let path = request.uri().path().to_owned();
-    let response = match guard::check(&app.options, request.headers()) {
+    let mut response = match guard::check(&app.options, request.headers()) {
         Err(problem) => problem.into_response(),
         Ok(()) => {
+            if let Some(mut preflight) = cors::preflight(&request) {
+                cors::allow(preflight.headers_mut());
+                return problem::finish(preflight, &id);
+            }
             let handled = TowerToHyperService::new(router).call(request);
             match CatchUnwind(Box::pin(handled)).await {
                 Ok(Ok(response)) => response,
@@ -67,6 +73,9 @@ pub(crate) async fn answer(app: App, router: Router, mut request: Request<Body>)
             }
         }
     };
+    if cors::covers(&path) {
+        cors::allow(response.headers_mut());
+    }
     tracing::debug!(
         request.id = id.to_str().unwrap_or_default(),
         %method,
@@ -76,6 +85,16 @@ pub(crate) async fn answer(app: App, router: Router, mut request: Request<Body>)
         "request"
     );
     problem::finish(response, &id)
+}
+
+/// LangGraph's clients may end an address with a slash.
+fn cut_slash(request: &mut Request<Body>) {
+    let Some(short) = cors::without_slash(request.uri().path()) else { return };
+    let query = request.uri().query();
+    let short = query.map_or_else(|| short.to_owned(), |query| format!("{short}?{query}"));
+    if let Ok(uri) = short.parse() {
+        *request.uri_mut() = uri;
+    }
 }
 
 /// The client's `X-Request-Id` when it is usable, else a new one.

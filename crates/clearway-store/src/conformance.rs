@@ -14,6 +14,7 @@ mod parking;
 mod reading;
 mod rollback;
 mod state;
+mod threads;
 mod upkeep;
 mod webhooks;
 
@@ -260,6 +261,7 @@ pub(crate) fn new_run(number: u128, thread: u128) -> NewRun {
         thread: thread_id(thread),
         thread_key: None,
         thread_metadata: Map::new(),
+        thread_note: Map::new(),
         thread_must_exist: false,
         parent: None,
         agent: "agent".to_owned(),

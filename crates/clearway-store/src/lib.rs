@@ -20,6 +20,7 @@ mod mem;
 mod policy;
 mod rules;
 mod sqlite;
+pub mod threads;
 pub mod types;
 
 pub use clock::{ManualClock, SystemClock};
@@ -27,6 +28,7 @@ pub use error::{Error, ErrorKind, Result};
 pub use mem::{Call, Fate, Fault, LoseTail, MemStore, Sharing, When};
 pub use policy::Policy;
 pub use sqlite::{Database, Holder, Inspection, SqliteOptions, SqliteStore, Structure, inspect};
+pub use threads::*;
 pub use types::*;
 
 use clearway_core::journal::Entry;
@@ -153,6 +155,52 @@ pub trait Store: Send + Sync + std::fmt::Debug + 'static {
     /// Threads, the most recently changed first.
     async fn threads(&self, query: ThreadQuery)
     -> Result<Vec<clearway_core::thread::ThreadRecord>>;
+
+    /// Makes a thread that has no run yet. The same one again changes nothing.
+    async fn make_thread(&self, new: NewThread) -> Result<ThreadMade>;
+
+    /// Merges into a thread's metadata, key by key.
+    async fn describe_thread(
+        &self,
+        thread: ThreadId,
+        metadata: serde_json::Map<String, serde_json::Value>,
+    ) -> Result<Option<clearway_core::thread::ThreadRecord>>;
+
+    /// Copies a thread with all its checkpoints, and without its runs. `salt` tells the copies'
+    /// checkpoint ids from the originals'. The same copy again changes nothing.
+    async fn copy_thread(
+        &self,
+        from: ThreadId,
+        to: ThreadId,
+        salt: [u8; 6],
+    ) -> Result<Option<clearway_core::thread::ThreadRecord>>;
+
+    /// A thread, and how it stands.
+    async fn thread_overview(&self, thread: ThreadId) -> Result<Option<ThreadOverview>>;
+
+    async fn search_threads(&self, search: ThreadSearch) -> Result<ThreadPage>;
+
+    async fn count_threads(&self, search: ThreadSearch) -> Result<u64>;
+
+    /// Threads of a dialect without an active run that were not changed since, in no order.
+    async fn stale_threads(
+        &self,
+        dialect: &str,
+        since: Timestamp,
+        limit: u32,
+    ) -> Result<Vec<ThreadId>>;
+
+    /// A run's checkpoints with what each changed, oldest first, behind `after`.
+    async fn steps(
+        &self,
+        run: RunId,
+        after: Option<CheckpointId>,
+        limit: u32,
+    ) -> Result<Vec<StepRecord>>;
+
+    /// Takes an ended run out of its thread's history. Its row and log stay, as those of a run that
+    /// was rolled back; its checkpoints go unless later runs were built on them.
+    async fn delete_run(&self, run: RunId) -> Result<RunDeleted>;
 
     /// Drops checkpoints, and the values that only they needed. The head, what an active run began
     /// from and what a later checkpoint's values are made of stay.

@@ -12,6 +12,7 @@
 mod data;
 mod ends;
 mod library;
+mod threads;
 mod waiting;
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -25,13 +26,14 @@ use clearway_core::thread::ThreadRecord;
 use clearway_core::{
     CheckpointId, Clock, InstanceId, Priority, RunId, RunRecord, ThreadId, Timestamp,
 };
-use serde_json::Value;
+use serde_json::{Map, Value};
 use uuid::Uuid;
 
 use self::data::Data;
 use crate::Store;
 use crate::error::{Error, ErrorKind, Result};
 use crate::policy::Policy;
+use crate::threads::*;
 use crate::types::*;
 
 /// See the module.
@@ -302,6 +304,61 @@ impl Store for MemStore {
 
     async fn threads(&self, query: ThreadQuery) -> Result<Vec<ThreadRecord>> {
         self.call("threads", |data, _| Ok(data.threads(&query)))
+    }
+
+    async fn make_thread(&self, new: NewThread) -> Result<ThreadMade> {
+        self.call("make_thread", |data, now| Ok(data.make_thread(new, now)))
+    }
+
+    async fn describe_thread(
+        &self,
+        thread: ThreadId,
+        metadata: Map<String, Value>,
+    ) -> Result<Option<ThreadRecord>> {
+        self.call("describe_thread", |data, now| Ok(data.describe_thread(thread, metadata, now)))
+    }
+
+    async fn copy_thread(
+        &self,
+        from: ThreadId,
+        to: ThreadId,
+        salt: [u8; 6],
+    ) -> Result<Option<ThreadRecord>> {
+        self.call("copy_thread", |data, now| Ok(data.copy_thread(from, to, salt, now)))
+    }
+
+    async fn thread_overview(&self, thread: ThreadId) -> Result<Option<ThreadOverview>> {
+        self.call("thread_overview", |data, _| Ok(data.thread_overview(thread)))
+    }
+
+    async fn search_threads(&self, search: ThreadSearch) -> Result<ThreadPage> {
+        self.call("search_threads", |data, _| Ok(data.search_threads(&search)))
+    }
+
+    async fn count_threads(&self, search: ThreadSearch) -> Result<u64> {
+        self.call("count_threads", |data, _| Ok(data.fitting_threads(&search).len() as u64))
+    }
+
+    async fn stale_threads(
+        &self,
+        dialect: &str,
+        since: Timestamp,
+        limit: u32,
+    ) -> Result<Vec<ThreadId>> {
+        self.call("stale_threads", |data, _| Ok(data.stale_threads(dialect, since, limit)))
+    }
+
+    async fn steps(
+        &self,
+        run: RunId,
+        after: Option<CheckpointId>,
+        limit: u32,
+    ) -> Result<Vec<StepRecord>> {
+        self.call("steps", |data, _| data.steps(run, after, limit))
+    }
+
+    async fn delete_run(&self, run: RunId) -> Result<RunDeleted> {
+        self.call("delete_run", |data, now| Ok(data.delete_run(run, now)))
     }
 
     async fn prune_thread(&self, thread: ThreadId, keep: Keep) -> Result<Option<Pruned>> {

@@ -27,6 +27,7 @@ mod read;
 mod rows;
 mod schedules;
 mod schema;
+mod threads;
 mod upkeep;
 mod waiting;
 mod writer;
@@ -45,7 +46,7 @@ use clearway_core::thread::ThreadRecord;
 use clearway_core::{
     CheckpointId, Clock, InstanceId, Priority, RunId, RunRecord, ThreadId, Timestamp,
 };
-use serde_json::Value;
+use serde_json::{Map, Value};
 use tokio::task::JoinHandle;
 use uuid::Uuid;
 
@@ -56,6 +57,7 @@ use self::writer::{Queue, Shared, Writer, closed, lock};
 use crate::Store;
 use crate::error::{Error, ErrorKind, Result};
 use crate::policy::Policy;
+use crate::threads::*;
 use crate::types::*;
 
 /// The names of the database and of its lock in a data directory.
@@ -324,6 +326,62 @@ impl Store for SqliteStore {
 
     async fn threads(&self, query: ThreadQuery) -> Result<Vec<ThreadRecord>> {
         self.readers.read(move |conn| history::threads(conn, &query)).await
+    }
+
+    async fn make_thread(&self, new: NewThread) -> Result<ThreadMade> {
+        self.queue.write(self::threads::Make(new)).await
+    }
+
+    async fn describe_thread(
+        &self,
+        thread: ThreadId,
+        metadata: Map<String, Value>,
+    ) -> Result<Option<ThreadRecord>> {
+        self.queue.write(self::threads::Describe { thread, metadata }).await
+    }
+
+    async fn copy_thread(
+        &self,
+        from: ThreadId,
+        to: ThreadId,
+        salt: [u8; 6],
+    ) -> Result<Option<ThreadRecord>> {
+        self.queue.write(self::threads::Copy { from, to, salt }).await
+    }
+
+    async fn thread_overview(&self, thread: ThreadId) -> Result<Option<ThreadOverview>> {
+        self.readers.read(move |conn| self::threads::one(conn, thread)).await
+    }
+
+    async fn search_threads(&self, search: ThreadSearch) -> Result<ThreadPage> {
+        self.readers.read(move |conn| self::threads::search(conn, &search)).await
+    }
+
+    async fn count_threads(&self, search: ThreadSearch) -> Result<u64> {
+        self.readers.read(move |conn| self::threads::count(conn, &search)).await
+    }
+
+    async fn stale_threads(
+        &self,
+        dialect: &str,
+        since: Timestamp,
+        limit: u32,
+    ) -> Result<Vec<ThreadId>> {
+        let dialect = dialect.to_owned();
+        self.readers.read(move |conn| self::threads::stale(conn, &dialect, since, limit)).await
+    }
+
+    async fn steps(
+        &self,
+        run: RunId,
+        after: Option<CheckpointId>,
+        limit: u32,
+    ) -> Result<Vec<StepRecord>> {
+        self.readers.read(move |conn| self::threads::steps(conn, run, after, limit)).await
+    }
+
+    async fn delete_run(&self, run: RunId) -> Result<RunDeleted> {
+        self.queue.write(self::threads::DeleteRun(run)).await
     }
 
     async fn prune_thread(&self, thread: ThreadId, keep: Keep) -> Result<Option<Pruned>> {

@@ -30,6 +30,8 @@ pub struct NewRun {
     pub thread_key: Option<ThreadKey>,
     /// Merged into the thread's metadata when the thread is new.
     pub thread_metadata: Map<String, Value>,
+    /// Merged into the thread's metadata whether it is new or not.
+    pub thread_note: Map<String, Value>,
     /// Refuse (rather than create) when the thread does not exist.
     pub thread_must_exist: bool,
     pub parent: Option<RunId>,

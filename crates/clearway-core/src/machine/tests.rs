@@ -44,6 +44,8 @@ fn start_of(plan: Arc<Plan>, row: &Row) -> Start {
         has_void_output: row.attempt > 1,
         input: vec![Write::new("log", json!("input"))],
         command: None,
+        detailed: false,
+        max_steps: None,
         breaks: Breaks::default(),
         cancel_requested: row.cancel_requested,
         reply: None,

@@ -45,6 +45,10 @@ pub struct Start {
     /// Go on with the frontier instead of starting from the plan's entry.
     pub command: Option<Command>,
     pub breaks: Breaks,
+    /// Say in the log what each of several calls of a superstep wrote.
+    pub detailed: bool,
+    /// Supersteps that the run may take; `None` leaves it to the plan.
+    pub max_steps: Option<u32>,
     /// A cancel was asked for before the claim.
     pub cancel_requested: bool,
     /// The reply that an earlier superstep committed.

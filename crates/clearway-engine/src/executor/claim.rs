@@ -127,6 +127,8 @@ pub(super) fn start(claim: &Claim, plan: Arc<Plan>, state: State) -> Start {
         taken_in: claim.taken_in,
         command: record.options.command.clone(),
         breaks: record.options.breaks.clone(),
+        detailed: record.options.detailed,
+        max_steps: record.options.max_steps,
         commits: record.commits,
         committed_seq: record.committed_seq,
         // What an earlier attempt showed may be lost even if none of it was stored.

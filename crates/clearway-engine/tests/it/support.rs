@@ -130,6 +130,7 @@ pub(crate) fn turn(agent: &str, conversation: &str, text: &str) -> Submit {
         thread: key.thread_id("default"),
         thread_key: Some(key),
         thread_metadata: serde_json::Map::new(),
+        thread_note: serde_json::Map::new(),
         thread_must_exist: false,
         agent: agent.to_owned(),
         door: "test",
@@ -281,6 +282,15 @@ pass! {
     history(thread: ThreadId, before: Option<CheckpointId>, limit: u32) -> Vec<CheckpointRecord>;
     update_state(update: StateUpdate) -> Updated;
     threads(query: ThreadQuery) -> Vec<ThreadRecord>;
+    make_thread(new: clearway_store::NewThread) -> clearway_store::ThreadMade;
+    describe_thread(thread: ThreadId, metadata: serde_json::Map<String, Value>) -> Option<ThreadRecord>;
+    copy_thread(from: ThreadId, to: ThreadId, salt: [u8; 6]) -> Option<ThreadRecord>;
+    thread_overview(thread: ThreadId) -> Option<clearway_store::ThreadOverview>;
+    search_threads(search: clearway_store::ThreadSearch) -> clearway_store::ThreadPage;
+    count_threads(search: clearway_store::ThreadSearch) -> u64;
+    stale_threads(dialect: &str, since: Timestamp, limit: u32) -> Vec<ThreadId>;
+    steps(run: RunId, after: Option<CheckpointId>, limit: u32) -> Vec<clearway_store::StepRecord>;
+    delete_run(run: RunId) -> clearway_store::RunDeleted;
     prune_thread(thread: ThreadId, keep: Keep) -> Option<Pruned>;
     delete_thread(thread: ThreadId) -> Option<Result<(), RunId>>;
     thread_storage(thread: ThreadId) -> Option<ThreadStorage>;

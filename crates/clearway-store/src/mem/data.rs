@@ -312,6 +312,7 @@ impl Data {
             },
             runs: Vec::new(),
         });
+        thread.record.metadata.extend(new.thread_note.clone());
         thread.record.ord += 1;
         thread.record.updated_at = now;
         thread.runs.push(new.id);
@@ -697,7 +698,7 @@ impl Data {
     }
 
     /// Ops of one channel after version `below` up to `version`, oldest first.
-    fn ops(&self, thread: ThreadId, version: u64, below: u64) -> Result<Vec<(u64, Op)>> {
+    pub(super) fn ops(&self, thread: ThreadId, version: u64, below: u64) -> Result<Vec<(u64, Op)>> {
         let mut ops = Vec::new();
         let mut at = version;
         while at > below {

@@ -11,7 +11,7 @@ use super::rows::{
     self, Id, int, ms, names_text, number, options_text, pack, spent_text, status, status_number,
 };
 use super::writer::{Operation, Tx};
-use super::{ends, journal};
+use super::{ends, journal, threads};
 use crate::counts::Move;
 use crate::rules;
 use crate::{Admission, Claim, NewRun, QueuePosition, Queued};
@@ -79,6 +79,7 @@ impl Operation for Create {
             Some(thread) => thread,
             None => insert_thread(tx, new)?,
         };
+        threads::describe(tx, thread.n, &new.thread_note)?;
         if let Some((base, frontier)) = base {
             (thread.head, thread.frontier) = (Some(base), frontier);
         }

@@ -37,7 +37,7 @@ pub(super) fn history(
     Ok(found)
 }
 
-fn checkpoint(row: &Row<'_>) -> rusqlite::Result<CheckpointRecord> {
+pub(super) fn checkpoint(row: &Row<'_>) -> rusqlite::Result<CheckpointRecord> {
     let run = row.get::<_, Option<Id>>(2)?.map(|id| RunId(id.0));
     let step = row.get(3)?;
     Ok(CheckpointRecord {

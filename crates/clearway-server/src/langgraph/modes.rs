@@ -1,0 +1,823 @@
+//! What a run's events mean to LangGraph's clients.
+//!
+//! The log says what happened; values are in the checkpoints. So this reads events, asks for the
+//! checkpoints of supersteps that have ended ([`Need`]), and says what there is to show ([`Item`]).
+//! A run that nobody watches through this door pays nothing for it.
+//!
+//! **Invariant:** items of a run and their ids depend on nothing but the run: whoever resumes finds
+//! the same ones.
+//!
+//! Not here: how items look on the wire (`frames`, `protocol`).
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
+
+use bytes::Bytes;
+use clearway_core::channel::{Op, State, Write};
+use clearway_core::event::{Body, Delta, Event, EventKind, Fact};
+use clearway_core::machine::{Command, Source};
+use clearway_core::plan::{Due, Frontier};
+use clearway_core::run::RunRecord;
+use clearway_core::{CheckpointId, EventId, RunId, Status, TaskId, ThreadId, Timestamp};
+use clearway_engine::StepRecord;
+use serde_json::{Map, Value, json};
+use uuid::Uuid;
+
+use super::graph::Graph;
+use super::messages;
+use super::state;
+use crate::app::App;
+
+/// What a client wants to see.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Modes(u16);
+
+impl Modes {
+    pub(super) const NONE: Self = Self(0);
+    pub(super) const VALUES: Self = Self(1);
+    pub(super) const UPDATES: Self = Self(2);
+    /// `messages-tuple`: a message in pieces.
+    pub(super) const TUPLES: Self = Self(4);
+    /// `messages`: a message as far as it has come.
+    pub(super) const PARTIALS: Self = Self(8);
+    pub(super) const CUSTOM: Self = Self(16);
+    pub(super) const TASKS: Self = Self(32);
+    pub(super) const CHECKPOINTS: Self = Self(64);
+    pub(super) const DEBUG: Self = Self(128);
+    pub(super) const EVENTS: Self = Self(256);
+    pub(super) const ALL: Self = Self(511);
+
+    const NAMES: [(&'static str, Self); 9] = [
+        ("values", Self::VALUES),
+        ("updates", Self::UPDATES),
+        ("messages-tuple", Self::TUPLES),
+        ("messages", Self::PARTIALS),
+        ("custom", Self::CUSTOM),
+        ("tasks", Self::TASKS),
+        ("checkpoints", Self::CHECKPOINTS),
+        ("debug", Self::DEBUG),
+        ("events", Self::EVENTS),
+    ];
+
+    pub(super) const fn has(self, other: Self) -> bool {
+        self.0 & other.0 != 0
+    }
+
+    pub(super) const fn with(self, other: Self) -> Self {
+        Self(self.0 | other.0)
+    }
+
+    /// # Errors
+    /// No mode has this name; says which there are.
+    pub(super) fn parse(name: &str) -> Result<Self, String> {
+        let found = Self::NAMES.iter().find(|(known, _)| *known == name);
+        found.map(|(_, mode)| *mode).ok_or_else(|| {
+            let known: Vec<&str> = Self::NAMES.iter().map(|(name, _)| *name).collect();
+            let name = crate::extract::shown(name);
+            format!("no stream mode is called `{name}`; there are: {}", known.join(", "))
+        })
+    }
+
+    pub(super) fn names(self) -> Vec<&'static str> {
+        Self::NAMES.iter().filter(|(_, mode)| self.has(*mode)).map(|(name, _)| *name).collect()
+    }
+}
+
+/// What there is to know about a run before its events.
+#[derive(Clone, Debug)]
+pub(super) struct Facts {
+    pub(super) run: RunId,
+    pub(super) thread: ThreadId,
+    pub(super) assistant: String,
+    pub(super) graph: Graph,
+    /// Writes before the first superstep.
+    pub(super) input: Map<String, Value>,
+    pub(super) command: Option<Command>,
+    /// The checkpoint that it starts from, if that is not the thread's head.
+    pub(super) base: Option<CheckpointId>,
+    /// Nothing was on its thread before.
+    pub(super) is_first: bool,
+}
+
+impl Facts {
+    pub(super) fn of(app: &App, record: &RunRecord) -> Self {
+        let own = &record.metadata[super::runs::OWN];
+        let graph = own["graph_id"].as_str().unwrap_or(&record.agent);
+        Self {
+            run: record.id,
+            thread: record.thread,
+            assistant: own["assistant_id"].as_str().map_or_else(
+                || super::assistants::id_of_graph(graph).to_string(),
+                ToOwned::to_owned,
+            ),
+            graph: Graph::new(app, graph),
+            input: record.input.as_object().cloned().unwrap_or_default(),
+            command: record.options.command.clone(),
+            base: record.options.base,
+            is_first: false,
+        }
+    }
+}
+
+/// What must be read before an event can be shown.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Need {
+    /// The state that the run began from.
+    Base,
+    /// Checkpoints of the run behind this one.
+    Steps(Option<CheckpointId>),
+}
+
+/// What was read.
+#[derive(Debug)]
+pub(super) enum Supply {
+    Base { state: State, frontier: Frontier },
+    Steps(Vec<StepRecord>),
+}
+
+/// Reads what is needed. What cannot be read is shown as if it were not there.
+pub(super) async fn supply(app: App, facts: Arc<Facts>, need: Need) -> Supply {
+    match need {
+        Need::Base => {
+            let (state, frontier) = base(&app, &facts).await.unwrap_or_default();
+            Supply::Base { state, frontier }
+        }
+        Need::Steps(after) => {
+            let steps = app.engine.steps(facts.run, after, STEPS_AT_ONCE).await;
+            Supply::Steps(steps.unwrap_or_default())
+        }
+    }
+}
+
+const STEPS_AT_ONCE: u32 = 64;
+
+async fn base(app: &App, facts: &Facts) -> Option<(State, Frontier)> {
+    for _ in 0..2 {
+        let first = app.engine.steps(facts.run, None, 1).await.ok()?.into_iter().next();
+        let at = match first {
+            Some(first) => match first.checkpoint.parent {
+                Some(parent) => Some(parent),
+                None => return None,
+            },
+            None => facts.base,
+        };
+        let found = app.engine.state_at(facts.thread, at).await.ok()??;
+        // It may have committed between the two reads; then its first checkpoint knows.
+        if found.run != Some(facts.run) || at.is_some() {
+            return Some((found.state, found.frontier));
+        }
+    }
+    None
+}
+
+/// Something to show.
+#[derive(Debug)]
+pub(super) struct Item {
+    /// `part` leaves room for the frames of one item.
+    pub(super) id: EventId,
+    pub(super) at: Timestamp,
+    /// The superstep, as LangGraph counts.
+    pub(super) step: i64,
+    pub(super) what: What,
+}
+
+/// Parts of an event id that one item takes.
+pub(super) const PARTS: u8 = 3;
+
+#[derive(Debug)]
+pub(super) enum What {
+    /// The run begins, or is taken up again.
+    Started {
+        attempt: u64,
+    },
+    /// A thread's values, and questions that are open.
+    Values {
+        values: Value,
+        interrupts: Option<Vec<Value>>,
+    },
+    /// What a node returned.
+    Update {
+        node: Arc<str>,
+        returned: Value,
+    },
+    /// The run stopped before or after a node, or asks something.
+    Interrupts(Vec<Value>),
+    Task(Value),
+    TaskResult(Value),
+    Checkpoint(Value),
+    Custom {
+        name: Option<String>,
+        data: Value,
+    },
+    /// A message begins.
+    Speaks(Uuid),
+    Token(Delta),
+    /// A message is complete: `{finish_reason, usage}`.
+    Spoke(Uuid, Value),
+    /// What a message said so far is void.
+    Unsaid(Uuid),
+    /// A message that came in one piece.
+    Said {
+        message: Value,
+        node: Arc<str>,
+    },
+    /// It failed.
+    Failed {
+        error: String,
+        message: String,
+    },
+    /// It ended; `stopped` half-way.
+    Ended {
+        status: Status,
+        stopped: bool,
+    },
+}
+
+/// A message under way.
+#[derive(Debug)]
+pub(super) struct Speaking {
+    pub(super) node: Arc<str>,
+    /// What surrounds a message, as JSON.
+    pub(super) metadata: Bytes,
+    /// The text so far, where somebody wants it whole.
+    pub(super) text: String,
+    pub(super) is_over: bool,
+}
+
+/// A node call whose end is in the log, and its superstep's checkpoint not yet here.
+#[derive(Debug)]
+struct Completed {
+    id: EventId,
+    at: Timestamp,
+    node: Arc<str>,
+    task: TaskId,
+    step: i64,
+    writes: Option<Value>,
+}
+
+/// See the module.
+#[derive(Debug)]
+pub(super) struct Projector {
+    pub(super) facts: Arc<Facts>,
+    modes: Modes,
+    /// The thread's state as of the last checkpoint shown; `None` until the base is known.
+    state: Option<State>,
+    /// The last checkpoint shown.
+    at: Option<CheckpointId>,
+    /// The last superstep shown; -1 after the input.
+    shown: i64,
+    /// The step at which reading found nothing more.
+    asked: Option<i64>,
+    /// Checkpoints read and not shown yet.
+    steps: VecDeque<StepRecord>,
+    completed: Vec<Completed>,
+    due: Vec<Due>,
+    pub(super) speaking: HashMap<Uuid, Speaking>,
+    interrupts: Vec<Value>,
+    step: i64,
+    has_begun: bool,
+    /// Why the run failed, once it has.
+    pub(super) failed: Option<String>,
+}
+
+impl Projector {
+    pub(super) fn new(facts: Arc<Facts>, modes: Modes) -> Self {
+        let state = facts.is_first.then(State::new);
+        let mut projector = Self {
+            facts,
+            modes,
+            state: None,
+            at: None,
+            shown: -2,
+            asked: None,
+            steps: VecDeque::new(),
+            completed: Vec::new(),
+            due: Vec::new(),
+            speaking: HashMap::new(),
+            interrupts: Vec::new(),
+            step: 0,
+            has_begun: false,
+            failed: None,
+        };
+        if let Some(state) = state {
+            projector.supply(Supply::Base { state, frontier: Frontier::default() });
+        }
+        projector
+    }
+
+    pub(super) fn supply(&mut self, supply: Supply) {
+        match supply {
+            Supply::Base { state, frontier } => {
+                self.state = Some(state);
+                self.due = self.first_due(&frontier);
+            }
+            Supply::Steps(steps) => self.steps.extend(steps),
+        }
+    }
+
+    /// The calls of the run's first superstep.
+    fn first_due(&self, before: &Frontier) -> Vec<Due> {
+        let (run, agent) = (self.facts.run, self.facts.graph.agent.as_ref());
+        match (&self.facts.command, agent) {
+            (None, Some(agent)) => agent.plan.first(run, 0).due,
+            (None, None) => Vec::new(),
+            (Some(command), agent) => match (&command.goto, agent) {
+                (Some(targets), Some(agent)) => agent
+                    .plan
+                    .jump(before, targets, run, 0)
+                    .map(|next| next.due)
+                    .unwrap_or_default(),
+                _ if command.fork => {
+                    let mut due = before.due.clone();
+                    let mut counts: HashMap<Arc<str>, u32> = HashMap::new();
+                    for one in &mut due {
+                        let index = counts.entry(one.node.clone()).or_default();
+                        one.task = TaskId::of(run, 0, &one.node, *index);
+                        *index += 1;
+                    }
+                    due
+                }
+                _ => before.due.clone(),
+            },
+        }
+    }
+
+    /// What must be there before this event can be shown.
+    pub(super) fn needs(&mut self, event: &Event) -> Option<Need> {
+        if !self.modes.has(Modes(!Modes::CUSTOM.0)) {
+            return None;
+        }
+        let Body::Fact(fact) = &event.body else { return None };
+        if fact.kind == EventKind::RunCreated {
+            return None;
+        }
+        if self.state.is_none() {
+            return Some(Need::Base);
+        }
+        let target = match fact.kind {
+            EventKind::NodeStarted => fact.json()["step"].as_i64().unwrap_or(0) - 1,
+            EventKind::RunEnded => i64::MAX,
+            EventKind::RunParked | EventKind::RunReleased => {
+                self.completed.iter().map(|one| one.step).max().unwrap_or(-2)
+            }
+            _ => return None,
+        };
+        let have = self.steps.back().map_or(self.shown, |step| step.checkpoint.step);
+        if have >= target || self.asked == Some(target) {
+            return None;
+        }
+        let full = self.steps.len() >= STEPS_AT_ONCE as usize;
+        if target != i64::MAX || !full {
+            self.asked = Some(target);
+        }
+        Some(Need::Steps(self.steps.back().map(|step| step.checkpoint.id).or(self.at)))
+    }
+
+    /// Says what an event means, once it needs nothing any more.
+    pub(super) fn event(&mut self, event: &Event, out: &mut Vec<Item>) {
+        match &event.body {
+            Body::Delta(delta) => self.token(event, delta, out),
+            Body::Fact(fact) => self.fact(event, fact, out),
+        }
+    }
+
+    fn item(&self, event: &Event, place: u8, what: What) -> Item {
+        Item { id: placed(event.id(), place), at: event.at, step: self.step + 1, what }
+    }
+
+    fn token(&mut self, event: &Event, delta: &Delta, out: &mut Vec<Item>) {
+        if self.modes.has(Modes::PARTIALS.with(Modes::EVENTS))
+            && delta.part == clearway_core::event::Part::Text
+            && let Some(speaking) = self.speaking.get_mut(&delta.message)
+        {
+            speaking.text.push_str(delta.text());
+        }
+        out.push(self.item(event, place::TOKEN, What::Token(delta.clone())));
+    }
+
+    fn fact(&mut self, event: &Event, fact: &Fact, out: &mut Vec<Item>) {
+        match fact.kind {
+            EventKind::RunCreated => {
+                out.push(self.item(event, place::STARTED, What::Started { attempt: 1 }))
+            }
+            EventKind::RunStarted => self.started(event, &fact.json(), out),
+            EventKind::NodeStarted => self.node_started(event, &fact.json(), out),
+            EventKind::NodeCompleted => self.node_completed(event, &fact.json()),
+            EventKind::MessageStarted => self.speaks(event, &fact.json(), out),
+            EventKind::MessageCompleted => {
+                let data = fact.json();
+                if let Some(id) = uuid_in(&data, "message_id") {
+                    if let Some(speaking) = self.speaking.get_mut(&id) {
+                        speaking.is_over = true;
+                    }
+                    out.push(self.item(event, place::SPEECH, What::Spoke(id, data)));
+                }
+            }
+            EventKind::Custom => {
+                let mut data = fact.json();
+                let name = data["name"].as_str().map(ToOwned::to_owned);
+                let data = match data.get_mut("data") {
+                    Some(data) => data.take(),
+                    None => data,
+                };
+                out.push(self.item(event, place::STARTED, What::Custom { name, data }));
+            }
+            EventKind::Interrupt => {
+                let data = fact.json();
+                if let Some(id) = uuid_in(&data, "id") {
+                    let mut shown = state::interrupt(id, &data["value"]);
+                    shown["response_schema"] = Value::Null;
+                    self.interrupts.push(shown);
+                }
+            }
+            EventKind::OutputReset => self.reset(event, &fact.json(), out),
+            EventKind::RunParked | EventKind::RunReleased => self.flush(event, out),
+            EventKind::RunEnded => self.ended(event, &fact.json(), out),
+            EventKind::MessageDelta
+            | EventKind::Progress
+            | EventKind::HistoryTrimmed
+            | EventKind::CancelRequested
+            | EventKind::ProviderAttempt
+            | EventKind::NodeFailed
+            | EventKind::ArtifactSaved
+            | EventKind::ChildStarted => {}
+        }
+    }
+
+    fn started(&mut self, event: &Event, data: &Value, out: &mut Vec<Item>) {
+        let attempt = data["attempt"].as_u64().unwrap_or(1);
+        if attempt > 1 {
+            out.push(self.item(event, place::STARTED, What::Started { attempt }));
+        }
+        if std::mem::replace(&mut self.has_begun, true) || !self.modes.has(Modes::VALUES) {
+            return;
+        }
+        let Some(before) = &self.state else { return };
+        let facts = &self.facts;
+        let says_something = !facts.input.is_empty() || facts.command.is_some();
+        if !says_something {
+            return;
+        }
+        let mut state = before.clone();
+        let writes: Vec<Write> = match &facts.command {
+            None => {
+                facts.input.iter().map(|(name, value)| Write::new(name, value.clone())).collect()
+            }
+            Some(command) => command.update.clone(),
+        };
+        // Input that does not fit ends the run, which says so.
+        if facts.graph.apply(&mut state, writes).is_ok() {
+            let values = facts.graph.values(&state);
+            let what = What::Values { values, interrupts: None };
+            let mut item = self.item(event, place::VALUES, what);
+            item.step = 0;
+            out.push(item);
+        }
+    }
+
+    fn node_started(&mut self, event: &Event, data: &Value, out: &mut Vec<Item>) {
+        let step = data["step"].as_i64().unwrap_or(0);
+        if step > self.shown + 1 || !self.completed.is_empty() {
+            self.flush_until(event, step - 1, out);
+        }
+        self.step = step;
+        let node = data["node"].as_str().unwrap_or_default();
+        if !self.modes.has(Modes::TASKS.with(Modes::DEBUG).with(Modes::EVENTS))
+            || self.facts.graph.is_fold(node)
+        {
+            return;
+        }
+        let task = self.task(data);
+        let payload = self.due.iter().find(|due| due.task == task);
+        let input = match payload.and_then(|due| due.payload.as_deref()) {
+            Some(payload) => payload.clone(),
+            None => self.input_values(),
+        };
+        let task = json!({
+            "id": task.to_string(), "name": node, "input": input,
+            "triggers": [format!("branch:to:{node}")], "metadata": {},
+        });
+        out.push(self.item(event, place::TASK, What::Task(task)));
+    }
+
+    /// What a node of the first superstep sees includes the input, which has no checkpoint yet.
+    fn input_values(&self) -> Value {
+        let Some(state) = &self.state else { return json!({}) };
+        let facts = &self.facts;
+        if self.shown >= -1 || facts.command.is_some() {
+            return facts.graph.values(state);
+        }
+        let mut state = state.clone();
+        let writes = facts.input.iter().map(|(name, value)| Write::new(name, value.clone()));
+        let _ = facts.graph.apply(&mut state, writes.collect());
+        facts.graph.values(&state)
+    }
+
+    /// The call that an event is about.
+    fn task(&self, data: &Value) -> TaskId {
+        let node = data["node"].as_str().unwrap_or_default();
+        let step = data["step"].as_i64().unwrap_or(0);
+        if let Some(task) = uuid_in(data, "task") {
+            return TaskId(task);
+        }
+        let due = self.due.iter().find(|due| &*due.node == node);
+        due.map_or_else(|| TaskId::of(self.facts.run, step, node, 0), |due| due.task)
+    }
+
+    fn node_completed(&mut self, event: &Event, data: &Value) {
+        self.completed.push(Completed {
+            id: event.id(),
+            at: event.at,
+            node: data["node"].as_str().unwrap_or_default().into(),
+            task: self.task(data),
+            step: data["step"].as_i64().unwrap_or(0),
+            writes: data.get("writes").cloned(),
+        });
+    }
+
+    fn speaks(&mut self, event: &Event, data: &Value, out: &mut Vec<Item>) {
+        let Some(id) = uuid_in(data, "message_id") else { return };
+        let node: Arc<str> = data["node"].as_str().unwrap_or_default().into();
+        let metadata = Bytes::from(self.message_metadata(&node).to_string());
+        let speaking = Speaking { node, metadata, text: String::new(), is_over: false };
+        self.speaking.insert(id, speaking);
+        out.push(self.item(event, place::SPEECH, What::Speaks(id)));
+    }
+
+    /// What LangGraph says about where a message comes from.
+    pub(super) fn message_metadata(&self, node: &str) -> Value {
+        let facts = &self.facts;
+        let due = self.due.iter().find(|due| &*due.node == node);
+        let task = due.map_or_else(|| TaskId::of(facts.run, self.step, node, 0), |due| due.task);
+        json!({
+            "run_id": facts.run.to_string(),
+            "thread_id": facts.thread.to_string(),
+            "assistant_id": facts.assistant,
+            "graph_id": facts.graph.name,
+            "langgraph_node": node,
+            "langgraph_step": self.step + 1,
+            "langgraph_triggers": [format!("branch:to:{node}")],
+            "langgraph_path": ["__pregel_pull", node],
+            "langgraph_checkpoint_ns": format!("{node}:{task}"),
+            "checkpoint_ns": format!("{node}:{task}"),
+        })
+    }
+
+    /// Output is void: messages under way begin anew.
+    fn reset(&mut self, event: &Event, data: &Value, out: &mut Vec<Item>) {
+        let of_task = uuid_in(data, "task");
+        let after = data["after"].as_u64();
+        let mut open: Vec<Uuid> = self
+            .speaking
+            .iter_mut()
+            .filter(|(id, _)| {
+                of_task.is_none_or(|task| (0..64).any(|n| TaskId(task).message(n) == **id))
+            })
+            .filter_map(|(id, speaking)| {
+                speaking.text.clear();
+                speaking.is_over = false;
+                Some(*id)
+            })
+            .collect();
+        open.sort_unstable();
+        if of_task.is_none() {
+            self.completed.retain(|one| after.is_some_and(|after| one.id.seq <= after));
+            self.interrupts.clear();
+        }
+        for (place, id) in (place::UNSAID..=place::UNSAID_LAST).zip(open) {
+            out.push(self.item(event, place, What::Unsaid(id)));
+        }
+    }
+
+    // ## Supersteps
+
+    fn flush(&mut self, event: &Event, out: &mut Vec<Item>) {
+        self.flush_until(event, i64::MAX, out);
+    }
+
+    /// Shows supersteps up to `last` whose checkpoints are here.
+    fn flush_until(&mut self, event: &Event, last: i64, out: &mut Vec<Item>) {
+        while self.steps.front().is_some_and(|step| step.checkpoint.step <= last) {
+            let Some(step) = self.steps.pop_front() else { break };
+            self.superstep(event, step, out);
+        }
+    }
+
+    fn superstep(&mut self, event: &Event, record: StepRecord, out: &mut Vec<Item>) {
+        let StepRecord { checkpoint, ops } = record;
+        let own: Vec<Completed> = match checkpoint.source {
+            Source::Loop => {
+                let (own, rest) = std::mem::take(&mut self.completed)
+                    .into_iter()
+                    .partition(|one| one.step == checkpoint.step);
+                self.completed = rest;
+                own
+            }
+            Source::Input | Source::Update | Source::Fork => Vec::new(),
+        };
+        // Frames of a superstep stand under the events that told of its calls' ends.
+        let (id, at) = match (own.last(), self.completed.first()) {
+            (Some(last), _) => (last.id, last.at),
+            (None, Some(next)) => (next.id, next.at),
+            (None, None) => (event.id(), event.at),
+        };
+        let facts = self.facts.clone();
+        let graph = &facts.graph;
+        let folded = state::is_folded(graph, checkpoint.source, &checkpoint.frontier);
+        let step = state::shown_step(checkpoint.step, checkpoint.source, folded);
+        let put = |out: &mut Vec<Item>, id, place, at, what| {
+            out.push(Item { id: placed(id, place), at, step, what });
+        };
+        for one in own.iter().filter(|one| !graph.is_fold(&one.node)) {
+            let returned = returned(graph, &ops, one, own.len() == 1);
+            self.say_rest(&returned, one, step, out);
+            let result = json!({
+                "id": one.task.to_string(), "name": &*one.node, "error": null,
+                "result": if returned.is_null() { json!({}) } else { returned.clone() },
+                "interrupts": [],
+            });
+            put(
+                out,
+                one.id,
+                place::UPDATE,
+                one.at,
+                What::Update { node: one.node.clone(), returned },
+            );
+            put(out, one.id, place::RESULT, one.at, What::TaskResult(result));
+        }
+        let before = self.state.clone();
+        if let Some(state) = &mut self.state {
+            for (channel, op) in &ops {
+                state.apply(channel, op.clone());
+            }
+        }
+        let only_fold = !own.is_empty() && own.iter().all(|one| graph.is_fold(&one.node));
+        let is_loop = checkpoint.source == Source::Loop;
+        if self.modes.has(Modes::VALUES)
+            && is_loop
+            && !only_fold
+            && !graph.returned(&ops).is_null()
+            && let Some(state) = &self.state
+        {
+            let values = graph.values(state);
+            put(out, id, place::VALUES, at, What::Values { values, interrupts: None });
+        }
+        if self.modes.has(Modes::CHECKPOINTS.with(Modes::DEBUG))
+            && let (Some(before), Some(state)) = (&before, &self.state)
+        {
+            if checkpoint.source == Source::Input {
+                let shown = self.checkpoint(
+                    state::before_input(checkpoint.id),
+                    checkpoint.parent,
+                    before,
+                    (Source::Input, step - 1),
+                    vec!["__start__".to_owned()],
+                );
+                let id = placed(id, place::ARRIVED);
+                out.push(Item { id, at, step: step - 1, what: What::Checkpoint(shown) });
+            }
+            if !state::awaits_fold(graph, &checkpoint.frontier) {
+                let (source, parent) = match checkpoint.source {
+                    Source::Input => (Source::Loop, Some(state::before_input(checkpoint.id))),
+                    other => (other, checkpoint.parent),
+                };
+                let next = state::next(graph, &checkpoint.frontier);
+                let shown = self.checkpoint(checkpoint.id, parent, state, (source, step), next);
+                let place = if is_loop { place::CHECKPOINT } else { place::APPLIED };
+                put(out, id, place, at, What::Checkpoint(shown));
+            }
+        }
+        self.shown = self.shown.max(checkpoint.step);
+        self.at = Some(checkpoint.id);
+        self.due = checkpoint.frontier.due;
+    }
+
+    fn checkpoint(
+        &self,
+        id: CheckpointId,
+        parent: Option<CheckpointId>,
+        state: &State,
+        (source, step): (Source, i64),
+        next: Vec<String>,
+    ) -> Value {
+        let facts = &self.facts;
+        let config =
+            |id: CheckpointId| json!({"configurable": state::checkpoint(facts.thread, id)});
+        let tasks: Vec<Value> = next
+            .iter()
+            .map(|node| {
+                let due = self.due.iter().find(|due| *due.node == **node);
+                let id = due.map(|due| due.task.to_string());
+                json!({"id": id, "name": node, "interrupts": [], "state": null})
+            })
+            .collect();
+        json!({
+            "config": config(id),
+            "parent_config": parent.map(config),
+            "values": facts.graph.values(state),
+            "metadata": {"source": source.as_str(), "step": step, "parents": {}},
+            "next": next,
+            "tasks": tasks,
+            "checkpoint": state::checkpoint(facts.thread, id),
+            "parent_checkpoint": parent.map(|parent| state::checkpoint(facts.thread, parent)),
+        })
+    }
+
+    /// Messages that a node returned without having streamed them.
+    fn say_rest(&self, returned: &Value, one: &Completed, step: i64, out: &mut Vec<Item>) {
+        if !self.modes.has(Modes::TUPLES.with(Modes::PARTIALS)) {
+            return;
+        }
+        let Value::Object(channels) = returned else { return };
+        let items = channels.values().filter_map(Value::as_array).flatten();
+        let said = items.filter(|item| messages::is_message(item));
+        for (at, message) in said.enumerate() {
+            let id = message["id"].as_str().and_then(|id| Uuid::try_parse(id).ok());
+            if id.is_some_and(|id| self.speaking.contains_key(&id)) {
+                continue;
+            }
+            let what = What::Said { message: message.clone(), node: one.node.clone() };
+            let place = place::SAID.saturating_add(u8::try_from(at).unwrap_or(u8::MAX));
+            let id = placed(one.id, place.min(place::SAID_LAST));
+            out.push(Item { id, at: one.at, step, what });
+        }
+    }
+
+    fn ended(&mut self, event: &Event, data: &Value, out: &mut Vec<Item>) {
+        self.flush(event, out);
+        let status = data["status"].as_str().and_then(Status::parse).unwrap_or(Status::Error);
+        match status {
+            Status::Success => {
+                let due = !self.due.is_empty();
+                if due {
+                    let interrupts = std::mem::take(&mut self.interrupts);
+                    if !interrupts.is_empty()
+                        && let Some(state) = &self.state
+                    {
+                        let values = self.facts.graph.values(state);
+                        let interrupts = Some(interrupts.clone());
+                        let what = What::Values { values, interrupts };
+                        out.push(self.item(event, place::VALUES, what));
+                    }
+                    out.push(self.item(event, place::INTERRUPTS, What::Interrupts(interrupts)));
+                }
+            }
+            Status::Error | Status::Timeout => {
+                let error = data["error"]["code"].as_str().unwrap_or("internal").to_owned();
+                let message = data["error"]["message"].as_str().unwrap_or_default().to_owned();
+                self.failed = Some(message.clone());
+                out.push(self.item(event, place::FAILED, What::Failed { error, message }));
+            }
+            _ => {}
+        }
+        let stopped = !self.due.is_empty();
+        out.push(self.item(event, place::ENDED, What::Ended { status, stopped }));
+    }
+}
+
+/// The place of an item among those of its event: the same whatever a client asks for. They are in
+/// the order in which items appear.
+mod place {
+    pub(super) const STARTED: u8 = 0;
+    pub(super) const TOKEN: u8 = 0;
+    /// Where the input has arrived, and where it is applied.
+    pub(super) const ARRIVED: u8 = 1;
+    pub(super) const APPLIED: u8 = 2;
+    /// Messages in one piece, up to [`SAID_LAST`].
+    pub(super) const SAID: u8 = 3;
+    pub(super) const SAID_LAST: u8 = 11;
+    pub(super) const UPDATE: u8 = 12;
+    pub(super) const RESULT: u8 = 13;
+    pub(super) const VALUES: u8 = 14;
+    pub(super) const CHECKPOINT: u8 = 15;
+    pub(super) const INTERRUPTS: u8 = 16;
+    pub(super) const TASK: u8 = 17;
+    pub(super) const SPEECH: u8 = 18;
+    /// Messages taken back, up to [`UNSAID_LAST`].
+    pub(super) const UNSAID: u8 = 19;
+    pub(super) const UNSAID_LAST: u8 = 28;
+    pub(super) const FAILED: u8 = 29;
+    pub(super) const ENDED: u8 = 30;
+}
+
+/// What one call of a superstep returned.
+fn returned(graph: &Graph, ops: &[(Arc<str>, Op)], one: &Completed, alone: bool) -> Value {
+    match &one.writes {
+        Some(writes) => graph.returned_writes(writes),
+        None if alone => graph.returned(ops),
+        // The log does not say; a step of a workflow writes a channel of its own name.
+        None => {
+            let own: Vec<_> =
+                ops.iter().filter(|(channel, _)| *channel == one.node).cloned().collect();
+            graph.returned(&own)
+        }
+    }
+}
+
+const fn placed(id: EventId, place: u8) -> EventId {
+    EventId { part: place * PARTS, ..id }
+}
+
+fn uuid_in(data: &Value, name: &str) -> Option<Uuid> {
+    Uuid::try_parse(data[name].as_str()?).ok()
+}
