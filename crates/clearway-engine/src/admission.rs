@@ -240,6 +240,9 @@ impl Inner {
                 let live = self.attach_queued(&record, &queued.position);
                 live.adopt(vec![queued.created]);
                 self.tell_if_stopping(&live);
+                for cleared in queued.cleared {
+                    self.cancel_told(cleared, "interrupt");
+                }
                 if let Some(interrupted) = queued.interrupted {
                     self.cancel_told(interrupted, "interrupt");
                 }
@@ -384,6 +387,7 @@ fn new_run(submit: Submit, agent: &Agent, id: RunId, queue_limit: u32) -> NewRun
         door: submit.door.to_owned(),
         priority: submit.priority.unwrap_or(agent.priority),
         multitask: submit.multitask.unwrap_or(agent.when_busy),
+        clears_queue: submit.clears_queue,
         metadata: submit.metadata,
         input: submit.input,
         deadline,

@@ -94,6 +94,8 @@ pub struct Submit {
     pub metadata: Map<String, Value>,
     /// `None` takes the agent's.
     pub multitask: Option<Multitask>,
+    /// With a strategy that ends the active run: what waits on the thread ends likewise.
+    pub clears_queue: bool,
     /// `None` takes the agent's.
     pub priority: Option<Priority>,
     pub kind: Kind,
@@ -125,6 +127,7 @@ impl Submit {
             input,
             metadata: Map::new(),
             multitask: None,
+            clears_queue: false,
             priority: None,
             kind: Kind::Background { working_limit: None },
             idempotency: None,

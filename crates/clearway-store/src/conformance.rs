@@ -269,6 +269,7 @@ pub(crate) fn new_run(number: u128, thread: u128) -> NewRun {
         door: "runs".to_owned(),
         priority: Priority::NORMAL,
         multitask: Multitask::Enqueue,
+        clears_queue: false,
         metadata: Map::new(),
         input: json!({"messages": []}),
         deadline: None,

@@ -40,6 +40,8 @@ pub struct NewRun {
     pub door: String,
     pub priority: Priority,
     pub multitask: Multitask,
+    /// With a strategy that ends the active run: what waits on the thread ends likewise.
+    pub clears_queue: bool,
     pub metadata: Map<String, Value>,
     pub input: Value,
     /// Latest end, as a duration from acceptance: the store's clock makes it an instant.
@@ -100,6 +102,8 @@ pub struct Queued {
     pub position: QueuePosition,
     /// The active run that was asked to end (strategy `interrupt`); it may be owned by anybody.
     pub interrupted: Option<Cancelled>,
+    /// Runs that waited on the thread and were ended, too ([`NewRun::clears_queue`]).
+    pub cleared: Vec<Cancelled>,
 }
 
 /// Who is in front of a waiting run.

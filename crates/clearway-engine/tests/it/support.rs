@@ -137,6 +137,7 @@ pub(crate) fn turn(agent: &str, conversation: &str, text: &str) -> Submit {
         input: human_input(text, &format!("human-{text}")),
         metadata: serde_json::Map::new(),
         multitask: None,
+        clears_queue: false,
         priority: None,
         kind: Kind::Turn { deadline: None },
         idempotency: None,

@@ -750,16 +750,15 @@ impl Projector {
             Status::Success => {
                 let due = !self.due.is_empty();
                 if due {
-                    let interrupts = std::mem::take(&mut self.interrupts);
-                    if !interrupts.is_empty()
+                    let asked = std::mem::take(&mut self.interrupts);
+                    out.push(self.item(event, place::INTERRUPTS, What::Interrupts(asked.clone())));
+                    if !asked.is_empty()
                         && let Some(state) = &self.state
                     {
                         let values = self.facts.graph.values(state);
-                        let interrupts = Some(interrupts.clone());
-                        let what = What::Values { values, interrupts };
-                        out.push(self.item(event, place::VALUES, what));
+                        let what = What::Values { values, interrupts: Some(asked) };
+                        out.push(self.item(event, place::ASKED, what));
                     }
-                    out.push(self.item(event, place::INTERRUPTS, What::Interrupts(interrupts)));
                 }
             }
             Status::Error | Status::Timeout => {
@@ -791,6 +790,8 @@ mod place {
     pub(super) const VALUES: u8 = 14;
     pub(super) const CHECKPOINT: u8 = 15;
     pub(super) const INTERRUPTS: u8 = 16;
+    /// Values with open questions.
+    pub(super) const ASKED: u8 = 17;
     pub(super) const TASK: u8 = 17;
     pub(super) const SPEECH: u8 = 18;
     /// Messages taken back, up to [`UNSAID_LAST`].

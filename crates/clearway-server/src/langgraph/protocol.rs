@@ -561,7 +561,10 @@ impl Show for ThreadEvents {
             }
             What::Interrupts(questions) if self.wanted.input => {
                 for (k, one) in (0..3).zip(questions) {
-                    let data = json!({"interrupt_id": one["id"], "payload": one["value"]});
+                    // Clients of different ages read either name.
+                    let value = &one["value"];
+                    let data =
+                        json!({"interrupt_id": one["id"], "payload": value, "value": value});
                     put(self, k, "input.requested", None, data, out);
                 }
             }

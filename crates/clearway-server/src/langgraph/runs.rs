@@ -125,6 +125,7 @@ pub(super) async fn start(
         thread_must_exist: matches!(on, On::Thread(_)) && !request.makes_thread,
         metadata: extract::traced(metadata, headers),
         multitask: Some(request.multitask()),
+        clears_queue: true,
         priority: request.priority,
         kind: match deadline {
             Some(asked) => Kind::Turn { deadline: Some(asked) },

@@ -15,6 +15,7 @@ on_every_store! {
     the_newest_run_can_be_deleted
     what_others_were_built_on_stays
     stale_threads_are_found
+    an_interrupting_run_may_clear_the_queue
 }
 
 fn new_thread(number: u128) -> NewThread {
@@ -211,4 +212,24 @@ async fn stale_threads_are_found(bed: Bed) {
     bed.advance(10);
     assert_eq!(stale().await.len(), 2);
     assert_eq!(bed.store.stale_threads("gone", START, 10).await.unwrap(), []);
+}
+
+async fn an_interrupting_run_may_clear_the_queue(bed: Bed) {
+    let mut owner = bed.started(new_run(1, 1)).await;
+    bed.queued(new_run(2, 1)).await;
+    bed.queued(NewRun { multitask: Multitask::Interrupt, ..new_run(3, 1) }).await;
+    assert_eq!(bed.status(run_id(2)).await, Status::Blocked, "only the active one is in the way");
+    let clears = |number, multitask| NewRun { multitask, clears_queue: true, ..new_run(number, 1) };
+    let queued = bed.queued(clears(4, Multitask::Interrupt)).await;
+    assert_eq!(queued.cleared.len(), 2);
+    assert!(queued.cleared.iter().all(|one| matches!(one, Cancelled::Ended { .. })));
+    assert!(matches!(queued.interrupted, Some(Cancelled::Requested { .. })));
+    assert_eq!(bed.status(run_id(2)).await, Status::Cancelled);
+    let queued = bed.queued(clears(5, Multitask::Rollback)).await;
+    assert_eq!(queued.cleared.len(), 1);
+    assert!(bed.run(run_id(4)).await.rolled_back);
+    let queued = bed.queued(clears(6, Multitask::Enqueue)).await;
+    assert!(queued.cleared.is_empty() && queued.interrupted.is_none());
+    let ack = bed.commit(owner.end(Status::Cancelled)).await;
+    assert_eq!(ack, acknowledged(true, Some(run_id(5))));
 }

@@ -351,6 +351,16 @@ impl Data {
             claim.created = Some(created);
             return Admission::Claimed(Box::new(claim));
         }
+        // Before the active one ends, which would promote one of them.
+        let mut cleared = Vec::new();
+        if let Some(mode) = interrupts.filter(|_| new.clears_queue) {
+            let of_thread = self.threads[&new.thread].runs.iter().copied();
+            let waiting: Vec<RunId> =
+                of_thread.filter(|run| *run != new.id && self.blocked.contains(run)).collect();
+            for run in waiting {
+                cleared.push(self.cancel_run(run, "interrupt", mode, now));
+            }
+        }
         let interrupted = match (active, interrupts) {
             (Some(active), Some(mode)) => Some(self.cancel_run(active, "interrupt", mode, now)),
             (Some(_), None) | (None, _) => None,
@@ -358,7 +368,7 @@ impl Data {
         let record = self.runs[&new.id].record.clone();
         let ahead = rules::ahead_of_new(&self.counts, &record);
         let position = QueuePosition { pool_ahead: ahead, ..self.thread_position(&record) };
-        Admission::Queued(Box::new(Queued { record, created, position, interrupted }))
+        Admission::Queued(Box::new(Queued { record, created, position, interrupted, cleared }))
     }
 
     // ## Claims

@@ -14,7 +14,7 @@ use super::writer::{Operation, Tx};
 use super::{ends, journal, threads};
 use crate::counts::Move;
 use crate::rules;
-use crate::{Admission, Claim, NewRun, QueuePosition, Queued};
+use crate::{Admission, CancelMode, Cancelled, Claim, NewRun, QueuePosition, Queued};
 
 pub(super) struct Create(pub(super) NewRun);
 
@@ -249,6 +249,11 @@ fn admit(
             taken_in: false,
         })));
     }
+    // Before the active one ends, which would promote one of them.
+    let cleared = match interrupts {
+        Some(mode) if new.clears_queue => clear_queue(tx, thread.n, n, mode)?,
+        Some(_) | None => Vec::new(),
+    };
     let interrupted = match (thread.active, interrupts) {
         (Some(active), Some(mode)) => Some(ends::cancel(tx, active, "interrupt", mode)?),
         (Some(_), None) | (None, _) => None,
@@ -259,7 +264,25 @@ fn admit(
     }
     let pool_ahead = rules::ahead_of_new(tx.counts, &record);
     let position = QueuePosition { pool_ahead, ..thread_position(tx.conn, &record)? };
-    Ok(Admission::Queued(Box::new(Queued { record, created, position, interrupted })))
+    Ok(Admission::Queued(Box::new(Queued { record, created, position, interrupted, cleared })))
+}
+
+/// Ends what waits on a thread, except for one run.
+fn clear_queue(
+    tx: &mut Tx<'_>,
+    thread: i64,
+    except: i64,
+    mode: CancelMode,
+) -> Result<Vec<Cancelled>, Fail> {
+    let waiting = tx
+        .conn
+        .prepare_cached(
+            "SELECT id FROM runs INDEXED BY runs_blocked
+             WHERE thread = ?1 AND status = 0 AND n <> ?2 ORDER BY thread_ord",
+        )?
+        .query_map((thread, except), |row| Ok(RunId(row.get::<_, Id>(0)?.0)))?
+        .collect::<rusqlite::Result<Vec<_>>>()?;
+    waiting.into_iter().map(|run| ends::cancel(tx, run, "interrupt", mode)).collect()
 }
 
 fn insert_run(
