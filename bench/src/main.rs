@@ -31,6 +31,7 @@ mod limits;
 mod load;
 mod overhead;
 mod proc;
+mod rejoin;
 mod report;
 mod rng;
 mod sse;
@@ -75,6 +76,8 @@ enum Command {
     Kill(kill::Options),
     /// SIGTERM under load.
     Drain(drain::Options),
+    /// Clients of LangGraph's door that hang up and come back.
+    Rejoin(rejoin::Options),
     /// All of these, as they are by default.
     All,
     /// Tries to start one thread, says how that went, and waits. Used by `limits`.
@@ -128,7 +131,9 @@ async fn run(cli: Cli) -> Result<bool> {
     let mut report = Report::default();
     match &cli.command {
         Command::All => {
-            for name in ["overhead", "turns", "cancel", "limits", "drain", "streams", "kill"] {
+            for name in
+                ["overhead", "turns", "cancel", "limits", "drain", "rejoin", "streams", "kill"]
+            {
                 let command = Cli::parse_from(["clearway-bench", name]).command;
                 one(&tools, &command, &mut report).await.with_context(|| name.to_owned())?;
             }
@@ -150,6 +155,7 @@ async fn one(tools: &Tools, command: &Command, report: &mut Report) -> Result<()
         Command::Cancel(options) => cancel::run(tools, options, report).await,
         Command::Kill(options) => kill::run(tools, options, report).await,
         Command::Drain(options) => drain::run(tools, options, report).await,
+        Command::Rejoin(options) => rejoin::run(tools, options, report).await,
         Command::All | Command::TryThread => anyhow::bail!("not a measurement by itself"),
     }
 }

@@ -276,6 +276,7 @@ pub(super) struct Projector {
     interrupts: Vec<Value>,
     step: i64,
     has_begun: bool,
+    attempt: u64,
     /// Why the run failed, once it has.
     pub(super) failed: Option<String>,
 }
@@ -297,6 +298,7 @@ impl Projector {
             interrupts: Vec::new(),
             step: 0,
             has_begun: false,
+            attempt: 1,
             failed: None,
         };
         if let Some(state) = state {
@@ -446,6 +448,7 @@ impl Projector {
 
     fn started(&mut self, event: &Event, data: &Value, out: &mut Vec<Item>) {
         let attempt = data["attempt"].as_u64().unwrap_or(1);
+        self.attempt = attempt;
         if attempt > 1 {
             out.push(self.item(event, place::STARTED, What::Started { attempt }));
         }
@@ -541,6 +544,10 @@ impl Projector {
         let metadata = Bytes::from(self.message_metadata(&node).to_string());
         let speaking = Speaking { node, metadata, text: String::new(), is_over: false };
         self.speaking.insert(id, speaking);
+        // Before a crash it may have said something that not even the log remembers.
+        if self.attempt > 1 {
+            out.push(self.item(event, place::ARRIVED, What::Unsaid(id)));
+        }
         out.push(self.item(event, place::SPEECH, What::Speaks(id)));
     }
 

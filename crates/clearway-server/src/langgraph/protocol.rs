@@ -563,8 +563,7 @@ impl Show for ThreadEvents {
                 for (k, one) in (0..3).zip(questions) {
                     // Clients of different ages read either name.
                     let value = &one["value"];
-                    let data =
-                        json!({"interrupt_id": one["id"], "payload": value, "value": value});
+                    let data = json!({"interrupt_id": one["id"], "payload": value, "value": value});
                     put(self, k, "input.requested", None, data, out);
                 }
             }

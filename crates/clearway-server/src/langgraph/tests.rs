@@ -588,3 +588,138 @@ async fn waiting_answers_show_that_they_are_alive() {
     let took = before.elapsed().as_secs();
     assert!((14..=16).contains(&took), "{took} s for three");
 }
+
+#[tokio::test]
+async fn no_body_makes_the_server_fail() {
+    let mut server = TestServer::start().await;
+    let thread = thread(&mut server).await;
+    json_of(&mut server, "POST", &format!("/threads/{thread}/runs/wait"), &hello("hi")).await;
+    let run = server.newest().await.unwrap();
+    let t = format!("/threads/{thread}");
+    let create = json!({
+        "assistant_id": "agent", "input": {"messages": [{"role": "user", "content": "x"}]},
+        "command": {"resume": 1, "update": {"messages": []}, "goto": "answer"},
+        "config": {"configurable": {}, "recursion_limit": 3}, "context": {}, "metadata": {},
+        "stream_mode": "values", "stream_subgraphs": true, "stream_resumable": true,
+        "interrupt_before": "*", "interrupt_after": ["x"], "checkpoint": {"checkpoint_id": ""},
+        "checkpoint_id": "", "multitask_strategy": "reject", "if_not_exists": "create",
+        "on_disconnect": "cancel", "on_completion": "keep", "after_seconds": 0,
+        "durability": "sync", "webhook": "http://x.example/", "priority": 3, "deadline_ms": 1000,
+    });
+    let search = json!({
+        "metadata": {}, "values": {}, "ids": [thread], "status": "idle", "limit": 1, "offset": 0,
+        "sort_by": "created_at", "sort_order": "asc", "select": ["values"],
+        "extract": {"a": "values.messages[0]"},
+    });
+    let cases = [
+        (
+            "POST",
+            "/threads".to_owned(),
+            json!({"thread_id": thread, "metadata": {},
+            "if_exists": "do_nothing", "ttl": {}, "supersteps": [{"updates": []}]}),
+        ),
+        ("POST", "/threads/search".to_owned(), search.clone()),
+        ("POST", "/threads/count".to_owned(), search),
+        ("POST", "/threads/prune".to_owned(), json!({"thread_ids": [], "strategy": "delete"})),
+        ("PATCH", t.clone(), json!({"metadata": {"a": 1}})),
+        (
+            "POST",
+            format!("{t}/state"),
+            json!({"values": {"messages": []}, "as_node": "answer",
+            "checkpoint": {"checkpoint_id": ""}, "checkpoint_id": ""}),
+        ),
+        ("POST", format!("{t}/state/checkpoint"), json!({"checkpoint": {"checkpoint_id": thread}})),
+        (
+            "POST",
+            format!("{t}/history"),
+            json!({"limit": 3, "before": thread, "metadata": {},
+            "checkpoint": {"checkpoint_ns": ""}}),
+        ),
+        ("POST", format!("{t}/runs"), create.clone()),
+        ("POST", format!("{t}/runs/stream"), create.clone()),
+        ("POST", "/runs/wait".to_owned(), create),
+        (
+            "POST",
+            "/runs/cancel".to_owned(),
+            json!({"thread_id": thread, "run_ids": [run],
+            "status": null}),
+        ),
+        (
+            "POST",
+            "/assistants/search".to_owned(),
+            json!({"graph_id": "agent", "name": "a",
+            "metadata": {}, "limit": 1, "offset": 0}),
+        ),
+        (
+            "POST",
+            format!("{t}/commands"),
+            json!({"id": 1, "method": "run.start",
+            "params": {"assistant_id": "agent", "input": {}, "config": {}, "metadata": {}}}),
+        ),
+        (
+            "POST",
+            format!("{t}/commands"),
+            json!({"id": 1, "method": "input.respond",
+            "params": {"interrupt_id": thread, "response": 1, "responses": []}}),
+        ),
+    ];
+    let odd = [
+        json!(null),
+        json!(0),
+        json!(-1),
+        json!(1e300),
+        json!(""),
+        json!("\u{0}é"),
+        json!([]),
+        json!({}),
+        json!([[{"a": [null]}]]),
+        json!(true),
+        json!("x".repeat(3000)),
+        json!({"messages": {"role": 1}}),
+        json!([{"role": "user"}]),
+        json!(u64::MAX),
+    ];
+    let mut tried = 0;
+    for (method, path, body) in &cases {
+        let mut bodies: Vec<Value> = odd.to_vec();
+        for name in body.as_object().unwrap().keys() {
+            for value in &odd {
+                let mut changed = body.clone();
+                changed[name] = value.clone();
+                bodies.push(changed);
+            }
+        }
+        for body in bodies {
+            let answer = send(&mut server, method, path, &body.to_string()).await;
+            assert!((200..500).contains(&answer.status), "{method} {path} {body}: {answer:?}");
+            if answer.status >= 400 {
+                assert!(answer.json()["detail"].is_string(), "{method} {path} {body}: {answer:?}");
+            }
+            tried += 1;
+        }
+    }
+    assert!(tried > 1000, "{tried}");
+    for query in [
+        "limit=x",
+        "offset=-1",
+        "status=odd",
+        "before=x",
+        "stream_mode=x",
+        "wait=x",
+        "action=x",
+        "cancel_on_disconnect=x",
+        "limit=99999999999",
+        "%ff",
+        "=",
+        "&&",
+    ] {
+        for path in ["runs", "history", "state", "runs/x/stream", "stream"] {
+            let answer = server.get(&format!("/threads/nonsense/{path}?{query}")).await;
+            assert!((400..500).contains(&answer.status), "{path} {query}: {answer:?}");
+        }
+        for path in ["/runs", "/history", "/state", ""] {
+            let answer = server.get(&format!("{t}{path}?{query}")).await;
+            assert!(answer.status < 500, "{path} {query}: {answer:?}");
+        }
+    }
+}
