@@ -16,6 +16,7 @@ mod doctor;
 mod durable;
 mod input;
 mod lab;
+mod langgraph;
 mod load;
 mod provider;
 mod runs;

@@ -217,6 +217,14 @@ impl Frames {
         out: &mut BytesMut,
     ) {
         let is_text = delta.part == Part::Text;
+        if delta.part == Part::ToolCall && self.modes.has(Modes::TUPLES) {
+            // A few per message, so nothing is gained by writing them by hand.
+            let mut piece: Value = serde_json::from_str(delta.text()).unwrap_or_default();
+            piece["type"] = "tool_call_chunk".into();
+            let mut chunk = chunk(delta.message, "");
+            chunk["tool_call_chunks"] = json!([piece]);
+            self.frame(at, 0, "messages", &json!([chunk, metadata(speaking)]), out);
+        }
         if self.modes.has(Modes::TUPLES) && self.is_new(at) && delta.part != Part::ToolCall {
             out.extend_from_slice(b"event: messages\r\ndata: [{\"content\":\"");
             if is_text {

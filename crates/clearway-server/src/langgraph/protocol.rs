@@ -466,7 +466,21 @@ impl ThreadEvents {
                             "delta": delta});
                         put(self, 2, data, out);
                     }
-                    Part::ToolCall => {}
+                    Part::ToolCall => {
+                        let piece: Value = serde_json::from_str(delta.text()).unwrap_or_default();
+                        let index = 2 + piece["index"].as_u64().unwrap_or(0);
+                        if piece["name"].is_string() {
+                            let content = json!({"type": "tool_call_chunk", "id": piece["id"],
+                                "name": piece["name"], "args": ""});
+                            let data = json!({"event": "content-block-start", "index": index,
+                                "id": id, "content": content});
+                            put(self, 0, data, out);
+                        }
+                        let delta = json!({"type": "tool-call-delta", "args": piece["args"]});
+                        let data = json!({"event": "content-block-delta", "index": index, "id": id,
+                            "delta": delta});
+                        put(self, 1, data, out);
+                    }
                 }
             }
             What::Spoke(id, data) => {

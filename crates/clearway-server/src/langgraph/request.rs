@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use clearway_core::run::Multitask;
 use clearway_core::{CheckpointId, Priority};
+use clearway_engine::Idempotency;
 use http::Uri;
 use serde_json::{Map, Value};
 
@@ -43,6 +44,8 @@ pub(super) struct RunRequest {
     pub(super) deadline: Option<Value>,
     pub(super) priority: Option<Priority>,
     pub(super) max_steps: Option<u32>,
+    /// From the request's head.
+    pub(super) idempotency: Option<Idempotency>,
 }
 
 /// Nodes by name, or all of them.
@@ -152,6 +155,7 @@ impl RunRequest {
             deadline,
             priority,
             max_steps,
+            idempotency: None,
         })
     }
 

@@ -35,7 +35,7 @@ use crate::app::{Address, App, Routes};
 use crate::caller::caller;
 use crate::extract::{self, Fields, Query};
 use crate::sse::CancelGuard;
-use crate::{Problem, view};
+use crate::{Problem, idempotency, view};
 
 /// Where this door keeps what only it knows about a run, in the run's metadata.
 pub(super) const OWN: &str = "langgraph";
@@ -134,6 +134,7 @@ pub(super) async fn start(
                 working_limit: (agent.kind == "agent").then_some(agent.deadline),
             },
         },
+        idempotency: request.idempotency.clone(),
         cancel_if_left,
         delay: request.delay,
         options: RunOptions {
@@ -152,7 +153,9 @@ pub(super) async fn start(
     };
     let submitted = app.engine.submit(submit).await.map_err(refused)?;
     // Behind another run it begins from what that one leaves.
-    let is_first = is_first && submitted.status != Status::Blocked;
+    let is_first = is_first && submitted.status != Status::Blocked && !submitted.existing;
+    // The same key again finds the run of the first time, which for a stateless one has its own thread.
+    let thread = submitted.thread;
     let facts = Facts {
         run: submitted.run,
         thread,
@@ -378,7 +381,11 @@ async fn find(app: &App, params: &[String]) -> Result<RunView, Problem> {
 async fn read_request(app: &App, request: Request) -> Result<(HeaderMap, RunRequest), Problem> {
     let (parts, body) = request.into_parts();
     let body = extract::read_body(&parts.headers, body, &app.options.limits).await?;
-    Ok((parts.headers, RunRequest::parse(&body)?))
+    let mut request = RunRequest::parse(&body)?;
+    let route = idempotency::route(DIALECT, parts.uri.path());
+    request.idempotency = idempotency::read(&parts.headers, &route, &body)
+        .map_err(|problem| problem.status(StatusCode::UNPROCESSABLE_ENTITY))?;
+    Ok((parts.headers, request))
 }
 
 async fn shown(app: &App, run: RunId) -> Result<Value, Problem> {
