@@ -60,6 +60,8 @@ bench-cancel *args: (bench "cancel" args)
 bench-kill *args: (bench "kill" args)
 
 bench-drain *args: (bench "drain" args)
+# Whether everything else stays fast while every campaign slot is busy.
+bench-campaigns *args: (bench "campaigns" args)
 
 # a development server with the simulated provider
 dev *args:

@@ -21,6 +21,7 @@ use crate::report::Report;
 
 mod audit;
 mod bed;
+mod campaigns;
 mod cancel;
 mod drain;
 mod expect;
@@ -78,6 +79,8 @@ enum Command {
     Drain(drain::Options),
     /// Clients of LangGraph's door that hang up and come back.
     Rejoin(rejoin::Options),
+    /// Whether everything else stays fast while every campaign slot is busy.
+    Campaigns(campaigns::Options),
     /// All of these, as they are by default.
     All,
     /// Tries to start one thread, says how that went, and waits. Used by `limits`.
@@ -131,9 +134,17 @@ async fn run(cli: Cli) -> Result<bool> {
     let mut report = Report::default();
     match &cli.command {
         Command::All => {
-            for name in
-                ["overhead", "turns", "cancel", "limits", "drain", "rejoin", "streams", "kill"]
-            {
+            for name in [
+                "overhead",
+                "turns",
+                "cancel",
+                "limits",
+                "drain",
+                "rejoin",
+                "campaigns",
+                "streams",
+                "kill",
+            ] {
                 let command = Cli::parse_from(["clearway-bench", name]).command;
                 one(&tools, &command, &mut report).await.with_context(|| name.to_owned())?;
             }
@@ -156,6 +167,7 @@ async fn one(tools: &Tools, command: &Command, report: &mut Report) -> Result<()
         Command::Kill(options) => kill::run(tools, options, report).await,
         Command::Drain(options) => drain::run(tools, options, report).await,
         Command::Rejoin(options) => rejoin::run(tools, options, report).await,
+        Command::Campaigns(options) => campaigns::run(tools, options, report).await,
         Command::All | Command::TryThread => anyhow::bail!("not a measurement by itself"),
     }
 }

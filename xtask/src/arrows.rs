@@ -51,6 +51,7 @@ const TEST_EDGES: &[(&str, &str)] = &[("clearway-server", "clearway-store")];
 /// Libraries with owners: nobody else may name them.
 const OWNED: &[(&str, &[&str])] = &[
     ("axum", &["clearway-server"]),
+    ("tokio-tungstenite", &["clearway-server"]),
     ("rusqlite", &["clearway-store"]),
     ("rustls", &["clearway-upstream"]),
     ("tokio-rustls", &["clearway-upstream"]),

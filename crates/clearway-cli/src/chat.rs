@@ -15,7 +15,7 @@ use crate::output::Output;
 use crate::runs::{block_on, exit_of, watch};
 
 pub(crate) fn run(args: &ChatArgs, output: Output) -> Result<Exit> {
-    let client = Client::new(&args.client.server)?;
+    let client = args.client.client()?;
     // Only text is shown: events are for `runs watch`.
     let text_only = Output { quiet: true, ..output };
     let conversation = args

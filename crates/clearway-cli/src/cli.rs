@@ -3,7 +3,8 @@
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use clearway::config::Listen;
+use clearway::client::Client;
+use clearway::config::{Env, Listen};
 use clearway_sim::{Fault, FaultSpec, Flap, Group, KeyRule, Window};
 
 /// An agent server in one binary, where nothing blocks, hangs or gets lost.
@@ -48,8 +49,30 @@ pub(crate) enum Command {
     Graph(GraphArgs),
     /// What needs somebody: questions, decisions, budgets, outages.
     Attention(AttentionArgs),
+    /// Go through the steps by which operators convince themselves, and say which passed.
+    Verify(VerifyArgs),
     /// Look at runs and end them.
     Runs(RunsArgs),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct VerifyArgs {
+    /// What to verify.
+    #[arg(value_enum)]
+    pub(crate) what: Verified,
+    /// A running server; without one a server with the built-in examples is started for it.
+    #[arg(long, value_name = "URL")]
+    pub(crate) server: Option<String>,
+    /// How long the campaigns may take, in seconds.
+    #[arg(long, value_name = "S", default_value_t = 300)]
+    pub(crate) timeout: u64,
+}
+
+/// What can be verified.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Verified {
+    /// Two campaigns beside everything else.
+    Campaigns,
 }
 
 #[derive(Debug, Args)]
@@ -230,6 +253,23 @@ pub(crate) struct ClientArgs {
         global = true
     )]
     pub(crate) server: String,
+}
+
+impl ClientArgs {
+    /// The server, known to it by the key in `CLEARWAY_API_KEY` if that is set. There is no option
+    /// for the key: what is on a command line can be read by everybody on the machine.
+    pub(crate) fn client(&self) -> Result<Client, clearway::client::Error> {
+        client(&self.server)
+    }
+}
+
+/// See [`ClientArgs::client`].
+pub(crate) fn client(server: &str) -> Result<Client, clearway::client::Error> {
+    let client = Client::new(server)?;
+    match Env::process().get("CLEARWAY_API_KEY") {
+        Some(key) => client.with_key(key),
+        None => Ok(client),
+    }
 }
 
 #[derive(Debug, Args)]

@@ -28,6 +28,7 @@ mod serve;
 mod signals;
 mod sim;
 mod simulator;
+mod verify;
 mod workflow;
 
 /// Lower and flatter memory than the system's allocator under many small buffers.
@@ -49,6 +50,7 @@ fn main() -> ExitCode {
         Command::Init(args) => workflow::init(&args, output),
         Command::Graph(args) => workflow::graph(&args, output),
         Command::Attention(args) => workflow::attention(&args, output),
+        Command::Verify(args) => verify::run(&args, output),
         Command::Runs(args) => runs::run(&args, output),
     };
     match result {

@@ -11,7 +11,7 @@ use crate::output::Output;
 pub(crate) mod watch;
 
 pub(crate) fn run(args: &RunsArgs, output: Output) -> Result<Exit> {
-    let client = Client::new(&args.client.server)?;
+    let client = args.client.client()?;
     block_on(async {
         match &args.command {
             RunsCommand::Ls(args) => list(&client, args, output).await,

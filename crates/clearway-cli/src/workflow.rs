@@ -25,7 +25,7 @@ pub(crate) fn run(args: &WorkflowArgs, output: Output) -> Result<Exit> {
     if let Some(priority) = &args.priority {
         body["priority"] = loose(priority);
     }
-    let client = Client::new(&args.client.server)?;
+    let client = args.client.client()?;
     block_on(async {
         let address = format!("/workflows/{}/runs", encode(&args.workflow));
         let run = client.post(&address, Some(&body)).await?;
@@ -158,7 +158,7 @@ pub(crate) fn graph(args: &GraphArgs, output: Output) -> Result<Exit> {
 }
 
 pub(crate) fn attention(args: &AttentionArgs, output: Output) -> Result<Exit> {
-    let client = Client::new(&args.client.server)?;
+    let client = args.client.client()?;
     block_on(async {
         let body = client.get("/attention").await?;
         if output.json {

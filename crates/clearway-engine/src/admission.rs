@@ -84,6 +84,9 @@ impl Inner {
             let text = format!("agent `{}` names the unknown pool `{}`", agent.name, agent.pool);
             Error::new(Code::InvalidConfig, text)
         })?;
+        if let Some(url) = &submit.options.webhook {
+            self.webhooks.check(url)?;
+        }
         let door = submit.door;
         let id = submit.id.unwrap_or_else(|| self.ids.run());
         self.earlier_start(submit.thread).await;

@@ -10,6 +10,8 @@ use clearway_core::{Code, Failure, Priority, RunId, RunRecord, Status, ThreadId}
 use clearway_store::QueuePosition;
 use serde_json::{Map, Value};
 
+use crate::Webhooks;
+
 /// How the engine is set up.
 #[derive(Clone, Debug)]
 pub struct Options {
@@ -17,6 +19,7 @@ pub struct Options {
     pub limits: Limits,
     /// A waiting run gains one priority level per this much waiting.
     pub ageing: Duration,
+    pub webhooks: Webhooks,
 }
 
 impl Default for Options {
@@ -25,6 +28,7 @@ impl Default for Options {
             pools: vec![PoolOptions::new("chat", 1024, 4096)],
             limits: Limits::default(),
             ageing: Duration::from_secs(30),
+            webhooks: Webhooks::default(),
         }
     }
 }

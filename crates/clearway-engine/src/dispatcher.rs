@@ -35,8 +35,9 @@ impl Inner {
         tasks.spawn(self.clone().renew());
         tasks.spawn(self.clone().sweep());
         tasks.spawn(self.clone().tidy());
-        self.tasks.spawn(self.clone().keep_schedules());
-        self.tasks.spawn(self.clone().sweep_ephemeral());
+        tasks.spawn(self.clone().keep_schedules());
+        tasks.spawn(self.clone().send_webhooks());
+        tasks.spawn(self.clone().sweep_ephemeral());
     }
 
     // ## Claiming
@@ -287,7 +288,9 @@ impl Inner {
         if live.is_over() {
             return;
         }
-        live.finish(End::Ended { record: Arc::new(record), reply });
+        let record = Arc::new(record);
+        live.finish(End::Ended { record: record.clone(), reply });
+        self.ends.tell(&record);
         self.hub.retire(live.run);
     }
 }

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicI64, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
@@ -17,7 +17,7 @@ use clearway_core::{
 };
 use clearway_store::{CancelMode, Cancelled, QueuePosition, RunQuery, Store, ThreadState};
 use clearway_upstream::Upstream;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, broadcast};
 use uuid::Uuid;
 
 use crate::admission::Busy;
@@ -32,6 +32,7 @@ use crate::subscription::{From, Subscription, resume_cursor};
 use crate::tasks::Tasks;
 use crate::threads::Watched;
 use crate::watchdog::Watchdog;
+use crate::webhooks;
 use crate::{CancelOutcome, Error, Options, PoolView, ResetThread, RunView, Submit, Submitted};
 
 /// Accepts, runs, shows and stops runs. Cheap to clone.
@@ -56,6 +57,8 @@ pub(crate) struct Inner {
     /// Threads that readers follow beyond one run.
     pub watched: Watched,
     pub pools: Pools,
+    pub webhooks: webhooks::Sender,
+    pub ends: Ends,
     pub tasks: Tasks,
     pub metrics: Arc<Metrics>,
     /// Some run may be ready.
@@ -104,6 +107,8 @@ impl Engine {
             busy: Mutex::default(),
             watched: Watched::default(),
             pools: Pools::new(&options.pools, &ready),
+            webhooks: webhooks::Sender::new(&options.webhooks),
+            ends: Ends::default(),
             options,
             store,
             upstream,
@@ -142,6 +147,12 @@ impl Engine {
     pub fn metrics(&self) -> &Metrics {
         self.inner.refresh_gauges();
         &self.inner.metrics
+    }
+
+    /// The ends of runs that came through this door and end here, from now on. A reader that falls
+    /// far behind misses some and is told how many.
+    pub fn ends(&self, door: &'static str) -> broadcast::Receiver<Arc<RunRecord>> {
+        self.inner.ends.watch(door)
     }
 
     /// The owner of background tasks; adapters start theirs here.
@@ -208,6 +219,15 @@ impl Engine {
             views.push(self.inner.view(record).await);
         }
         Ok((views, page.next))
+    }
+
+    /// Runs as stored, newest first, without what they do right now: one read, however many they are.
+    ///
+    /// # Errors
+    /// `store_unavailable`.
+    pub async fn records(&self, query: RunQuery) -> Result<(Vec<RunRecord>, Option<RunId>), Error> {
+        let page = bounded(self.inner.store.runs(query)).await?;
+        Ok((page.runs, page.next))
     }
 
     /// Asks a run to end. Its calls are dropped at once; when this returns the request is durable.
@@ -467,6 +487,33 @@ impl Engine {
         }
     }
 }
+
+/// Who wants to know of ends, by door.
+#[derive(Debug, Default)]
+pub(crate) struct Ends(RwLock<Vec<(&'static str, broadcast::Sender<Arc<RunRecord>>)>>);
+
+impl Ends {
+    fn watch(&self, door: &'static str) -> broadcast::Receiver<Arc<RunRecord>> {
+        let mut doors = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        if let Some((_, ends)) = doors.iter().find(|(known, _)| *known == door) {
+            return ends.subscribe();
+        }
+        let (sender, receiver) = broadcast::channel(ENDS);
+        doors.push((door, sender));
+        receiver
+    }
+
+    pub(crate) fn tell(&self, record: &Arc<RunRecord>) {
+        let doors = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        if let Some((_, ends)) = doors.iter().find(|(door, _)| *door == record.door) {
+            // Without a reader there is nobody to tell.
+            let _ = ends.send(record.clone());
+        }
+    }
+}
+
+/// Ends that a slow reader may be behind.
+const ENDS: usize = 256;
 
 /// How long handing back may take after the grace is over.
 const HAND_BACK: Duration = Duration::from_secs(5);

@@ -39,6 +39,7 @@ mod threads;
 pub mod tool;
 mod trace;
 mod watchdog;
+mod webhooks;
 
 pub use agent::{
     Agent, Agents, Expiry, InputCheck, Node, NodeError, NodePolicy, OnError, OnOutage, Retry,
@@ -56,6 +57,7 @@ pub use subscription::{Batch, From, Subscription};
 pub use tasks::Tasks;
 pub use threads::{EPHEMERAL, ThreadWatch};
 pub use watchdog::{Lag, Watchdog};
+pub use webhooks::Webhooks;
 
 // What the doors and the façade need from below, so that they depend on the engine alone.
 pub use clearway_store::{

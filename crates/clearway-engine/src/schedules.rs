@@ -10,9 +10,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use clearway_core::machine::Command;
+use clearway_core::message::Role;
+use clearway_core::plan::MESSAGES;
 use clearway_core::run::RunOptions;
-use clearway_core::{Code, Priority, RunId, RunRecord, ThreadId, Timestamp};
-use clearway_store::{Fired, Idempotency, Schedule};
+use clearway_core::{Code, Message, Priority, RunId, RunRecord, ThreadId, Timestamp};
+use clearway_store::{Fired, Idempotency, Schedule, ScheduleQuery};
 use serde_json::{Map, Value, json};
 use uuid::Uuid;
 
@@ -37,8 +39,10 @@ pub struct CronSpec {
     pub name: String,
     pub tenant: String,
     pub owner: Option<String>,
-    /// Five fields: minute, hour, day of month, month, day of week; UTC.
+    /// Five fields: minute, hour, day of month, month, day of week.
     pub cron: String,
+    /// In which they are meant, as an IANA name; `None` is UTC.
+    pub timezone: Option<String>,
     pub agent: String,
     pub input: Value,
     pub metadata: Map<String, Value>,
@@ -46,35 +50,90 @@ pub struct CronSpec {
     pub thread: Option<ThreadId>,
 }
 
-/// The first time after `after` that a cron expression names.
+/// The first time after `after` that a cron expression names, in this time zone. A time that a
+/// clock change skips happens right after it; one that happens twice counts once.
 ///
 /// # Errors
-/// Says what is wrong with the expression.
-pub fn next_time(cron: &str, after: Timestamp) -> Result<Timestamp, String> {
+/// Says what is wrong with the expression or the zone.
+pub fn next_time(
+    cron: &str,
+    timezone: Option<&str>,
+    after: Timestamp,
+) -> Result<Timestamp, String> {
+    let zone: chrono_tz::Tz = timezone
+        .unwrap_or("UTC")
+        .parse()
+        .map_err(|_| format!("there is no time zone `{}`", timezone.unwrap_or_default()))?;
     let cron = croner::Cron::from_str(cron).map_err(|error| error.to_string())?;
     let after = chrono::DateTime::<chrono::Utc>::from_timestamp_millis(after.0)
-        .ok_or_else(|| "the time is out of range".to_owned())?;
+        .ok_or_else(|| "the time is out of range".to_owned())?
+        .with_timezone(&zone);
     let next = cron.find_next_occurrence(&after, false).map_err(|error| error.to_string())?;
     Ok(Timestamp(next.timestamp_millis()))
 }
 
 impl Engine {
+    /// Makes the configured crons be these: those that changed are replaced, those that are gone are
+    /// deleted, the others keep their next time, so that one missed meanwhile is made up for.
+    ///
+    /// # Errors
+    /// As [`Engine::put_cron`].
+    pub async fn configure_crons(&self, tenant: &str, specs: Vec<CronSpec>) -> Result<(), Error> {
+        let store = &self.inner().store;
+        let mut known: Vec<Schedule> = Vec::new();
+        loop {
+            let query = ScheduleQuery {
+                tenant: Some(tenant.to_owned()),
+                thread: None,
+                after: known.last().map(|last| last.id),
+                limit: 1000,
+            };
+            let page = bounded(store.schedules(query)).await?;
+            let full = page.len() == 1000;
+            known.extend(page);
+            if !full {
+                break;
+            }
+        }
+        known.retain(|schedule| schedule.submit["configured"] == true);
+        for spec in specs {
+            let at = known.iter().position(|old| old.name.as_ref() == Some(&spec.name));
+            let unchanged = at.map(|at| known.swap_remove(at)).is_some_and(|old| {
+                (&old.cron, &old.timezone, &old.submit)
+                    == (&Some(spec.cron.clone()), &spec.timezone, &wanted(&spec, true))
+            });
+            if !unchanged {
+                self.put(spec, true).await?;
+            }
+        }
+        for gone in known {
+            bounded(store.delete_schedule(gone.id)).await?;
+        }
+        Ok(())
+    }
+
     /// Creates or replaces a cron by its name.
     ///
     /// # Errors
     /// `invalid_request` for an expression that names no time; `agent_not_found`,
     /// `store_unavailable`.
     pub async fn put_cron(&self, spec: CronSpec) -> Result<Schedule, Error> {
+        self.put(spec, false).await
+    }
+
+    async fn put(&self, spec: CronSpec, configured: bool) -> Result<Schedule, Error> {
         let inner = self.inner();
         if inner.agents.get(&spec.agent).is_none() {
             let text = format!("no agent `{}`", spec.agent);
             return Err(Error::new(Code::AgentNotFound, text));
         }
+        inner.scheduled_input(&spec.agent, &spec.input)?;
         let now = inner.clocks.now();
-        let next = next_time(&spec.cron, now).map_err(|why| {
+        let next = next_time(&spec.cron, spec.timezone.as_deref(), now).map_err(|why| {
             let text = format!("`{}` is no cron expression of five fields: {why}", spec.cron);
             Error::new(Code::InvalidRequest, text)
         })?;
+        let submit = wanted(&spec, configured);
         let schedule = Schedule {
             id: inner.ids.random(),
             tenant: spec.tenant,
@@ -82,9 +141,9 @@ impl Engine {
             name: Some(spec.name),
             thread: spec.thread,
             cron: Some(spec.cron),
-            timezone: None,
+            timezone: spec.timezone,
             next_at: Some(next),
-            submit: json!({"agent": spec.agent, "input": spec.input, "metadata": spec.metadata}),
+            submit,
             only_at: None,
             created_at: now,
             last_at: None,
@@ -94,6 +153,15 @@ impl Engine {
         bounded(inner.store.put_schedule(schedule.clone())).await?;
         Ok(schedule)
     }
+}
+
+/// What a cron's row keeps of the run to be started.
+fn wanted(spec: &CronSpec, configured: bool) -> Value {
+    let mut wanted = json!({"agent": spec.agent, "input": spec.input, "metadata": spec.metadata});
+    if configured {
+        wanted["configured"] = true.into();
+    }
+    wanted
 }
 
 impl Inner {
@@ -149,7 +217,10 @@ impl Inner {
             }
         };
         let now = self.clocks.now();
-        let next_at = schedule.cron.as_deref().and_then(|cron| next_time(cron, now).ok());
+        let next_at = schedule
+            .cron
+            .as_deref()
+            .and_then(|cron| next_time(cron, schedule.timezone.as_deref(), now).ok());
         let over = schedule.cron.is_none();
         let fired = Fired { id: schedule.id, at, next_at, run, error, over };
         if let Err(error) = bounded(self.store.schedule_fired(fired)).await {
@@ -172,6 +243,7 @@ impl Inner {
                 Error::new(Code::Internal, "the schedule's command cannot be read")
             })?),
         };
+        let input = self.scheduled_input(agent, &wanted["input"])?;
         let level = wanted["priority"].as_u64().and_then(|level| u8::try_from(level).ok());
         let submit = Submit {
             tenant: schedule.tenant.clone(),
@@ -184,9 +256,29 @@ impl Inner {
                 body: [0; 32],
             }),
             options: RunOptions { command, ..RunOptions::default() },
-            ..Submit::new(thread, agent, "schedule", wanted["input"].clone())
+            ..Submit::new(thread, agent, "schedule", input)
         };
         Ok(Some(self.submit(submit).await?.run))
+    }
+}
+
+impl Inner {
+    /// A schedule's input as writes of its agent: checked where the agent checks, and a bare
+    /// `message` is what a person says.
+    fn scheduled_input(&self, agent: &str, input: &Value) -> Result<Value, Error> {
+        let check = self.agents.get(agent).and_then(|agent| agent.input.clone());
+        match (check, input.as_object()) {
+            (Some(check), Some(input)) => check.read(input).map_err(Error),
+            (None, Some(object)) => match object.get("message").and_then(Value::as_str) {
+                Some(text) => {
+                    let id = self.ids.random().to_string();
+                    let said = Message::new(Role::Human, text, id).to_value();
+                    Ok(json!({MESSAGES: [said]}))
+                }
+                None => Ok(input.clone()),
+            },
+            (_, None) => Ok(input.clone()),
+        }
     }
 }
 
@@ -203,9 +295,30 @@ mod tests {
     #[test]
     fn cron_times_are_found() {
         let monday = Timestamp(1_764_000_000_000); // 2025-11-24 16:00 UTC
-        let next = next_time("0 9 * * 1-5", monday).unwrap();
+        let next = next_time("0 9 * * 1-5", None, monday).unwrap();
         assert_eq!(next, monday.plus(Duration::from_secs(17 * 3600)));
-        assert!(next_time("every day", monday).is_err());
-        assert!(next_time("* * 31 2 *", monday).is_err(), "never");
+        let berlin = next_time("0 9 * * 1-5", Some("Europe/Berlin"), monday).unwrap();
+        assert_eq!(berlin, monday.plus(Duration::from_secs(16 * 3600)));
+        assert!(next_time("every day", None, monday).is_err());
+        assert!(next_time("* * 31 2 *", None, monday).is_err(), "never");
+        assert!(next_time("0 9 * * *", Some("Mars/Olympus"), monday).is_err());
+    }
+
+    #[test]
+    fn clock_changes_skip_and_double_nothing() {
+        // In Berlin 02:30 does not exist on 2026-03-29 and happens twice on 2026-10-25.
+        let zone = Some("Europe/Berlin");
+        let spring = Timestamp(1_774_724_400_000); // 2026-03-28 20:00 in Berlin
+        let mut at = spring;
+        for _ in 0..3 {
+            let next = next_time("30 2 * * *", zone, at).unwrap();
+            let gap = next.since(at).as_secs();
+            assert!((3600..=26 * 3600).contains(&gap), "{gap}");
+            at = next;
+        }
+        let autumn = Timestamp(1_792_951_200_000); // 2026-10-25 00:00 UTC, before the change
+        let first = next_time("30 2 * * *", zone, autumn).unwrap();
+        let second = next_time("30 2 * * *", zone, first).unwrap();
+        assert!(second.since(first).as_secs() >= 20 * 3600, "{first} {second}");
     }
 }

@@ -15,6 +15,7 @@ use http::Method;
 use tokio::time::{Instant, timeout};
 use tokio_util::task::TaskTracker;
 
+use crate::auth::Auth;
 use crate::campaigns::Folds;
 use crate::server::ServerOptions;
 use crate::stop::Stop;
@@ -30,6 +31,7 @@ pub(crate) struct Inner {
     pub stop: Arc<Stop>,
     /// When this process began to serve.
     pub started: Timestamp,
+    pub auth: Auth,
     /// Logs of campaigns, read so far.
     pub folds: Folds,
     /// For work that blocks.
@@ -52,6 +54,7 @@ impl std::ops::Deref for App {
 
 impl App {
     pub(crate) fn new(engine: Engine, options: ServerOptions, health: Option<Health>) -> Self {
+        let auth = Auth::new(&options.keys);
         let openapi = crate::openapi::document(&options).to_string().into();
         let started = engine.now();
         Self(Arc::new(Inner {
@@ -59,6 +62,7 @@ impl App {
             started,
             options,
             stop: Arc::default(),
+            auth,
             folds: Folds::default(),
             lanes: Lanes::default(),
             tasks: TaskTracker::new(),

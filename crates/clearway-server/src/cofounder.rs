@@ -21,7 +21,7 @@ use http::{HeaderMap, StatusCode};
 use serde_json::{Map, Value, json};
 
 use crate::app::App;
-use crate::caller::{Caller, caller};
+use crate::caller::{Caller, caller, own_run};
 use crate::extract::{self, Fields, Invalid, Query};
 use crate::problem::Shape;
 use crate::runs::put_run_headers;
@@ -151,7 +151,8 @@ async fn accept(
     let idempotency = idempotency::read(&parts.headers, &route, body).map_err(refuse)?;
     let agent = agent(app, door).map_err(refuse)?;
 
-    let Caller { tenant, owner } = caller(&parts.headers, Some(&turn.conversation.user));
+    let Caller { tenant, owner, .. } =
+        caller(&parts.headers, Some(&turn.conversation.user)).map_err(refuse)?;
     let thread = turn.conversation.thread(&tenant);
     let input = json!({"messages": [human(app, &turn.message)]});
     let submit = Submit {
@@ -269,7 +270,8 @@ pub(crate) async fn rejoin(app: App, request: Request) -> Result<Response, Probl
     };
     let run = runs::run_id(run).map_err(|problem| in_dialect(problem, None))?;
     let seen = last_seen(request.headers())?;
-    let record = app.engine.run(run).await.map_err(|error| in_dialect(error.into(), None))?.record;
+    let found = own_run(&app, request.headers(), run).await;
+    let record = found.map_err(|problem| in_dialect(problem, None))?.record;
     let conversation = conversation_of(&app, &record)
         .await
         .map_err(|error| in_dialect(error.into(), None))?
@@ -346,7 +348,8 @@ pub(crate) async fn reset(app: App, request: Request) -> Result<Response, Proble
     let (parts, body) = request.into_parts();
     let body = read_body(&app, &parts.headers, body).await?;
     let conversation = parse_reset(&body).map_err(unprocessable)?;
-    let caller = caller(&parts.headers, Some(&conversation.user));
+    let caller = caller(&parts.headers, Some(&conversation.user))
+        .map_err(|problem| in_dialect(problem, Some(&conversation)))?;
     let thread = conversation.thread(&caller.tenant);
     // A conversation that never began is as empty as one that was reset.
     app.engine

@@ -1,14 +1,18 @@
 //! One connection: HTTP/1.1 on a byte stream, with its limits and its way to stop.
 //!
+//! An exchange may end in another protocol ([`Session`], made by `ws`). The session runs inside the
+//! connection, so that it has the same place, limits and way to stop as the exchanges before it.
+//!
 //! **Invariant:** no connection stays for ever without somebody who wants it: one that sends no
 //! head, sends nothing between two requests, or does not read its answer is closed. One lazily
 //! re-armed timer looks at notes that reads and writes leave behind.
 
+use std::fmt;
 use std::future::Future;
 use std::io;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 
@@ -41,7 +45,8 @@ where
         .max_header_size(limits.header_bytes)
         .header_read_timeout(None)
         .timer(TokioTimer::new())
-        .serve_connection(io, service);
+        .serve_connection(io, service)
+        .with_upgrades();
     let waits = Waits {
         waker: None,
         soft: Box::pin(stop.soft.clone().cancelled_owned()),
@@ -53,7 +58,42 @@ where
         idle: limits.keep_alive,
         stalled: limits.stalled_reader,
     };
-    Connection { http, notes, waits, limits, stop, said_soft: false, closing: None }
+    let phase = Phase::Http(Box::new(http));
+    Connection { phase, notes, waits, limits, stop, said_soft: false, closing: None }
+}
+
+/// What speaks on a connection after HTTP. Travels from its handler to the connection among the
+/// answer's extensions.
+#[derive(Clone)]
+pub(crate) struct Session(Arc<Mutex<Option<SessionFuture>>>);
+
+type SessionFuture = Pin<Box<dyn Future<Output = ()> + Send>>;
+
+impl Session {
+    pub(crate) fn new(session: impl Future<Output = ()> + Send + 'static) -> Self {
+        Self(Arc::new(Mutex::new(Some(Box::pin(session)))))
+    }
+
+    /// The same, holding on to something until it is over.
+    pub(crate) fn with(self, held: impl Send + 'static) -> Self {
+        match self.take() {
+            Some(session) => Self::new(async move {
+                session.await;
+                drop(held);
+            }),
+            None => self,
+        }
+    }
+
+    fn take(&self) -> Option<SessionFuture> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+}
+
+impl fmt::Debug for Session {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Session")
+    }
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -68,7 +108,7 @@ pub(crate) struct Connection<T>
 where
     T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    http: http1::Connection<TokioIo<Noted<T>>, HttpService>,
+    phase: Phase<T>,
     notes: Arc<Notes>,
     waits: Waits,
     limits: Limits,
@@ -76,6 +116,42 @@ where
     said_soft: bool,
     /// Set at the hard stop: until then the last bytes may go out.
     closing: Option<Pin<Box<Sleep>>>,
+}
+
+/// What the connection speaks.
+enum Phase<T>
+where
+    T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    Http(Box<http1::UpgradeableConnection<TokioIo<Noted<T>>, HttpService>>),
+    /// For the limits it is one long answer.
+    Session {
+        session: SessionFuture,
+        _exchange: Exchange,
+    },
+}
+
+impl<T> Phase<T>
+where
+    T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    fn poll(&mut self, notes: &Arc<Notes>, cx: &mut Context<'_>) -> Poll<()> {
+        loop {
+            match self {
+                Self::Http(http) => {
+                    if let Err(error) = ready!(Pin::new(&mut **http).poll(cx)) {
+                        tracing::debug!(%error, "connection ended");
+                        return Poll::Ready(());
+                    }
+                    let Some(session) = notes.take_session() else { return Poll::Ready(()) };
+                    let exchange = notes.begin();
+                    exchange.answered();
+                    *self = Self::Session { session, _exchange: exchange };
+                }
+                Self::Session { session, .. } => return session.as_mut().poll(cx),
+            }
+        }
+    }
 }
 
 /// What a connection waits for besides its socket. The futures are polled only when the task's
@@ -113,12 +189,11 @@ where
         let stage = this.stop.stage();
         if stage >= Stage::Soft && !this.said_soft {
             this.said_soft = true;
-            Pin::new(&mut this.http).graceful_shutdown();
-        }
-        if let Poll::Ready(result) = Pin::new(&mut this.http).poll(cx) {
-            if let Err(error) = result {
-                tracing::debug!(%error, "connection ended");
+            if let Phase::Http(http) = &mut this.phase {
+                Pin::new(&mut **http).graceful_shutdown();
             }
+        }
+        if this.phase.poll(&this.notes, cx).is_ready() {
             return Poll::Ready(());
         }
         if stage == Stage::Hard {
@@ -158,6 +233,8 @@ pub(crate) struct Notes {
     idle_since: AtomicU64,
     /// Since when a head is being read; 0 while there is none.
     head_since: AtomicU64,
+    /// What goes on when the answer under way is sent.
+    session: Mutex<Option<Session>>,
 }
 
 impl Notes {
@@ -173,7 +250,17 @@ impl Notes {
             last_write: zero(),
             idle_since: zero(),
             head_since: AtomicU64::new(1),
+            session: Mutex::new(None),
         }
+    }
+
+    /// The answer under way hands the connection over.
+    pub(crate) fn hand_over(&self, session: Session) {
+        *self.session.lock().unwrap_or_else(PoisonError::into_inner) = Some(session);
+    }
+
+    fn take_session(&self) -> Option<SessionFuture> {
+        self.session.lock().unwrap_or_else(PoisonError::into_inner).take()?.take()
     }
 
     /// An exchange begins; it ends when the guard is dropped with the answer's body.

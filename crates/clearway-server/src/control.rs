@@ -7,7 +7,7 @@ use axum::response::{IntoResponse, Response};
 use clearway_core::machine::{Command, Resume};
 use clearway_core::run::{Budget, RunOptions};
 use clearway_core::thread::ThreadKey;
-use clearway_core::{Code, Priority, RunId, ThreadId};
+use clearway_core::{Code, Priority, RunId, RunRecord, ThreadId};
 use clearway_engine::{ArtifactRecord, ArtifactScope, Attention, Decision, Submit, hex};
 use http::header::{CONTENT_DISPOSITION, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HeaderValue};
 use http::request::Parts;
@@ -16,7 +16,7 @@ use serde_json::{Map, Value, json};
 use tokio::time::Duration;
 
 use crate::app::App;
-use crate::caller::caller;
+use crate::caller::{caller, own_run};
 use crate::extract::{self, PathText, Query, parse_json, read_body, shown};
 use crate::runs::run_id;
 use crate::{Problem, idempotency, view};
@@ -25,7 +25,7 @@ use crate::{Problem, idempotency, view};
 const DOOR: &str = "runs";
 
 /// A body that is an object with known fields only.
-async fn object(
+pub(crate) async fn object(
     parts: &Parts,
     body: Body,
     app: &App,
@@ -52,7 +52,7 @@ fn wrong(text: impl Into<String>) -> Problem {
 }
 
 /// `high`, `normal`, `low`, or 1 to 5.
-fn priority(value: &Value) -> Result<Priority, Problem> {
+pub(crate) fn priority(value: &Value) -> Result<Priority, Problem> {
     let named = match value.as_str() {
         Some("high") => Some(Priority::HIGH),
         Some("normal") => Some(Priority::NORMAL),
@@ -114,7 +114,7 @@ pub(crate) async fn start(
         }
         None => Value::Object(given),
     };
-    let caller = caller(&parts.headers, None);
+    let caller = caller(&parts.headers, None)?;
     let key =
         body.get("key").and_then(Value::as_str).map(|key| ThreadKey::new(DOOR, &[&name, key]));
     let thread = match (&key, body.get("thread_id")) {
@@ -143,11 +143,13 @@ pub(crate) async fn start(
     }
     let options = RunOptions {
         budget: body.get("budget").map(budget).transpose()?.unwrap_or_default(),
+        webhook: match body.get("webhook") {
+            None | Some(Value::Null) => None,
+            Some(Value::String(url)) => Some(url.clone()),
+            Some(_) => return Err(wrong("`webhook` must be an address, such as https://…")),
+        },
         ..RunOptions::default()
     };
-    if body.get("webhook").is_some_and(|webhook| !webhook.is_null()) {
-        return Err(wrong("webhooks are not supported by this version"));
-    }
     let submitted = app
         .engine
         .submit(Submit {
@@ -183,10 +185,20 @@ pub(crate) async fn answer(
     Query::own(request.uri(), &[])?;
     let (parts, body) = request.into_parts();
     let body = object(&parts, body, &app, &["answer", "question"]).await?;
+    let asked = own_run(&app, &parts.headers, run_id(&id)?).await?.record;
+    let run = answer_run(&app, &asked, &body).await?;
+    accepted(&app, run).await
+}
+
+/// Goes on with what a run asked, with the `answer` of a body; the run that does.
+pub(crate) async fn answer_run(
+    app: &App,
+    asked: &RunRecord,
+    body: &Map<String, Value>,
+) -> Result<RunId, Problem> {
     let Some(answer) = body.get("answer").cloned() else {
         return Err(wrong("`answer` is missing: it may be any JSON"));
     };
-    let asked = app.engine.run(run_id(&id)?).await?.record;
     let state = app.engine.state_at(asked.thread, None).await?;
     let questions = state.as_ref().map(clearway_engine::Engine::questions).unwrap_or_default();
     let chosen = match body.get("question").and_then(Value::as_str) {
@@ -210,7 +222,7 @@ pub(crate) async fn answer(
             ..Submit::new(asked.thread, &asked.agent, door, Value::Null)
         })
         .await?;
-    accepted(&app, submitted.run).await
+    Ok(submitted.run)
 }
 
 /// `POST /runs/{run_id}/signals/{name}`; the body is the signal's value.
@@ -228,7 +240,7 @@ pub(crate) async fn signal(
     };
     extract::check_name(&name).map_err(|(_, why)| wrong(format!("the signal's name: {why}")))?;
     let key = parts.headers.get("idempotency-key").and_then(|key| key.to_str().ok());
-    let run = run_id(&id)?;
+    let run = own_run(&app, &parts.headers, run_id(&id)?).await?.record.id;
     app.engine.signal(run, &name, value, key).await?;
     accepted(&app, run).await
 }
@@ -240,7 +252,7 @@ pub(crate) async fn wake(
     request: Request,
 ) -> Result<Response, Problem> {
     Query::own(request.uri(), &[])?;
-    let run = run_id(&id)?;
+    let run = own_run(&app, request.headers(), run_id(&id)?).await?.record.id;
     app.engine.wake(run).await?;
     accepted(&app, run).await
 }
@@ -261,7 +273,7 @@ pub(crate) async fn resolve(
             return Err(wrong("say either `done` with the write's result, or `retry`: true"));
         }
     };
-    let run = run_id(&id)?;
+    let run = own_run(&app, &parts.headers, run_id(&id)?).await?.record.id;
     let node = body.get("node").and_then(Value::as_str);
     app.engine.resolve(run, node, &decision, "client").await?;
     accepted(&app, run).await
@@ -276,7 +288,7 @@ pub(crate) async fn change(
     Query::own(request.uri(), &[])?;
     let (parts, body) = request.into_parts();
     let body = object(&parts, body, &app, &["priority", "budget"]).await?;
-    let run = run_id(&id)?;
+    let run = own_run(&app, &parts.headers, run_id(&id)?).await?.record.id;
     let (priority, budget) = (
         body.get("priority").map(priority).transpose()?,
         body.get("budget").map(budget).transpose()?,
@@ -317,9 +329,11 @@ pub(crate) async fn attention(
     request: Request,
 ) -> Result<Json<Value>, Problem> {
     Query::own(request.uri(), &[])?;
-    let caller = caller(request.headers(), None);
-    let found = app.engine.attention(Some(&caller.tenant), 200).await?;
-    let items: Vec<Value> = found.iter().map(needs).collect();
+    let caller = caller(request.headers(), None)?;
+    let tenant = (!caller.admin).then_some(caller.tenant.as_str());
+    let found = app.engine.attention(tenant, 200).await?;
+    let own = found.iter().filter(|item| caller.check(&item.run).is_ok());
+    let items: Vec<Value> = own.map(needs).collect();
     Ok(Json(json!({"attention": items, "looked_at": 200})))
 }
 
@@ -343,7 +357,7 @@ pub(crate) async fn artifacts(
     request: Request,
 ) -> Result<Json<Value>, Problem> {
     Query::own(request.uri(), &[])?;
-    let run = app.engine.run(run_id(&id)?).await?.record.id;
+    let run = own_run(&app, request.headers(), run_id(&id)?).await?.record.id;
     let all = app.engine.artifacts(ArtifactScope::Run(run)).await?;
     let all: Vec<Value> = all.iter().map(artifact).collect();
     Ok(Json(json!({"artifacts": all})))
@@ -371,7 +385,7 @@ pub(crate) async fn artifact_bytes(
 ) -> Result<Response, Problem> {
     let query = Query::own(request.uri(), &["version"])?;
     let version = query.read::<u32>("version", "a version's number")?;
-    let run = app.engine.run(run_id(&id)?).await?.record.id;
+    let run = own_run(&app, request.headers(), run_id(&id)?).await?.record.id;
     let (record, bytes) = app.engine.artifact(ArtifactScope::Run(run), &name, version).await?;
     Ok(download(&record, bytes.into(), true))
 }

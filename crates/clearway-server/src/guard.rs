@@ -18,7 +18,7 @@ use crate::server::ServerOptions;
 /// # Errors
 /// `forbidden`, naming the host.
 pub(crate) fn check(options: &ServerOptions, headers: &HeaderMap) -> Result<(), Problem> {
-    if options.keys_configured || !options.listen.ip().is_loopback() {
+    if !options.keys.is_empty() || !options.listen.ip().is_loopback() {
         return Ok(());
     }
     if let Some(value) = headers.get(HOST) {
@@ -99,9 +99,9 @@ mod tests {
         assert!(asks(&options, "localhost:8123", Some("https://dev.example")));
         assert!(!asks(&options, "localhost:8123", Some("https://evil.example")));
         assert!(!asks(&options, "localhost:8123", Some("null")));
-        options.keys_configured = true;
+        options.keys = vec![crate::auth::ApiKey::new("k", "secret", "t")];
         assert!(asks(&options, "anything.example", Some("https://evil.example")));
-        options.keys_configured = false;
+        options.keys.clear();
         options.listen = "0.0.0.0:8123".parse().unwrap();
         assert!(asks(&options, "clearway:8123", None), "the listen guard decides there");
     }

@@ -7,6 +7,7 @@ use http::HeaderMap;
 use uuid::Uuid;
 
 use crate::Problem;
+use crate::caller::Identity;
 
 /// What the request's `Idempotency-Key` says, if it has one.
 ///
@@ -24,7 +25,12 @@ pub(crate) fn read(
         return Err(Problem::new(Code::InvalidRequest, text));
     };
     let body = fingerprint(body);
-    Ok(Some(Idempotency { route: route.to_owned(), key: key.to_owned(), body }))
+    // Users of one tenant may choose the same keys and must not find each other's runs by them.
+    let route = match Identity::read(headers).and_then(|identity| identity.user) {
+        Some(user) => self::route(route, &user),
+        None => route.to_owned(),
+    };
+    Ok(Some(Idempotency { route, key: key.to_owned(), body }))
 }
 
 const LONGEST: usize = 255;

@@ -12,6 +12,7 @@
 //! Start reading at `routes.rs`, then `cofounder.rs` and `sse.rs`.
 
 mod app;
+mod auth;
 mod caller;
 mod campaigns;
 mod codes;
@@ -21,6 +22,7 @@ mod control;
 mod embeddings;
 mod events;
 mod extract;
+mod feed;
 mod guard;
 mod idempotency;
 mod json;
@@ -36,7 +38,9 @@ mod sse;
 mod stop;
 mod tasks;
 mod view;
+mod ws;
 
+pub use auth::{ApiKey, KeyLimits, Scope};
 pub use problem::Problem;
 pub use server::{
     BindError, Bound, Door, DoorKind, HttpLimits, Server, ServerOptions, open_files_for,

@@ -426,76 +426,41 @@ fn control(paths: &mut Map<String, Value>) {
 
 fn campaign(paths: &mut Map<String, Value>, door: &Door) {
     let mount = door.mount.trim_end_matches('/');
-    let mut add = |method, at: String, id, summary| plain(paths, method, &at, id, summary);
-    add(
-        "post",
-        format!("{mount}/campaigns/generate"),
-        "campaign_generate",
-        "Start a campaign from a brief",
-    );
-    add("get", format!("{mount}/campaigns"), "campaign_list", "All campaigns");
-    add(
-        "get",
-        format!("{mount}/campaigns/progress"),
-        "campaign_all_progress",
-        "All campaigns with progress",
-    );
-    add("get", format!("{mount}/campaigns/{{campaign_id}}"), "campaign_show", "One campaign");
-    add(
-        "get",
-        format!("{mount}/campaigns/{{campaign_id}}/status"),
-        "campaign_status",
-        "Its status",
-    );
-    add(
-        "get",
-        format!("{mount}/campaigns/{{campaign_id}}/progress"),
-        "campaign_progress",
-        "Its progress, from its events",
-    );
-    add(
-        "get",
-        format!("{mount}/campaigns/{{campaign_id}}/workflow-steps"),
-        "campaign_steps",
-        "Its steps",
-    );
-    add(
-        "get",
-        format!("{mount}/campaigns/{{campaign_id}}/stream"),
-        "campaign_stream",
-        "Its events as a stream",
-    );
-    add(
-        "get",
-        format!("{mount}/campaigns/{{campaign_id}}/website"),
-        "campaign_website",
-        "The website as a download",
-    );
-    add(
-        "get",
-        format!("{mount}/campaigns/{{campaign_id}}/pdf"),
-        "campaign_pdf",
-        "The report as a download",
-    );
-    add("get", format!("{mount}/health"), "campaign_health", "Health in the old shape");
-    add(
-        "get",
-        format!("{mount}/test/thread-pool"),
-        "campaign_pool",
-        "Two seconds of blocking work",
-    );
-    add(
-        "get",
-        format!("{mount}/analytics/campaigns"),
-        "campaign_analytics",
-        "Counts, durations, failures, cost",
-    );
-    add(
-        "get",
-        "/campaigns/view/{campaign_id}".to_owned(),
-        "campaign_view",
-        "The website, sandboxed",
-    );
+    let one = "/campaigns/{campaign_id}";
+    for (method, address, id, summary) in [
+        ("post", "/campaigns/generate", "campaign_generate", "Start a campaign from a brief"),
+        ("post", "/campaigns", "campaign_create", "The same, answered with 202"),
+        ("get", "/campaigns", "campaign_list", "All campaigns"),
+        ("get", "/campaigns/progress", "campaign_all_progress", "All campaigns with progress"),
+        ("get", "/campaigns/stream", "campaign_all_stream", "All campaigns as they go on"),
+        ("get", "/campaigns/ws", "campaign_all_socket", "The same over a WebSocket"),
+        ("get", "/campaigns/progress/ws", "campaign_progress_socket", "The same over a WebSocket"),
+        ("get", "/health", "campaign_health", "Health in the old shape"),
+        ("get", "/test/thread-pool", "campaign_pool", "Two seconds of blocking work"),
+        ("get", "/analytics/campaigns", "campaign_analytics", "Counts, durations, failures, cost"),
+    ] {
+        plain(paths, method, &format!("{mount}{address}"), id, summary);
+    }
+    for (method, rest, id, summary) in [
+        ("get", "", "campaign_show", "One campaign"),
+        ("patch", "", "campaign_change", "Change the priority of one that waits"),
+        ("post", "/cancel", "campaign_cancel", "End it"),
+        ("post", "/answer", "campaign_answer", "Answer its question"),
+        ("get", "/status", "campaign_status", "Its status"),
+        ("get", "/progress", "campaign_progress", "Its progress, from its events"),
+        ("get", "/workflow-steps", "campaign_steps", "Its steps"),
+        ("get", "/stream", "campaign_stream", "Its events as a stream"),
+        ("get", "/ws", "campaign_socket", "The same over a WebSocket"),
+        ("get", "/website", "campaign_website", "The website as a download"),
+        ("get", "/pdf", "campaign_pdf", "The report as a download"),
+        ("get", "/artifacts", "campaign_artifacts", "Its files"),
+        ("get", "/artifacts/{name}", "campaign_artifact", "One of its files"),
+        ("get", "/zip", "campaign_zip", "All its files as one archive"),
+    ] {
+        plain(paths, method, &format!("{mount}{one}{rest}"), id, summary);
+    }
+    let view = "/campaigns/view/{campaign_id}";
+    plain(paths, "get", view, "campaign_view", "The website, sandboxed");
 }
 
 fn cofounder(paths: &mut Map<String, Value>, door: &Door) {

@@ -57,7 +57,7 @@ fn health_response(is_good: bool, body: Value) -> Response {
     response
 }
 
-fn readiness(health: &Health, is_ready: bool, version: &str) -> Value {
+pub(crate) fn readiness(health: &Health, is_ready: bool, version: &str) -> Value {
     let mut problems = health.problems.clone();
     if health.draining {
         problems.push("draining: the server stops and takes no new work".to_owned());

@@ -1,6 +1,6 @@
 //! The table of addresses, and what answers elsewhere.
 
-use axum::extract::{Request, State};
+use axum::extract::{Path, Request, State};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{delete, get, patch, post};
 use clearway_core::Code;
@@ -111,104 +111,95 @@ fn cofounder(routes: Routes, door: &Door) -> Result<Routes, Address> {
 
 fn campaign(routes: Routes, door: &Door) -> Result<Routes, Address> {
     let at = |address: &str| format!("{}{address}", door.mount.trim_end_matches('/'));
-    let door = || door.clone();
-    let (generate, show, status, progress) = (door(), door(), door(), door());
-    let (steps, stream, health, analytics) = (door(), door(), door(), door());
+    // Handlers get the door that they stand behind.
+    macro_rules! with_door {
+        ($method:ident, $handler:path) => {{
+            let door = door.clone();
+            $method(async move |State(app): State<App>, request: Request| {
+                $handler(app, &door, request).await
+            })
+        }};
+        ($method:ident, $handler:path, id) => {{
+            let door = door.clone();
+            $method(
+                async move |State(app): State<App>, PathText(id): PathText, request: Request| {
+                    $handler(app, &door, &id, request).await
+                },
+            )
+        }};
+    }
+    // Files are the same behind every door.
+    macro_rules! file {
+        ($media_type:literal, $attachment:literal) => {
+            get(async |State(app): State<App>, PathText(id): PathText, request: Request| {
+                campaigns::file(app, &id, $media_type, $attachment, request).await
+            })
+        };
+    }
+    let (list, progress) = (at("/campaigns"), at("/campaigns/progress"));
+    let one = at("/campaigns/{campaign_id}");
+    let of = |address: &str| format!("{one}{address}");
     routes
+        .add(Method::POST, at("/campaigns/generate"), with_door!(post, campaigns::generate))?
+        .add(Method::POST, &list, with_door!(post, campaigns::create))?
         .add(
-            Method::POST,
-            at("/campaigns/generate"),
-            post(async move |State(app): State<App>, request: Request| {
-                campaigns::generate(app, &generate, request).await
+            Method::GET,
+            &list,
+            get(async |State(app): State<App>, request: Request| {
+                campaigns::list(app, request).await
+            }),
+        )?
+        .add(Method::GET, &progress, with_door!(get, campaigns::list_progress))?
+        .add(Method::GET, at("/campaigns/stream"), with_door!(get, campaigns::stream_all))?
+        .add(Method::GET, at("/campaigns/ws"), with_door!(get, campaigns::socket_all))?
+        .add(Method::GET, at("/campaigns/progress/ws"), with_door!(get, campaigns::socket_all))?
+        .add(Method::GET, &one, with_door!(get, campaigns::show, id))?
+        .add(Method::PATCH, &one, with_door!(patch, campaigns::change, id))?
+        .add(Method::POST, of("/cancel"), with_door!(post, campaigns::cancel, id))?
+        .add(Method::POST, of("/answer"), with_door!(post, campaigns::answer, id))?
+        .add(Method::GET, of("/status"), with_door!(get, campaigns::status, id))?
+        .add(Method::GET, of("/progress"), with_door!(get, campaigns::progress, id))?
+        .add(Method::GET, of("/workflow-steps"), with_door!(get, campaigns::workflow_steps, id))?
+        .add(Method::GET, of("/stream"), with_door!(get, campaigns::stream, id))?
+        .add(Method::GET, of("/ws"), with_door!(get, campaigns::socket, id))?
+        .add(Method::GET, of("/website"), file!("text/html", true))?
+        .add(Method::GET, of("/pdf"), file!("application/pdf", true))?
+        .add(Method::GET, "/campaigns/view/{campaign_id}", file!("text/html", false))?
+        .add(
+            Method::GET,
+            of("/artifacts"),
+            get(async |State(app): State<App>, PathText(id): PathText, request: Request| {
+                campaigns::artifacts(app, &id, request).await
             }),
         )?
         .add(
             Method::GET,
-            at("/campaigns"),
-            get(async move |State(app): State<App>, request: Request| {
-                campaigns::list(app, request, false).await
-            }),
+            of("/artifacts/{name}"),
+            get(
+                async |State(app): State<App>,
+                       Path((id, name)): Path<(String, String)>,
+                       request: Request| {
+                    campaigns::artifact(app, &id, &name, request).await
+                },
+            ),
         )?
         .add(
             Method::GET,
-            at("/campaigns/progress"),
-            get(async move |State(app): State<App>, request: Request| {
-                campaigns::list(app, request, true).await
+            of("/zip"),
+            get(async |State(app): State<App>, PathText(id): PathText, request: Request| {
+                campaigns::zip(app, &id, request).await
             }),
         )?
-        .add(
-            Method::GET,
-            at("/campaigns/{campaign_id}"),
-            get(async move |State(app): State<App>, PathText(id): PathText, request: Request| {
-                campaigns::show(app, &show, &id, request).await
-            }),
-        )?
-        .add(
-            Method::GET,
-            at("/campaigns/{campaign_id}/status"),
-            get(async move |State(app): State<App>, PathText(id): PathText, request: Request| {
-                campaigns::status(app, &status, &id, request).await
-            }),
-        )?
-        .add(
-            Method::GET,
-            at("/campaigns/{campaign_id}/progress"),
-            get(async move |State(app): State<App>, PathText(id): PathText, request: Request| {
-                campaigns::progress(app, &progress, &id, request).await
-            }),
-        )?
-        .add(
-            Method::GET,
-            at("/campaigns/{campaign_id}/workflow-steps"),
-            get(async move |State(app): State<App>, PathText(id): PathText, request: Request| {
-                campaigns::workflow_steps(app, &steps, &id, request).await
-            }),
-        )?
-        .add(
-            Method::GET,
-            at("/campaigns/{campaign_id}/stream"),
-            get(async move |State(app): State<App>, PathText(id): PathText, request: Request| {
-                campaigns::stream(app, &stream, &id, request).await
-            }),
-        )?
-        .add(
-            Method::GET,
-            at("/campaigns/{campaign_id}/website"),
-            get(async move |State(app): State<App>, PathText(id): PathText, request: Request| {
-                campaigns::file(app, &id, "text/html", true, request).await
-            }),
-        )?
-        .add(
-            Method::GET,
-            at("/campaigns/{campaign_id}/pdf"),
-            get(async move |State(app): State<App>, PathText(id): PathText, request: Request| {
-                campaigns::file(app, &id, "application/pdf", true, request).await
-            }),
-        )?
-        .add(
-            Method::GET,
-            "/campaigns/view/{campaign_id}",
-            get(async move |State(app): State<App>, PathText(id): PathText, request: Request| {
-                campaigns::file(app, &id, "text/html", false, request).await
-            }),
-        )?
-        .add(
-            Method::GET,
-            at("/health"),
-            get(async move |State(app): State<App>| campaigns::health(app, &health).await),
-        )?
+        .add(Method::GET, at("/health"), {
+            let door = door.clone();
+            get(async move |State(app): State<App>| campaigns::health(app, &door).await)
+        })?
         .add(
             Method::GET,
             at("/test/thread-pool"),
-            get(async move |State(app): State<App>| campaigns::thread_pool(app).await),
+            get(async |State(app): State<App>| campaigns::thread_pool(app).await),
         )?
-        .add(
-            Method::GET,
-            at("/analytics/campaigns"),
-            get(async move |State(app): State<App>, request: Request| {
-                campaigns::analytics(app, &analytics, request).await
-            }),
-        )
+        .add(Method::GET, at("/analytics/campaigns"), with_door!(get, campaigns::analytics))
 }
 
 /// `GET /openapi.json`

@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use tokio::time::Instant;
 
 use crate::app::App;
-use crate::caller::caller;
+use crate::caller::{caller, own_run};
 use crate::events::{self, EventFrames};
 use crate::extract::{PathText, Query, shown};
 use crate::sse::Stream;
@@ -22,14 +22,12 @@ use crate::{Problem, view};
 pub(crate) async fn list(State(app): State<App>, request: Request) -> Result<Json<Value>, Problem> {
     let known = ["status", "agent", "door", "thread_id", "parent", "limit", "after"];
     let query = Query::own(request.uri(), &known)?;
-    let caller = caller(request.headers(), None);
+    let caller = caller(request.headers(), None)?;
     let statuses = query.all("status").map(status).collect::<Result<_, _>>()?;
     let limit = limit(&query, 100)?;
     let (runs, next) = app
         .engine
-        .runs(RunQuery {
-            tenant: Some(caller.tenant),
-            owner: caller.owner,
+        .runs(caller.narrow(RunQuery {
             statuses,
             agent: query.get("agent").map(ToOwned::to_owned),
             door: query.get("door").map(ToOwned::to_owned),
@@ -37,7 +35,8 @@ pub(crate) async fn list(State(app): State<App>, request: Request) -> Result<Jso
             parent: query.read::<RunId>("parent", "the id of a run")?,
             after: query.read::<RunId>("after", "the id of a run")?,
             limit,
-        })
+            ..RunQuery::default()
+        }))
         .await?;
     let now = app.engine.now();
     let runs: Vec<Value> = runs.iter().map(|run| view::run(run, now)).collect();
@@ -80,7 +79,7 @@ pub(crate) async fn show(
     request: Request,
 ) -> Result<Json<Value>, Problem> {
     Query::own(request.uri(), &[])?;
-    let view = app.engine.run(run_id(&id)?).await?;
+    let view = own_run(&app, request.headers(), run_id(&id)?).await?;
     Ok(Json(view::run(&view, app.engine.now())))
 }
 
@@ -90,8 +89,8 @@ pub(crate) async fn events(
     PathText(id): PathText,
     request: Request,
 ) -> Result<Response, Problem> {
-    let run = run_id(&id)?;
     let query = Query::own(request.uri(), &["after", "limit"])?;
+    let run = own_run(&app, request.headers(), run_id(&id)?).await?.record.id;
     let begin = match query.get("after") {
         Some(text) => after(text, "`after`")?,
         None => last_event_id(request.headers())?.unwrap_or(Begin::Start),
@@ -154,8 +153,8 @@ pub(crate) async fn cancel(
     PathText(id): PathText,
     request: Request,
 ) -> Result<Response, Problem> {
-    let run = run_id(&id)?;
     let wait = Query::own(request.uri(), &["wait"])?.flag("wait")?;
+    let run = own_run(&app, request.headers(), run_id(&id)?).await?.record.id;
     let started = Instant::now();
     let (status, record, receipt) = match app.engine.cancel(run, "client").await? {
         CancelOutcome::Requested if wait => {

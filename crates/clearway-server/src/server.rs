@@ -16,6 +16,8 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::app::{Address, App};
+use crate::auth::ApiKey;
+use crate::campaigns;
 use crate::conn::{self, Notes};
 use crate::routes;
 use crate::service::HttpService;
@@ -31,7 +33,8 @@ pub struct ServerOptions {
     pub limits: HttpLimits,
     /// Listen beyond loopback although no keys are configured.
     pub insecure: bool,
-    pub keys_configured: bool,
+    /// Once there is one, every address needs one.
+    pub keys: Vec<ApiKey>,
     /// Hosts other than this machine's whose pages may ask a server on loopback.
     pub allowed_hosts: Vec<String>,
     /// Shown to people and in `/health`.
@@ -49,7 +52,7 @@ impl ServerOptions {
             default_agent: "agent".to_owned(),
             limits: HttpLimits::default(),
             insecure: false,
-            keys_configured: false,
+            keys: Vec::new(),
             allowed_hosts: Vec::new(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             data_path: String::new(),
@@ -164,7 +167,7 @@ impl Server {
     /// # Errors
     /// Says what is in the way, and what to do about it.
     pub async fn bind(engine: Engine, mut options: ServerOptions) -> Result<Bound, BindError> {
-        if !options.listen.ip().is_loopback() && !options.keys_configured && !options.insecure {
+        if !options.listen.ip().is_loopback() && options.keys.is_empty() && !options.insecure {
             return Err(BindError::Unguarded(options.listen));
         }
         options.doors.iter().try_for_each(check_mount)?;
@@ -259,6 +262,9 @@ impl Bound {
     /// every connection closes.
     pub async fn serve(self, soft: CancellationToken, hard: CancellationToken) {
         let Self { listener, app, router } = self;
+        if app.options.doors.iter().any(|door| door.kind == DoorKind::Campaign) {
+            app.tasks.spawn(campaigns::tell_ends(app.clone()));
+        }
         let connections = TaskTracker::new();
         tokio::select! {
             () = accept(&listener, &app, &router, &connections) => {}

@@ -1,4 +1,4 @@
-//! What happens to every exchange, whatever its address: its id, who may ask from where, a panic
+//! What happens to every exchange, whatever its address: its id, who may ask and from where, a panic
 //! caught, a problem rendered, one log event at the end of the handler.
 
 use std::any::Any;
@@ -14,7 +14,7 @@ use axum::body::Body;
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use clearway_core::Code;
-use http::{HeaderMap, HeaderValue, Request};
+use http::{HeaderMap, HeaderValue, Request, StatusCode};
 use http_body::{Frame, SizeHint};
 use hyper::body::Incoming;
 use hyper::service::Service;
@@ -22,9 +22,10 @@ use hyper_util::service::TowerToHyperService;
 use tokio::time::Instant;
 
 use crate::app::App;
-use crate::conn::{Exchange, Notes};
+use crate::auth::Place;
+use crate::conn::{Exchange, Notes, Session};
 use crate::langgraph::cors;
-use crate::{Problem, guard, problem};
+use crate::{Problem, caller, guard, problem};
 
 /// One connection's service.
 #[derive(Clone, Debug)]
@@ -42,10 +43,18 @@ impl Service<Request<Incoming>> for HttpService {
     fn call(&self, request: Request<Incoming>) -> Self::Future {
         let exchange = self.notes.begin();
         let answer = answer(self.app.clone(), self.router.clone(), request.map(Body::new));
+        let notes = self.notes.clone();
         Box::pin(async move {
-            let response = answer.await;
+            let mut response = answer.await;
             exchange.answered();
-            Ok(response.map(|inner| AnswerBody { inner, _exchange: exchange }))
+            if response.status() == StatusCode::SWITCHING_PROTOCOLS
+                && let Some(session) = response.extensions_mut().remove::<Session>()
+            {
+                let place = response.extensions_mut().remove::<Place>();
+                notes.hand_over(session.with(place));
+            }
+            let place = response.extensions_mut().remove::<Place>();
+            Ok(response.map(|inner| AnswerBody { inner, _exchange: exchange, _place: place }))
         })
     }
 }
@@ -58,19 +67,33 @@ pub(crate) async fn answer(app: App, router: Router, mut request: Request<Body>)
     cut_slash(&mut request);
     let method = request.method().clone();
     let path = request.uri().path().to_owned();
-    let mut response = match guard::check(&app.options, request.headers()) {
+    // A browser asks beforehand whether it may ask, and cannot send a key with that.
+    let mut admitted = guard::check(&app.options, request.headers()).map(|()| None);
+    if let (Ok(_), Some(mut preflight)) = (&admitted, cors::preflight(&request)) {
+        cors::allow(preflight.headers_mut());
+        return problem::finish(preflight, &id);
+    }
+    if admitted.is_ok() {
+        admitted = app.auth.admit(&mut request);
+    }
+    if admitted.is_ok()
+        && let Err(problem) = caller::check_path(&app, request.headers(), &path).await
+    {
+        admitted = Err(problem);
+    }
+    let mut response = match admitted {
         Err(problem) => problem.into_response(),
-        Ok(()) => {
-            if let Some(mut preflight) = cors::preflight(&request) {
-                cors::allow(preflight.headers_mut());
-                return problem::finish(preflight, &id);
-            }
+        Ok(place) => {
             let handled = TowerToHyperService::new(router).call(request);
-            match CatchUnwind(Box::pin(handled)).await {
+            let mut response = match CatchUnwind(Box::pin(handled)).await {
                 Ok(Ok(response)) => response,
                 Ok(Err(never)) => match never {},
                 Err(panic) => panicked(&*panic, &id),
+            };
+            if let Some(place) = place {
+                response.extensions_mut().insert(place);
             }
+            response
         }
     };
     if cors::covers(&path) {
@@ -140,6 +163,7 @@ impl<F: Future> Future for CatchUnwind<F> {
 pub(crate) struct AnswerBody {
     inner: Body,
     _exchange: Exchange,
+    _place: Option<Place>,
 }
 
 impl http_body::Body for AnswerBody {

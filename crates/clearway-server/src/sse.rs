@@ -94,14 +94,7 @@ impl<R: Render> Stream<R> {
 
     /// The answer that carries the stream.
     pub(crate) fn into_response(self) -> Response<Body> {
-        let mut response = Response::new(Body::new(self));
-        let headers = response.headers_mut();
-        headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));
-        headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-cache"));
-        // Proxies that buffer would turn a stream of tokens into one late block.
-        headers
-            .insert(HeaderName::from_static("x-accel-buffering"), HeaderValue::from_static("no"));
-        response
+        response(Body::new(self))
     }
 
     /// Renders due events until the piece is large enough. `true` when the log is done with.
@@ -202,6 +195,17 @@ impl<R: Render> http_body::Body for Stream<R> {
     }
 }
 
+/// An answer of server-sent events.
+pub(crate) fn response(body: Body) -> Response<Body> {
+    let mut response = Response::new(body);
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-cache"));
+    // Proxies that buffer would turn a stream of tokens into one late block.
+    headers.insert(HeaderName::from_static("x-accel-buffering"), HeaderValue::from_static("no"));
+    response
+}
+
 /// The largest piece that leaves at once.
 const PIECE: usize = 64 << 10;
 /// A comment, which clients skip.
@@ -209,7 +213,7 @@ const HEARTBEAT: &[u8] = b": alive\n\n";
 
 /// A timer that is armed once and looks, when it fires, whether anything was sent meanwhile.
 #[derive(Debug)]
-struct Heartbeat {
+pub(crate) struct Heartbeat {
     every: Duration,
     last: Instant,
     sleep: Pin<Box<Sleep>>,
@@ -217,17 +221,17 @@ struct Heartbeat {
 }
 
 impl Heartbeat {
-    fn new(every: Duration) -> Self {
+    pub(crate) fn new(every: Duration) -> Self {
         let sleep = Box::pin(tokio::time::sleep(every));
         Self { every, last: Instant::now(), sleep, waker: None }
     }
 
     /// Something was sent.
-    fn note(&mut self) {
+    pub(crate) fn note(&mut self) {
         self.last = Instant::now();
     }
 
-    fn is_due(&mut self, cx: &mut Context<'_>) -> bool {
+    pub(crate) fn is_due(&mut self, cx: &mut Context<'_>) -> bool {
         loop {
             let known = self.waker.as_ref().is_some_and(|waker| waker.will_wake(cx.waker()));
             if known && !self.sleep.is_elapsed() {

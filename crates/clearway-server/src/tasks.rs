@@ -11,12 +11,12 @@ use clearway_core::run::RunRecord;
 use clearway_core::thread::ThreadKey;
 use clearway_core::{Code, Failure, Message, RunId, Status, ThreadId};
 use clearway_engine::{CancelOutcome, Kind, RunQuery, RunView, Submit};
-use http::{HeaderValue, StatusCode};
+use http::{HeaderMap, HeaderValue, StatusCode};
 use serde_json::{Map, Value, json};
 use tokio::time::{Duration, timeout};
 
 use crate::app::App;
-use crate::caller::caller;
+use crate::caller::{caller, own_run};
 use crate::extract::{self, Fields, Invalid, PathText, Query, read_body, shown};
 use crate::problem::Shape;
 use crate::{Problem, cofounder, idempotency, runs, view};
@@ -106,7 +106,7 @@ pub(crate) async fn create(State(app): State<App>, request: Request) -> Result<R
     let agent = app.engine.agents().get(name).ok_or_else(|| {
         Problem::new(Code::AgentNotFound, format!("the default agent `{name}` does not exist"))
     })?;
-    let caller = caller(&parts.headers, ask.user.as_deref());
+    let caller = caller(&parts.headers, ask.user.as_deref())?;
     // A user's conversation is the same thread whether somebody waits for the answer or not.
     // Without a conversation of its own name, a task shares its thread with nobody.
     let shared = ask.user.clone().zip(ask.conversation.clone());
@@ -195,11 +195,11 @@ fn no_task(id: &str) -> Problem {
         .hint("POST /chat/async answers with the id of its task; GET /tasks lists tasks.")
 }
 
-async fn find(app: &App, id: &str) -> Result<RunView, Problem> {
+async fn find(app: &App, headers: &HeaderMap, id: &str) -> Result<RunView, Problem> {
     let run = id.parse::<RunId>().map_err(|_| no_task(id))?;
-    app.engine.run(run).await.map_err(|error| match error.code() {
+    own_run(app, headers, run).await.map_err(|problem| match problem.code() {
         Code::RunNotFound => no_task(id),
-        _ => error.into(),
+        _ => problem,
     })
 }
 
@@ -210,7 +210,7 @@ pub(crate) async fn show(
     request: Request,
 ) -> Result<Json<Value>, Problem> {
     Query::own(request.uri(), &[])?;
-    let view = find(&app, &id).await?;
+    let view = find(&app, request.headers(), &id).await?;
     let mut task = task(&view);
     if view.record.status == Status::Success {
         let reply = app.engine.reply(&view.record).await?;
@@ -245,19 +245,17 @@ fn task(view: &RunView) -> Value {
 /// `GET /tasks`
 pub(crate) async fn list(State(app): State<App>, request: Request) -> Result<Json<Value>, Problem> {
     let query = Query::own(request.uri(), &["status", "limit", "after"])?;
-    let caller = caller(request.headers(), None);
+    let caller = caller(request.headers(), None)?;
     let statuses = query.all("status").map(statuses).collect::<Result<Vec<_>, _>>()?.concat();
     let (views, next) = app
         .engine
-        .runs(RunQuery {
-            tenant: Some(caller.tenant),
-            owner: caller.owner,
+        .runs(caller.narrow(RunQuery {
             statuses,
             door: Some(DIALECT.to_owned()),
             after: query.read::<RunId>("after", "the id of a task")?,
             limit: runs::limit(&query, 100)?,
             ..RunQuery::default()
-        })
+        }))
         .await?;
     let tasks: Vec<Value> = views.iter().map(task).collect();
     Ok(Json(json!({"tasks": tasks, "next": next.map(|run| run.to_string())})))
@@ -282,7 +280,7 @@ pub(crate) async fn cancel(
     request: Request,
 ) -> Result<Json<Value>, Problem> {
     Query::own(request.uri(), &[])?;
-    let run = find(&app, &id).await?.record.id;
+    let run = find(&app, request.headers(), &id).await?.record.id;
     let record = match app.engine.cancel(run, "client").await? {
         CancelOutcome::Requested => match timeout(CANCEL_LIMIT, app.engine.wait(run)).await {
             Ok(record) => record?,

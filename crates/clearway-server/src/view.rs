@@ -42,6 +42,8 @@ pub(crate) fn run(view: &RunView, now: Timestamp) -> Value {
             .collect::<Vec<Value>>(),
         "spent_ms": spent.to_json(),
         "queue_position": queue_position(record, *position),
+        "queue_reason": queue_reason(record, *position),
+        "expected_start": expected_start(record, waiting.as_ref(), now),
         "usage": {
             "input_tokens": record.usage.input_tokens,
             "output_tokens": record.usage.output_tokens,
@@ -78,6 +80,21 @@ pub(crate) fn queue_position(record: &RunRecord, position: Option<QueuePosition>
         | Status::Timeout
         | Status::Cancelled => None,
     }
+}
+
+/// Why a run does not start yet: `thread`, `no_slot` or `later`.
+fn queue_reason(record: &RunRecord, position: Option<QueuePosition>) -> Option<&'static str> {
+    match (record.status, position) {
+        (Status::Blocked, _) => Some("thread"),
+        (Status::Ready, Some(_)) => Some("no_slot"),
+        _ => None,
+    }
+}
+
+/// When a waiting run should start, as far as can be told.
+fn expected_start(record: &RunRecord, waiting: Option<&Waiting>, now: Timestamp) -> Option<String> {
+    let eta = waiting?.eta.filter(|_| record.status == Status::Ready)?;
+    Some(now.plus(eta).to_string())
 }
 
 fn waiting_on(

@@ -68,6 +68,11 @@ impl World {
         Client::new(self.address)
     }
 
+    /// Where the server listens.
+    pub const fn address(&self) -> std::net::SocketAddr {
+        self.address
+    }
+
     pub const fn scratch(&self) -> &Scratch {
         &self.scratch
     }

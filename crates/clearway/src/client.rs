@@ -11,8 +11,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use clearway_upstream::{Dial, Endpoint, TcpDial};
-use http::header::{ACCEPT, CONTENT_TYPE, HOST, USER_AGENT};
-use http::{Method, Request, Response, StatusCode};
+use http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HOST, USER_AGENT};
+use http::{HeaderValue, Method, Request, Response, StatusCode};
 use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
 use hyper::body::Incoming;
 use hyper::client::conn::http1;
@@ -40,6 +40,8 @@ pub struct Client {
     endpoint: Endpoint,
     dial: Arc<dyn Dial>,
     authority: String,
+    /// What the server knows us by.
+    key: Option<HeaderValue>,
 }
 
 /// Why a request failed.
@@ -48,6 +50,8 @@ pub struct Client {
 pub enum Error {
     #[error("`{url}` cannot be a server's address: {problem}")]
     Url { url: String, problem: String },
+    #[error("the key holds something that cannot be sent in a header")]
+    Key,
     #[error("cannot reach {server}: {problem}")]
     Unreachable { server: String, problem: String },
     #[error("{server} did not answer within {} s", limit.as_secs())]
@@ -87,7 +91,19 @@ impl Client {
             (true, port) => format!("[{}]:{port}", endpoint.host),
             (false, port) => format!("{}:{port}", endpoint.host),
         };
-        Ok(Self { endpoint, dial: Arc::new(TcpDial::new()), authority })
+        Ok(Self { endpoint, dial: Arc::new(TcpDial::new()), authority, key: None })
+    }
+
+    /// Sends this key with every request.
+    ///
+    /// # Errors
+    /// The key cannot be sent in a header.
+    pub fn with_key(mut self, key: &str) -> Result<Self, Error> {
+        let value = HeaderValue::try_from(format!("Bearer {}", key.trim()));
+        let mut value = value.map_err(|_| Error::Key)?;
+        value.set_sensitive(true);
+        self.key = Some(value);
+        Ok(self)
     }
 
     /// `GET`, answered with JSON.
@@ -112,6 +128,22 @@ impl Client {
     /// [`Error`] says who failed.
     pub async fn patch(&self, path: &str, body: &Value) -> Result<Value, Error> {
         self.json(Method::PATCH, path, Some(body), ANSWER).await
+    }
+
+    /// `GET`, answered with any bytes.
+    ///
+    /// # Errors
+    /// [`Error`] says who failed.
+    pub async fn download(&self, path: &str) -> Result<Bytes, Error> {
+        self.within(ANSWER, async {
+            let request = Request::builder().method(Method::GET);
+            let (response, _connection) = self.send(request, path, Bytes::new()).await?;
+            if !response.status().is_success() {
+                return Err(self.refusal(response).await?);
+            }
+            self.collect(response).await
+        })
+        .await
     }
 
     /// Opens a stream of events, behind the event `after` if one is given.
@@ -172,7 +204,12 @@ impl Client {
         let request = request
             .uri(format!("{}{path}", self.endpoint.path))
             .header(HOST, &self.authority)
-            .header(USER_AGENT, concat!("clearway/", env!("CARGO_PKG_VERSION")))
+            .header(USER_AGENT, concat!("clearway/", env!("CARGO_PKG_VERSION")));
+        let request = match &self.key {
+            Some(key) => request.header(AUTHORIZATION, key),
+            None => request,
+        };
+        let request = request
             .body(Full::new(body))
             .map_err(|error| self.unexpected(format!("the request cannot be sent: {error}")))?;
         let unreachable =

@@ -29,7 +29,8 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use clearway_core::run::Multitask;
-use clearway_upstream::{BreakerLimits, Commit, EmbeddingModel, Kind, Price, Retry};
+use clearway_server::{KeyLimits, Scope};
+use clearway_upstream::{Allowed, BreakerLimits, Commit, EmbeddingModel, Kind, Price, Retry};
 use serde_json::{Map, Value};
 
 pub use self::duration::{read as parse_duration, show as show_duration};
@@ -39,6 +40,7 @@ pub use self::report::{Colour, Place, Problem, Report, Source};
 pub use self::secret::Secret;
 pub use self::tools::{Mcp, McpTransport, StatePart, ToolKind, ToolRef};
 
+mod auth;
 mod duration;
 mod env;
 mod models;
@@ -51,6 +53,7 @@ mod secret;
 mod telemetry;
 mod tools;
 mod walk;
+mod webhooks;
 pub mod workflow;
 
 #[cfg(test)]
@@ -91,6 +94,10 @@ pub struct Config {
     pub doors: BTreeMap<String, Door>,
     /// `None` when spans are exported nowhere.
     pub telemetry: Option<Telemetry>,
+    /// Keys that callers need; without any, only this machine may ask.
+    pub auth: Vec<AuthKey>,
+    pub webhooks: Webhooks,
+    pub crons: BTreeMap<String, Cron>,
     /// The agent behind the name [`DEFAULT_AGENT`] and behind doors that name none.
     pub default_agent: String,
     /// Every file that was read, to look for changes in.
@@ -418,6 +425,45 @@ pub struct Telemetry {
     /// Who we are; always has `service.name`.
     pub resource: BTreeMap<String, String>,
     pub sampling: Sampling,
+}
+
+/// `[webhooks]`: how the ends of runs are told to others.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Webhooks {
+    pub secret: Option<Secret>,
+    /// Hosts and networks that are not public and may be told all the same.
+    pub allow: Vec<Allowed>,
+    pub deadline: Option<Duration>,
+    pub attempts: Option<u32>,
+    pub backoff: Option<Duration>,
+}
+
+/// `[crons.NAME]`: a run that the clock starts.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Cron {
+    /// Five fields: minute, hour, day of month, month, day of week.
+    pub schedule: String,
+    /// An IANA name; `None` is UTC.
+    pub timezone: Option<String>,
+    /// The agent or workflow.
+    pub runs: String,
+    pub input: Value,
+    /// All its runs on one thread of this name.
+    pub thread: Option<String>,
+}
+
+/// An entry of `[auth] keys`: who may ask.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AuthKey {
+    /// For people and logs.
+    pub name: String,
+    pub secret: Secret,
+    /// In whose name it acts; `None` acts for all users of its tenant.
+    pub user: Option<String>,
+    pub tenant: String,
+    pub admin: bool,
+    pub scopes: Vec<Scope>,
+    pub limits: KeyLimits,
 }
 
 /// Which traces are exported.

@@ -8,15 +8,20 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use clearway_core::Clock;
-use clearway_engine::{Agents, Engine, Limits, PoolOptions, Store, Tasks};
-use clearway_server::{BindError, Bound, Door, DoorKind, HttpLimits, Server, ServerOptions};
+use clearway_core::thread::ThreadKey;
+use clearway_engine::upstream::OutwardPolicy;
+use clearway_engine::{Agents, CronSpec, Engine, Limits, PoolOptions, Store, Tasks, Webhooks};
+use clearway_server::{
+    ApiKey, BindError, Bound, Door, DoorKind, HttpLimits, Server, ServerOptions,
+};
 use clearway_store::{SqliteOptions, SqliteStore, SystemClock};
 use clearway_upstream::ConfigError;
+use serde_json::Map;
 use tokio::net::TcpSocket;
 use tokio::time::timeout;
 
 use crate::config::workflow::StepKind;
-use crate::config::{Config, Dialect, Listen, ServerLimits};
+use crate::config::{self, AuthKey, Config, Dialect, Listen, ServerLimits};
 use crate::services::Services;
 use crate::simulator::Simulator;
 use crate::telemetry;
@@ -105,13 +110,18 @@ impl Clearway {
         let upstream = upstream::build(&config, options.simulator.as_ref(), &clock, &simulated)?;
         let wanted = config.server.listen.clone().unwrap_or_default();
         let mut listen = resolve(&wanted).await?;
-        check_address(&mut listen, config.server.insecure, options.ports)?;
+        let open = config.server.insecure || !config.auth.is_empty();
+        check_address(&mut listen, open, options.ports)?;
         let data = config.server.data.clone().unwrap_or_else(|| PathBuf::from("data"));
         let store = open_store(&data, clock.clone()).await?;
         let services = Services::new(&config, &simulated);
         let agents = Agents::new(agents::compile(&config, &services, &clock));
         let engine =
             Engine::start(engine_options(&config), store, upstream, agents, clock.clone()).await?;
+        if let Err(error) = engine.configure_crons(TENANT, crons(&config)).await {
+            engine.shutdown(Duration::ZERO).await;
+            return Err(error.into());
+        }
         if let Some(counts) = &options.telemetry {
             counts.register(&mut engine.metrics().registry());
         }
@@ -161,6 +171,9 @@ impl Clearway {
             ("pools", old.pools != new.pools),
             ("doors", old.doors != new.doors || old.default_agent != new.default_agent),
             ("telemetry", old.telemetry != new.telemetry),
+            ("auth", old.auth != new.auth),
+            ("webhooks", old.webhooks != new.webhooks),
+            ("crons", old.crons != new.crons),
         ];
         let names = differ.iter().filter(|(_, differs)| *differs).map(|(name, _)| *name).collect();
         // Agents that need what is not there yet wait for the restart.
@@ -250,8 +263,8 @@ async fn resolve(listen: &Listen) -> Result<SocketAddr, StartError> {
 
 /// Finds out what is in the way of listening before runs of an earlier process are taken up, and
 /// moves on to a free port where that is wanted.
-fn check_address(listen: &mut SocketAddr, insecure: bool, ports: Ports) -> Result<(), StartError> {
-    if !listen.ip().is_loopback() && !insecure {
+fn check_address(listen: &mut SocketAddr, open: bool, ports: Ports) -> Result<(), StartError> {
+    if !listen.ip().is_loopback() && !open {
         return Err(BindError::Unguarded(*listen).into());
     }
     let wanted = *listen;
@@ -293,9 +306,43 @@ fn engine_options(config: &Config) -> clearway_engine::Options {
     clearway_engine::Options {
         pools: config.pools.iter().map(pool).collect(),
         limits,
+        webhooks: webhooks(&config.webhooks),
         ..clearway_engine::Options::default()
     }
 }
+
+fn webhooks(configured: &config::Webhooks) -> Webhooks {
+    let default = Webhooks::default();
+    Webhooks {
+        secret: configured.secret.as_ref().map(|secret| secret.expose().to_owned()),
+        policy: OutwardPolicy { allow: configured.allow.clone() },
+        deadline: configured.deadline.unwrap_or(default.deadline),
+        attempts: configured.attempts.unwrap_or(default.attempts),
+        backoff: configured.backoff.unwrap_or(default.backoff),
+    }
+}
+
+/// The crons of the configuration, as the engine keeps them.
+fn crons(config: &Config) -> Vec<CronSpec> {
+    let spec = |(name, cron): (&String, &config::Cron)| CronSpec {
+        name: name.clone(),
+        tenant: TENANT.to_owned(),
+        owner: None,
+        cron: cron.schedule.clone(),
+        timezone: cron.timezone.clone(),
+        agent: cron.runs.clone(),
+        input: cron.input.clone(),
+        metadata: Map::from_iter([("cron".to_owned(), name.clone().into())]),
+        thread: cron
+            .thread
+            .as_ref()
+            .map(|thread| ThreadKey::new("crons", &[thread]).thread_id(TENANT)),
+    };
+    config.crons.iter().map(spec).collect()
+}
+
+/// The tenant of what belongs to nobody in particular.
+const TENANT: &str = "default";
 
 fn server_options(config: &Config, listen: SocketAddr, data: &Path) -> ServerOptions {
     let mut doors: Vec<Door> = config
@@ -319,11 +366,20 @@ fn server_options(config: &Config, listen: SocketAddr, data: &Path) -> ServerOpt
         default_agent: config.default_agent.clone(),
         limits: http_limits(&config.server.limits),
         insecure: config.server.insecure,
-        keys_configured: false,
+        keys: config.auth.iter().map(api_key).collect(),
         allowed_hosts: config.server.allowed_hosts.clone(),
         data_path: data.display().to_string(),
         ..ServerOptions::new(listen)
     }
+}
+
+fn api_key(key: &AuthKey) -> ApiKey {
+    let mut api_key = ApiKey::new(&key.name, key.secret.expose(), &key.tenant);
+    api_key.user.clone_from(&key.user);
+    api_key.admin = key.admin;
+    api_key.scopes.clone_from(&key.scopes);
+    api_key.limits = key.limits;
+    api_key
 }
 
 fn http_limits(configured: &ServerLimits) -> HttpLimits {

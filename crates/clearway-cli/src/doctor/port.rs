@@ -12,12 +12,12 @@ use super::finding::Finding;
 pub(crate) fn check(config: &Config, holder: Option<Holder>) -> Finding {
     const WHY: &str = "a server that cannot listen does not start";
     let listen = config.server.listen.clone().unwrap_or_default();
-    if !listen.is_loopback() && !config.server.insecure {
+    if !listen.is_loopback() && !config.server.insecure && config.auth.is_empty() {
         return Finding::fail(
             "port",
             format!("{listen} can be reached from other machines"),
             "whoever reaches it may use it, since there are no access keys",
-            "listen on 127.0.0.1, or write --insecure if everybody who reaches it may use it",
+            "configure keys ([auth]), listen on 127.0.0.1, or write --insecure if everybody who reaches it may use it",
         );
     }
     let host = match listen.host.parse::<IpAddr>() {

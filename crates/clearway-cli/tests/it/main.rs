@@ -7,6 +7,7 @@ use clearway_testkit::{Binary, Event};
 
 mod admission;
 mod boot;
+mod campaigns;
 mod cancel;
 mod chat;
 mod crash;

@@ -6,5 +6,6 @@ mod attack;
 mod crash;
 mod graphs;
 mod runs;
+mod scheduling;
 mod support;
 mod tools;

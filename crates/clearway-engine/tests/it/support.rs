@@ -108,7 +108,7 @@ pub(crate) fn options(slots: u32, queue: u32) -> Options {
     Options {
         pools: vec![PoolOptions::new("chat", slots, queue)],
         limits: Limits::default(),
-        ageing: Duration::from_secs(30),
+        ..Options::default()
     }
 }
 

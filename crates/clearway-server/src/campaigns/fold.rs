@@ -2,8 +2,9 @@
 //!
 //! Everything that is shown as progress comes from here, and moves only with events.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use clearway_core::event::{Body, Event, EventKind};
 use clearway_core::{RunId, Timestamp};
@@ -12,6 +13,7 @@ use serde_json::{Value, json};
 
 use crate::Problem;
 use crate::app::App;
+use crate::server::Door;
 
 /// Interactions that an answer shows.
 pub(super) const SHOWN: usize = 10;
@@ -25,11 +27,13 @@ pub(crate) struct Fold {
     pub(super) interactions: Vec<Value>,
     pub(super) total: u64,
     pub(super) errors: u64,
-    pub(super) artifacts: u64,
-    pub(super) last_artifact: Option<Timestamp>,
+    /// Names of what was saved.
+    pub(super) files: BTreeSet<String>,
     pub(super) last: Option<Timestamp>,
     pub(super) percent: u64,
     pub(super) current: Option<String>,
+    /// The run's last event is in.
+    over: bool,
 }
 
 #[derive(Clone, Debug, Default)]
@@ -40,8 +44,18 @@ pub(super) struct StepFold {
     pub(super) runs: u64,
     pub(super) interactions: u64,
     pub(super) errors: u64,
-    pub(super) artifacts: u64,
     pub(super) error: Option<String>,
+    /// When it last began, while it is at work.
+    since: Option<Timestamp>,
+    /// Of all its runs.
+    worked: Duration,
+}
+
+impl StepFold {
+    /// How long it has worked, over all its runs; `None` before the first is over.
+    pub(super) fn time(&self) -> Option<Duration> {
+        self.completed.map(|_| self.worked)
+    }
 }
 
 /// The part of a node's name that is the step's: `copy:each` belongs to `copy`.
@@ -50,6 +64,35 @@ pub(super) fn step_of(node: &str) -> &str {
 }
 
 impl Fold {
+    /// Goes on with the log of the campaign's next run.
+    pub(super) fn go_on(&mut self, next: Self) {
+        for (id, step) in next.steps {
+            let known = self.steps.entry(id).or_default();
+            known.started = known.started.or(step.started);
+            known.completed = step.completed.or(known.completed);
+            known.running = step.running;
+            known.runs += step.runs;
+            known.interactions += step.interactions;
+            known.errors += step.errors;
+            known.error = step.error.or(known.error.take().filter(|_| step.completed.is_none()));
+            known.worked += step.worked;
+        }
+        self.interactions.extend(next.interactions);
+        let surplus = self.interactions.len().saturating_sub(SHOWN);
+        self.interactions.drain(..surplus);
+        self.total += next.total;
+        self.errors += next.errors;
+        self.files.extend(next.files);
+        self.last = next.last.or(self.last);
+        self.current = next.current.or(self.current.take());
+        self.percent = self.percent.max(next.percent);
+    }
+
+    /// How often the review sent the work back.
+    pub(super) fn revisions(&self) -> u64 {
+        self.steps.get("review").map_or(0, |step| step.runs.saturating_sub(1))
+    }
+
     /// Takes in one event; the interaction that it is for people, if it is one.
     pub(super) fn event(&mut self, event: &Event) -> Option<Value> {
         self.next = event.seq + 1;
@@ -58,10 +101,12 @@ impl Fold {
         let node = data["node"].as_str().unwrap_or_default();
         let name = step_of(node).to_owned();
         self.last = Some(event.at);
+        self.over |= fact.kind == EventKind::RunEnded;
         let (action, message, status) = match fact.kind {
             EventKind::NodeStarted => {
                 let step = self.steps.entry(name.clone()).or_default();
                 step.started.get_or_insert(event.at);
+                step.since.get_or_insert(event.at);
                 step.running += 1;
                 self.current = Some(name.clone());
                 ("started", format!("{name} started"), "running")
@@ -70,6 +115,9 @@ impl Fold {
                 let step = self.steps.entry(name.clone()).or_default();
                 step.running = step.running.saturating_sub(1);
                 if !node.ends_with(":each") {
+                    if let Some(since) = step.since.take() {
+                        step.worked += event.at.since(since);
+                    }
                     step.completed = Some(event.at);
                     step.runs += 1;
                     step.error = None;
@@ -85,14 +133,9 @@ impl Fold {
                 ("failed", text, "error")
             }
             EventKind::ArtifactSaved => {
-                self.steps.entry(name.clone()).or_default().artifacts += 1;
-                self.artifacts += 1;
-                self.last_artifact = Some(event.at);
-                (
-                    "artifact",
-                    format!("saved {}", data["name"].as_str().unwrap_or_default()),
-                    "completed",
-                )
+                let file = data["name"].as_str().unwrap_or_default();
+                self.files.insert(file.to_owned());
+                ("artifact", format!("saved {file}"), "completed")
             }
             EventKind::Progress => {
                 let text = data["message"].as_str().unwrap_or_default().to_owned();
@@ -110,7 +153,9 @@ impl Fold {
             EventKind::Interrupt => ("question", "waits for an answer".to_owned(), "waiting"),
             EventKind::OutputReset if data.get("task").is_none() => {
                 // Taken up again: what ran is run again.
-                self.steps.values_mut().for_each(|step| step.running = 0);
+                for step in self.steps.values_mut() {
+                    (step.running, step.since) = (0, None);
+                }
                 ("resumed", "taken up again".to_owned(), "running")
             }
             _ => return None,
@@ -140,6 +185,29 @@ impl Fold {
         self.percent
     }
 
+    /// How far a campaign in this state is, after so many seconds.
+    pub(super) fn figures(&mut self, steps: &[StepInfo], state: &str, elapsed: f64) -> Value {
+        let percent = self.percent(steps, state == "completed");
+        let done = steps.iter().filter(|step| self.is_done(&step.id)).count();
+        let current = self.current.as_deref();
+        let current = current.and_then(|id| steps.iter().find(|step| step.id == id));
+        let total = match state {
+            "queued" | "running" => (percent > 0).then(|| elapsed * 100.0 / percent as f64),
+            _ => Some(elapsed),
+        };
+        json!({
+            "step": current.map(|step| &step.id),
+            "step_name": current.map(|step| &step.title),
+            "step_description": current.map(|step| &step.description),
+            "completed_steps": done,
+            "total_steps": steps.len(),
+            "progress_percentage": percent,
+            "estimated_total_time": total,
+            "current_execution_time": elapsed,
+            "estimated_remaining_time": total.map(|total| (total - elapsed).max(0.0)),
+        })
+    }
+
     pub(super) fn is_done(&self, id: &str) -> bool {
         self.steps.get(id).is_some_and(|step| step.completed.is_some())
     }
@@ -150,7 +218,7 @@ impl Fold {
 pub(crate) struct Folds(Mutex<HashMap<RunId, Fold>>);
 
 /// Runs whose folded logs are kept.
-const FOLDS: usize = 512;
+const FOLDS: usize = 4096;
 
 impl Folds {
     pub(super) fn take(&self, run: RunId) -> Fold {
@@ -177,6 +245,10 @@ const EVENTS: usize = 20_000;
 
 pub(super) async fn fold(app: &App, run: RunId) -> Result<Fold, Problem> {
     let mut fold = app.folds.take(run);
+    if fold.over {
+        app.folds.put(run, fold.clone());
+        return Ok(fold);
+    }
     let begin = match fold.next {
         0 => Begin::Start,
         next => Begin::AfterSeq(next - 1),
@@ -199,7 +271,7 @@ pub(super) struct StepInfo {
 }
 
 /// Steps that people see: those with a category of their own.
-pub(super) fn steps(agent: &Agent) -> Vec<StepInfo> {
+fn steps(agent: &Agent) -> Vec<StepInfo> {
     let info = |node: &Arc<str>| {
         let policy = agent.policies.get(node)?;
         let category = policy.category.as_deref().unwrap_or_default();
@@ -214,4 +286,10 @@ pub(super) fn steps(agent: &Agent) -> Vec<StepInfo> {
         })
     };
     agent.plan.node_names().filter_map(info).collect()
+}
+
+/// The steps of the workflow behind a door.
+pub(super) fn steps_of(app: &App, door: &Door) -> Arc<[StepInfo]> {
+    let agent = app.engine.agents().get(&door.agent);
+    agent.map(|agent| steps(&agent)).unwrap_or_default().into()
 }

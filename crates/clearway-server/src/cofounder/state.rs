@@ -30,7 +30,7 @@ pub(crate) async fn state(app: App, door: &Door, request: Request) -> Result<Jso
         return Err(in_dialect(Problem::new(Code::NotFound, text), None));
     }
     let conversation = conversation(&request).map_err(unprocessable)?;
-    let caller = caller(request.headers(), Some(&conversation.user));
+    let caller = caller(request.headers(), Some(&conversation.user))?;
     let found = app.engine.thread_state(conversation.thread(&caller.tenant)).await;
     let found = found.map_err(|error| in_dialect(error.into(), Some(&conversation)))?;
     let state = found.map(|found| found.state).unwrap_or_default();

@@ -103,7 +103,7 @@ pub(super) async fn start(
         }
     };
     let Beginning { input, command, base } = beginning(app, &graph, thread, request).await?;
-    let caller = caller(headers, None);
+    let caller = caller(headers, None)?;
     let owner = caller.owner.or_else(|| known.as_ref().and_then(|known| known.owner.clone()));
     let thread_metadata = known.as_ref().map_or_else(Map::new, |known| known.metadata.clone());
     let mut metadata = assistant.metadata.clone();
@@ -858,7 +858,7 @@ async fn cancel(
 async fn cancel_many(State(app): State<App>, request: Request) -> Result<StatusCode, Problem> {
     let query = Query::parse(request.uri()).map_err(|why| errors::invalid(vec![why]))?;
     let mode = mode(&query)?;
-    let tenant = caller(request.headers(), None).tenant;
+    let caller = caller(request.headers(), None)?;
     let mut fields = read_fields(&app, request).await?;
     let thread = fields.nullable_text("thread_id");
     let ids = match fields.value("run_ids") {
@@ -876,7 +876,10 @@ async fn cancel_many(State(app): State<App>, request: Request) -> Result<StatusC
                 let text = id.as_str().ok_or_else(|| unprocessable("`run_ids` holds UUIDs"))?;
                 let run = RunId(errors::uuid("run_ids", text)?);
                 let found = app.engine.run(run).await.ok().map(|found| found.record);
-                runs.extend(found.filter(|record| record.thread == thread).map(|one| one.id));
+                let own = |record: &RunRecord| {
+                    record.thread == thread && caller.check(record).is_ok()
+                };
+                runs.extend(found.filter(own).map(|one| one.id));
             }
             runs
         }
@@ -887,13 +890,12 @@ async fn cancel_many(State(app): State<App>, request: Request) -> Result<StatusC
                 "all" => vec![Status::Blocked, Status::Ready, Status::Running, Status::Waiting],
                 _ => return Err(unprocessable("`status` must be pending, running or all")),
             };
-            let query = RunQuery {
-                tenant: Some(tenant),
+            let query = caller.narrow(RunQuery {
                 door: Some(DIALECT.to_owned()),
                 statuses,
                 limit: 1000,
                 ..RunQuery::default()
-            };
+            });
             let (runs, _) = app.engine.runs(query).await?;
             runs.iter().map(|run| run.record.id).collect()
         }

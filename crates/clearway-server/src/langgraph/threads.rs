@@ -136,7 +136,7 @@ async fn show(State(app): State<App>, Params(params): Params) -> Result<Json<Val
 
 /// `POST /threads`
 async fn create(State(app): State<App>, request: Request) -> Result<Json<Value>, Problem> {
-    let caller = caller(request.headers(), None);
+    let caller = caller(request.headers(), None)?;
     let mut fields = read_fields(&app, request).await?;
     let thread = match fields.nullable_text("thread_id") {
         None => app.engine.new_thread_id(),
@@ -355,12 +355,12 @@ fn wanted(app: &App, headers: &HeaderMap, fields: &mut Fields) -> Result<Wanted,
             unprocessable(text)
         })?),
     };
-    let caller = caller(headers, None);
+    let caller = caller(headers, None)?;
     let _ = app;
     Ok(Wanted {
         search: ThreadSearch {
-            tenant: Some(caller.tenant),
-            owner: caller.owner,
+            tenant: (!caller.admin).then_some(caller.tenant),
+            owner: caller.owner.filter(|_| !caller.admin),
             ids,
             metadata,
             stand,

@@ -253,3 +253,116 @@ async fn one_connection_too_many_is_told_so() {
     serving.join_next().await.unwrap().unwrap();
     assert!(!hard.is_cancelled());
 }
+
+#[tokio::test(start_paused = true)]
+async fn every_address_needs_a_key_once_there_is_one() {
+    let mut options = options();
+    options.doors.push(Door {
+        kind: DoorKind::Campaign,
+        mount: "/api/v1".to_owned(),
+        agent: "agent".to_owned(),
+        expose_state: false,
+    });
+    let mut operator = ApiKey::new("operator", "operators-secret", "default");
+    operator.scopes.push(crate::Scope::Operate);
+    options.keys = vec![operator];
+    let (_, addresses) = routes::table(&options).unwrap().into_parts();
+    assert!(addresses.len() > 50, "{}", addresses.len());
+    let mut server = TestServer::with(options).await;
+    for address in addresses {
+        let path = address.path.replace(['{', '}'], "");
+        let ask = |key: &str| {
+            let method = &address.method;
+            format!("{method} {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n{key}\r\n")
+        };
+        let open = crate::auth::PUBLIC.contains(&path.as_str());
+        for wrong in ["", "x-api-key: operators-secre\r\n", "x-clearway-identity: {}\r\n"] {
+            let answer = server.send(&ask(wrong)).await;
+            assert_eq!(answer.status == 401, !open, "{address} {wrong}: {answer:?}");
+        }
+        if !open {
+            assert_eq!(
+                server.send(&ask("")).await.header("www-authenticate"),
+                "Bearer realm=\"clearway\""
+            );
+        }
+        // The proof of the pool works for two seconds and is no stream; paused time would hang it.
+        if path != "/api/v1/test/thread-pool" && !path.ends_with("/stream") {
+            let answer = server.send(&ask("x-api-key: operators-secret\r\n")).await;
+            assert_ne!(answer.status, 401, "{address}: {answer:?}");
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_key_sees_its_users_things_and_no_others() {
+    let mut options = options();
+    let key = |name: &str, user: Option<&str>| {
+        let mut key = ApiKey::new(name, &format!("secret-of-{name}"), "default");
+        key.user = user.map(ToOwned::to_owned);
+        key
+    };
+    let mut root = key("root", None);
+    root.admin = true;
+    options.keys = vec![key("ann", Some("ann")), key("bob", Some("bob")), root];
+    let mut server = TestServer::with(options).await;
+    let as_user = |name: &str| format!("x-api-key: secret-of-{name}\r\n");
+    let body = json!({"user_id": "ann", "message": "hi"}).to_string();
+    let chat = server.send(&post("/chat", &as_user("ann"), &body)).await;
+    assert_eq!(chat.status, 200, "{chat:?}");
+    let run = chat.run();
+    let forged = server.send(&post("/chat", &as_user("bob"), &body)).await;
+    assert_eq!(forged.status, 403, "{forged:?}");
+    let get = |name: &str, path: &str| {
+        format!("GET {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n{}\r\n", as_user(name))
+    };
+    for path in ["", "/events", "/artifacts"] {
+        let path = format!("/runs/{run}{path}");
+        for (name, status) in [("ann", 200), ("bob", 404), ("root", 200)] {
+            assert_eq!(server.send(&get(name, &path)).await.status, status, "{name} {path}");
+        }
+    }
+    for (name, seen) in [("ann", 1), ("bob", 0), ("root", 1)] {
+        let list = server.send(&get(name, "/runs")).await.json();
+        assert_eq!(list["runs"].as_array().map(Vec::len), Some(seen), "{name}");
+    }
+    let cancel = post(&format!("/runs/{run}/cancel"), &as_user("bob"), "");
+    assert_eq!(server.send(&cancel).await.status, 404);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_socket_begins_with_a_handshake_and_keeps_the_connections_limits() {
+    let mut options = options();
+    options.doors.push(Door {
+        kind: DoorKind::Campaign,
+        mount: "/api/v1".to_owned(),
+        agent: "agent".to_owned(),
+        expose_state: false,
+    });
+    let mut server = TestServer::with(options).await;
+    let plain = server.get("/api/v1/campaigns/ws").await;
+    assert_eq!((plain.status, plain.header("upgrade")), (426, "websocket"));
+    let head = "GET /api/v1/campaigns/ws HTTP/1.1\r\nhost: localhost\r\nconnection: keep-alive, Upgrade\r\n\
+                upgrade: websocket\r\nsec-websocket-version: 13\r\nsec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
+    let mut client = server.connect();
+    client.write_all(head.as_bytes()).await.unwrap();
+    let shown = read_until(&mut client, "\"snapshot\"").await;
+    assert!(shown.starts_with("HTTP/1.1 101 "), "{shown}");
+    // The example of RFC 6455.
+    assert!(shown.contains("s3pPLMBiTxaQ9kYGzzhZRbK+xOo="), "{shown}");
+    // A peer that answers no ping is let go in the end.
+    let before = Instant::now();
+    let mut rest = Vec::new();
+    client.read_to_end(&mut rest).await.unwrap();
+    assert!(before.elapsed() >= Duration::from_secs(60), "{:?}", before.elapsed());
+    assert!(String::from_utf8_lossy(&rest).contains("\"heartbeat\""));
+
+    let mut client = server.connect();
+    client.write_all(head.as_bytes()).await.unwrap();
+    read_until(&mut client, "\"snapshot\"").await;
+    server.stop(Stage::Soft);
+    let end = read_until(&mut client, "the server stops").await;
+    assert!(end.contains("shutting_down"), "{end}");
+    drop(client);
+    server.closed().await;
+}

@@ -27,6 +27,7 @@ use tokio_rustls::rustls::{ClientConfig, RootCertStore};
 
 use super::{Dial, DialError, DialPhase, Io, Report};
 use crate::Endpoint;
+use crate::outward::Judged;
 
 /// Dials over TCP.
 pub struct TcpDial {
@@ -89,8 +90,41 @@ impl TcpDial {
         report: Report<'_>,
     ) -> Result<Box<dyn Io>, DialError> {
         let addresses = self.addresses(&endpoint.host, report).await?;
+        self.connect(&addresses, endpoint, report).await
+    }
+
+    /// Dials an endpoint that a caller named: each address is judged, and only a judged one is
+    /// connected to. Nothing is remembered of it.
+    pub(crate) async fn dial_judged(
+        &self,
+        endpoint: &Endpoint,
+        judge: &(dyn Fn(IpAddr) -> bool + Sync),
+    ) -> Result<Box<dyn Io>, Judged> {
+        let addresses = match literal(&endpoint.host) {
+            Some(addresses) => addresses,
+            None => self.look_up(&endpoint.host).await.map_err(|error| {
+                Judged::Failed(match error {
+                    LookUp::Nothing(text) | LookUp::Failed(text) => {
+                        DialError::new(DialPhase::Dns, text)
+                    }
+                })
+            })?,
+        };
+        let good: Vec<IpAddr> = addresses.iter().copied().filter(|one| judge(*one)).collect();
+        if let (true, Some(refused)) = (good.is_empty(), addresses.first()) {
+            return Err(Judged::Refused(*refused));
+        }
+        self.connect(&good, endpoint, &|_| {}).await.map_err(Judged::Failed)
+    }
+
+    async fn connect(
+        &self,
+        addresses: &[IpAddr],
+        endpoint: &Endpoint,
+        report: Report<'_>,
+    ) -> Result<Box<dyn Io>, DialError> {
         report(DialPhase::Connect);
-        let stream = connect(&addresses, endpoint.port).await?;
+        let stream = connect(addresses, endpoint.port).await?;
         if !endpoint.tls {
             return Ok(Box::new(stream));
         }
@@ -113,39 +147,65 @@ impl TcpDial {
     }
 
     async fn addresses(&self, host: &str, report: Report<'_>) -> Result<Arc<[IpAddr]>, DialError> {
-        if let Ok(address) = host.parse::<IpAddr>() {
-            return Ok(Arc::new([address]));
-        }
-        if host.eq_ignore_ascii_case("localhost") {
-            return Ok(Arc::new([Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into()]));
+        if let Some(addresses) = literal(host) {
+            return Ok(addresses);
         }
         report(DialPhase::Dns);
         let failed = |message: String| DialError::new(DialPhase::Dns, message);
-        let resolver = self.resolver.as_ref().map_err(|error| failed(error.clone()))?;
-        match resolver.lookup_ip(host).await {
-            Ok(answer) => {
-                let addresses: Arc<[IpAddr]> = interleave(answer.iter()).into();
-                if addresses.is_empty() {
-                    return Err(failed(format!("{host} has no address")));
-                }
+        match self.look_up(host).await {
+            Ok(addresses) => {
                 let known = Known { addresses: addresses.clone(), at: Instant::now() };
                 self.known().insert(host.to_owned(), known);
                 Ok(addresses)
             }
             // The name server says that there is nothing: an old answer would be a lie.
-            Err(error) if error.is_no_records_found() || error.is_nx_domain() => {
-                Err(failed(format!("{host} does not exist: {error}")))
-            }
-            Err(error) => match self.known().get(host) {
+            Err(LookUp::Nothing(message)) => Err(failed(message)),
+            Err(LookUp::Failed(message)) => match self.known().get(host) {
                 Some(known) if known.at.elapsed() <= STALE => Ok(known.addresses.clone()),
-                _ => Err(failed(format!("cannot resolve {host}: {error}"))),
+                _ => Err(failed(message)),
             },
+        }
+    }
+
+    /// Asks the name server.
+    async fn look_up(&self, host: &str) -> Result<Arc<[IpAddr]>, LookUp> {
+        let resolver = self.resolver.as_ref().map_err(|error| LookUp::Nothing(error.clone()))?;
+        match resolver.lookup_ip(host).await {
+            Ok(answer) => {
+                let addresses: Arc<[IpAddr]> = interleave(answer.iter()).into();
+                match addresses.is_empty() {
+                    true => Err(LookUp::Nothing(format!("{host} has no address"))),
+                    false => Ok(addresses),
+                }
+            }
+            Err(error) if error.is_no_records_found() || error.is_nx_domain() => {
+                Err(LookUp::Nothing(format!("{host} does not exist: {error}")))
+            }
+            Err(error) => Err(LookUp::Failed(format!("cannot resolve {host}: {error}"))),
         }
     }
 
     fn known(&self) -> MutexGuard<'_, HashMap<String, Known>> {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Why a name has no address.
+enum LookUp {
+    /// That is the answer.
+    Nothing(String),
+    /// There was no answer.
+    Failed(String),
+}
+
+/// A host that needs no name server.
+fn literal(host: &str) -> Option<Arc<[IpAddr]>> {
+    if let Ok(address) = host.parse::<IpAddr>() {
+        return Some(Arc::new([address]));
+    }
+    host.eq_ignore_ascii_case("localhost").then(|| {
+        Arc::new([Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into()]) as Arc<[IpAddr]>
+    })
 }
 
 impl Default for TcpDial {

@@ -9,7 +9,7 @@ use super::secret::Secret;
 const IGNORED: &[&str] = &["BC_API_OPENAI_NO_THREAD", "BC_API_ASYNCIO_EXECUTOR_WORKERS"];
 
 /// Variables with our prefix that are not settings of a configuration file.
-const KNOWN: &[&str] = &["CLEARWAY_SERVER"];
+const KNOWN: &[&str] = &["CLEARWAY_SERVER", "CLEARWAY_API_KEY"];
 
 const PREFIX: &str = "CLEARWAY_";
 const SERVER_PREFIX: &str = "CLEARWAY_SERVER__";

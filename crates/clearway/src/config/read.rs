@@ -19,10 +19,11 @@ use super::prompt::Prompt;
 use super::report::{Problem, Report, Source};
 use super::tools::{self, Mcp, StatePart, ToolRef};
 use super::walk::{At, Table, Value, Walk, nearest};
+use super::webhooks::CronDraft;
 use super::workflow::{self, Around, WorkflowDraft};
 use super::{
-    Config, Dialect, Door, Listen, LogFormat, Origin, Pool, Provider, Server, ServerLimits, join,
-    providers, resolve, telemetry,
+    Config, Dialect, Door, Listen, LogFormat, Origin, Pool, Provider, Server, ServerLimits, auth,
+    join, providers, resolve, telemetry, webhooks,
 };
 
 /// Where prompts and certificates are.
@@ -43,6 +44,7 @@ pub(super) struct Draft {
     /// `None` for one that is broken; that is reported already.
     pub(super) mcp: BTreeMap<String, Option<Mcp>>,
     pub(super) doors: BTreeMap<String, DoorDraft>,
+    pub(super) crons: BTreeMap<String, CronDraft>,
 }
 
 #[derive(Debug)]
@@ -82,6 +84,8 @@ pub(super) fn config(source: Source, files: &Files, env: &Env) -> Result<Config,
     let mut read_files = Vec::new();
     let server = server(root.sub("server"), files, env);
     let telemetry = telemetry::read(root.sub("telemetry"));
+    let auth = auth::read(root.sub("auth"));
+    let webhooks = webhooks::read(root.sub("webhooks"));
     let draft = Draft {
         providers: providers::read(&root, files),
         models: models::read(&root),
@@ -93,16 +97,15 @@ pub(super) fn config(source: Source, files: &Files, env: &Env) -> Result<Config,
         }),
         mcp: BTreeMap::new(),
         doors: read_named(&root, "doors", door),
+        crons: read_named(&root, "crons", |_, table| webhooks::cron(table)),
     };
     root.unsupported(&[
-        "auth",
         "keys",
         "knowledge",
         "graphs",
         "mcp",
         "http",
         "workers",
-        "webhooks",
         "alerts",
         "include",
     ]);
@@ -113,8 +116,11 @@ pub(super) fn config(source: Source, files: &Files, env: &Env) -> Result<Config,
         return Err(Report::new(problems));
     }
     config.telemetry = telemetry;
+    config.auth = auth;
+    config.webhooks = webhooks;
     config.warnings = walk.take_warnings();
-    for variable in env.unknown().map(ToOwned::to_owned).chain(walk.unused_overlay()) {
+    let unknown = env.unknown().filter(|variable| !walk.names(variable));
+    for variable in unknown.map(ToOwned::to_owned).chain(walk.unused_overlay()) {
         config
             .warnings
             .push(format!("the environment variable {variable} is not known and has no effect"));

@@ -21,7 +21,7 @@ use super::walk::{At, Walk, nearest};
 use super::workflow::{self, Workflow, WorkflowDraft};
 use super::{
     ANTHROPIC, Agent, Config, DEFAULT_AGENT, DEFAULT_MODEL, Key, Model, OLLAMA, OPENAI, Origin,
-    Pool, Provider, ProviderKind, Remote, SIM, Secret, Server, Sim,
+    Pool, Provider, ProviderKind, Remote, SIM, Secret, Server, Sim, Webhooks,
 };
 
 const OPENAI_MODEL: &str = "gpt-5-mini";
@@ -83,6 +83,13 @@ pub(super) fn config(walk: &Walk<'_>, draft: Draft, server: Server) -> Config {
     let around = Around { models: &models, agents: &agents, tools: &tools };
     let workflows = resolve_workflows(walk, draft.workflows, &around, &mut pools);
     add_embeddings(&providers, &mut models);
+    for cron in draft.crons.values() {
+        let all = agents.keys().chain(workflows.keys());
+        if cron.runs.value != DEFAULT_AGENT {
+            known(walk, "agent or workflow", &cron.runs, all);
+        }
+    }
+    let crons = draft.crons.into_iter().map(|(name, draft)| (name, draft.cron)).collect();
     let doors = draft.doors.into_iter().map(|(name, door)| (name, door.door)).collect();
     Config {
         origin: Origin::Text,
@@ -95,6 +102,9 @@ pub(super) fn config(walk: &Walk<'_>, draft: Draft, server: Server) -> Config {
         mcp: draft.mcp.into_iter().filter_map(|(name, mcp)| Some((name, mcp?))).collect(),
         doors,
         telemetry: None,
+        auth: Vec::new(),
+        webhooks: Webhooks::default(),
+        crons,
         default_agent,
         files: Vec::new(),
         warnings: Vec::new(),

@@ -25,6 +25,8 @@ pub(super) struct Walk<'a> {
     /// Settings from the environment by dotted path: variable and value.
     overlay: BTreeMap<String, (String, String)>,
     overlay_used: RefCell<BTreeSet<String>>,
+    /// Variables that the file names.
+    named: RefCell<BTreeSet<String>>,
     problems: RefCell<Vec<Problem>>,
     warnings: RefCell<Vec<String>>,
 }
@@ -36,6 +38,7 @@ impl<'a> Walk<'a> {
             env,
             overlay: env.overlay(),
             overlay_used: RefCell::default(),
+            named: RefCell::default(),
             problems: RefCell::default(),
             warnings: RefCell::default(),
         }
@@ -46,8 +49,19 @@ impl<'a> Walk<'a> {
         self.warnings.borrow_mut().push(sentence);
     }
 
+    /// Whether the file names this variable.
+    pub(super) fn names(&self, variable: &str) -> bool {
+        self.named.borrow().contains(variable)
+    }
+
     pub(super) fn take_warnings(&self) -> Vec<String> {
         self.warnings.take()
+    }
+
+    /// A variable that the file names.
+    fn variable(&self, name: &str) -> Option<&'a str> {
+        self.named.borrow_mut().insert(name.to_owned());
+        self.env.get(name)
     }
 
     pub(super) fn note(&self, problem: Problem) {
@@ -560,7 +574,7 @@ impl<'a> Value<'a> {
         for piece in pieces {
             match piece {
                 Piece::Text(text) => whole.push_str(text),
-                Piece::Variable(name) => match self.walk.env.get(name) {
+                Piece::Variable(name) => match self.walk.variable(name) {
                     Some(value) => whole.push_str(value),
                     None => {
                         self.problem(
