@@ -101,7 +101,10 @@ fn present(idle: &Watched, busy: &Watched, running: u64, report: &mut Report) {
             number(beside.ms(0.5)),
             number(beside.ms(0.99)),
         ]);
-        figures.insert((*path).to_owned(), json!({"idle_p99": alone.ms(0.99), "busy_p99": beside.ms(0.99)}));
+        figures.insert(
+            (*path).to_owned(),
+            json!({"idle_p99": alone.ms(0.99), "busy_p99": beside.ms(0.99)}),
+        );
         let (what, value) = match *path {
             "/chat" => ("/chat, what campaigns add, p99 ms", beside.ms(0.99) - alone.ms(0.99)),
             path => (path, beside.ms(0.99)),

@@ -349,7 +349,8 @@ fn log_lines(log: &str, ids: &[String]) -> Result<String> {
             at += found.with_context(|| format!("no line `{line}` where it belongs"))?;
         }
     }
-    Ok("pool initialized, starting, website, completed, time and artifacts, in this order".to_owned())
+    Ok("pool initialized, starting, website, completed, time and artifacts, in this order"
+        .to_owned())
 }
 
 #[cfg(test)]
@@ -364,7 +365,10 @@ mod tests {
                     generation completed for campaign_1 by user verify_ann\n\
                     execution time 1.00 seconds\nartifacts generated: 12\n";
         assert!(log_lines(good, &ids).is_ok());
-        let swapped = good.replace("execution time 1.00 seconds\nartifacts generated: 12", "artifacts generated: 12\nexecution time 1.00 seconds");
+        let swapped = good.replace(
+            "execution time 1.00 seconds\nartifacts generated: 12",
+            "artifacts generated: 12\nexecution time 1.00 seconds",
+        );
         assert!(log_lines(&swapped, &ids).is_err());
         assert!(log_lines("", &ids).is_err());
     }

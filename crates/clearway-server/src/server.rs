@@ -263,7 +263,7 @@ impl Bound {
     pub async fn serve(self, soft: CancellationToken, hard: CancellationToken) {
         let Self { listener, app, router } = self;
         if app.options.doors.iter().any(|door| door.kind == DoorKind::Campaign) {
-            app.tasks.spawn(campaigns::tell_ends(app.clone()));
+            app.engine.tasks().spawn(campaigns::tell_ends(app.clone()));
         }
         let connections = TaskTracker::new();
         tokio::select! {

@@ -58,7 +58,9 @@ impl Words {
 
     /// One of several features that a fact lists with semicolons.
     fn feature(&self, name: &str, index: u64) -> &str {
-        let list = self.fact(&["stands out", "feature", "goal"]).unwrap_or("what it does well");
+        // What the thing can do says more about it than what its maker wants.
+        let known = ["stands out", "feature", "goal"].into_iter().find_map(|key| self.fact(&[key]));
+        let list = known.unwrap_or("what it does well");
         let all: Vec<&str> = list.split(';').map(str::trim).collect();
         all[self.pick(name, index, all.len() as u64) as usize]
     }
@@ -69,6 +71,8 @@ impl Words {
         match name {
             "score" if self.revised => 0.82 + share * 0.15,
             "score" => 0.5 + share * 0.25,
+            // Of the whole range of ages, those of people who decide for themselves.
+            "age" => 0.22 + share * 0.4,
             _ => share,
         }
     }
@@ -131,17 +135,69 @@ impl Words {
         if about.contains("target value") {
             return given(&["+15 % in eight weeks", "500 in the first month", "3 of 10 come back"]);
         }
-        let what = capital(if about.is_empty() { name } else { &about }.trim());
-        choose(&[
-            format!("{what}: {subject} is for {audience}, because of {feature}."),
-            format!("{what}: {audience} choose {subject} when they see {feature} for themselves."),
-            format!(
-                "{what}: begin with {feature}, then show what {subject} changes in a normal week."
-            ),
-            format!(
-                "{what}: {subject} keeps its promise where {audience} need it, with {feature}."
-            ),
-        ])
+        self.sentence(name, &about, index)
+    }
+
+    /// A sentence for everything that has no form of its own.
+    fn sentence(&self, name: &str, about: &str, index: u64) -> String {
+        let (subject, audience) = (self.subject(), self.audience());
+        let feature = self.feature(name, index);
+        let (thing, what) = (capital(subject), capital(feature));
+        let is =
+            |words: &[&str]| words.iter().any(|word| name.contains(word) || about.contains(word));
+        let list = if is(&["risk", "doubt", "objection", "fear", "problem"]) {
+            [
+                format!("It sounds too good: {feature} has to be seen to be believed"),
+                format!("There is something at home already that does nearly what {subject} does"),
+                format!("Nobody looks for {subject}, because nobody knows that it exists"),
+                "The first weeks cost more than they bring in".to_owned(),
+            ]
+        } else if is(&["improvement", "change", "next step"]) {
+            [
+                format!("Say in the first line what {subject} is"),
+                format!("Show {feature} instead of claiming it"),
+                "Use one call to action on every channel".to_owned(),
+                format!("Speak to {audience}, not about them"),
+            ]
+        } else if is(&["milestone", "deliverable", "task", "activity", "priority"]) {
+            [
+                format!("First pieces that show {feature}"),
+                format!("Ten conversations with {audience}"),
+                format!("{thing} on all channels"),
+                "Figures of the first two weeks, and what follows from them".to_owned(),
+            ]
+        } else if is(&["want", "need", "hope", "motive"]) {
+            [
+                format!("{feature}, without having to think about it"),
+                "an evening that is not spent on instructions".to_owned(),
+                "something that still works next year".to_owned(),
+                format!("to be asked where {subject} is from"),
+            ]
+        } else if is(&["picture", "scene", "image", "visual", "motif"]) {
+            [
+                format!("{thing} on a kitchen table in the morning, nobody in the picture"),
+                format!("Hands that use {subject} while they do something else"),
+                format!("{what}, close up, in daylight"),
+                format!("Before and after: the same room without {subject} and with it"),
+            ]
+        } else if is(&["life and work", "situation", "biography"]) {
+            [
+                "Works shifts and plans the week on Sunday evening. Buys little, and keeps it long.".to_owned(),
+                format!("Has tried three things that promised {feature}. One of them is still in use."),
+                "Shares a flat and a calendar. Decides quickly when a friend has decided before.".to_owned(),
+                "Reads the small print first and the headline last. Tells others what turned out well.".to_owned(),
+            ]
+        } else {
+            [
+                format!("{thing} is made for {audience}: {feature}, every day, without a manual."),
+                format!("{what}. That is what {audience} notice first, and what they tell others."),
+                format!("Most things ask for attention. {thing} gives some back: {feature}."),
+                format!(
+                    "One week with {subject}, and {feature} is something one no longer thinks about."
+                ),
+            ]
+        };
+        list[(index + self.pick(name, 0, list.len() as u64)) as usize % list.len()].clone()
     }
 }
 

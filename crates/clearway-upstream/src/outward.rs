@@ -162,7 +162,7 @@ pub enum OutwardError {
     #[error("{0}")]
     Url(String),
     /// It may never be asked.
-    #[error("{host} is {address}, an address of a private network")]
+    #[error("{host} is in a private network (as {address})")]
     Private { host: String, address: IpAddr },
     #[error("{0}")]
     Connect(String),

@@ -178,8 +178,7 @@ async fn progress_stands_still_while_the_provider_does_and_says_why() -> Result<
     let path = format!("/api/v1/campaigns/{id}/progress");
     until("it waits for the provider", PATIENCE, async || {
         let progress = get(&world, &path).await?;
-        Ok(progress["progress"]["step"] == "slow"
-            && progress["waiting_on"]["kind"] == "first_byte")
+        Ok(progress["progress"]["step"] == "slow" && progress["waiting_on"]["kind"] == "first_byte")
     })
     .await?;
     let before = get(&world, &path).await?;
@@ -432,7 +431,9 @@ async fn a_webhook_is_signed_tried_again_and_never_sent_inside() -> Result<()> {
     let tag = ring::hmac::sign(&key, format!("{at}.{body}").as_bytes());
     let expected: String = tag.as_ref().iter().map(|byte| format!("{byte:02x}")).collect();
     assert_eq!(hex, expected);
-    for inside in ["http://10.0.0.1/x", "http://169.254.169.254/latest", "http://[::1]/", "file:///x"] {
+    for inside in
+        ["http://10.0.0.1/x", "http://169.254.169.254/latest", "http://[::1]/", "file:///x"]
+    {
         with["webhook"] = inside.into();
         let refused = client.post("/api/v1/campaigns").json(&with).send().await?;
         assert_eq!(refused.status, 400, "{inside}: {}", refused.text());
@@ -458,9 +459,24 @@ async fn blocking_work_runs_beside_everything_else() -> Result<()> {
     }
     let health = get(&world, "/api/v1/health").await?;
     for field in [
-        "status", "timestamp", "version", "llm_model", "openai_available", "workflow_ready",
-        "authentication", "thread_pool_ready", "pools", "queue", "providers", "breakers", "store",
-        "workers", "threads", "open_files", "memory_bytes", "scheduler_lag_ms",
+        "status",
+        "timestamp",
+        "version",
+        "llm_model",
+        "openai_available",
+        "workflow_ready",
+        "authentication",
+        "thread_pool_ready",
+        "pools",
+        "queue",
+        "providers",
+        "breakers",
+        "store",
+        "workers",
+        "threads",
+        "open_files",
+        "memory_bytes",
+        "scheduler_lag_ms",
     ] {
         assert!(!health[field].is_null(), "{field}: {health}");
     }

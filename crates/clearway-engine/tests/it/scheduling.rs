@@ -39,7 +39,8 @@ async fn engine(store: &Arc<MemStore>, clock: &Arc<TestClock>, slots: u32) -> En
     let node: Arc<dyn Node> = Arc::new(Work);
     let plan = Arc::new(Plan::chat("work"));
     let nodes = BTreeMap::from([("work".into(), node.clone())]);
-    let agent = Agent { plan, nodes, starts_ahead: false, ..Agent::single("work", "agent", "work", node) };
+    let agent =
+        Agent { plan, nodes, starts_ahead: false, ..Agent::single("work", "agent", "work", node) };
     let agents = Agents::new([("work".to_owned(), Arc::new(agent))]);
     let options =
         Options { pools: vec![PoolOptions::new("chat", slots, 10_000)], ..options(slots, 10_000) };

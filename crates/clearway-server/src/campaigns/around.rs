@@ -165,7 +165,7 @@ pub(crate) async fn analytics(
             let mut row = spread(times);
             row["id"] = step.id.clone().into();
             row["name"] = step.title.clone().into();
-            row["completed"] = row["count"].take();
+            row["completed"] = row["count"].clone();
             row["errors"] = errors.into();
             row
         })

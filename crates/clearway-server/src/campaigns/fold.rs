@@ -31,7 +31,6 @@ pub(crate) struct Fold {
     pub(super) files: BTreeSet<String>,
     pub(super) last: Option<Timestamp>,
     pub(super) percent: u64,
-    pub(super) current: Option<String>,
     /// The run's last event is in.
     over: bool,
 }
@@ -45,7 +44,9 @@ pub(super) struct StepFold {
     pub(super) interactions: u64,
     pub(super) errors: u64,
     pub(super) error: Option<String>,
-    /// When it last began, while it is at work.
+    /// When it last began.
+    latest: Option<Timestamp>,
+    /// The same, while it is at work.
     since: Option<Timestamp>,
     /// Of all its runs.
     worked: Duration,
@@ -76,6 +77,7 @@ impl Fold {
             known.errors += step.errors;
             known.error = step.error.or(known.error.take().filter(|_| step.completed.is_none()));
             known.worked += step.worked;
+            known.latest = step.latest.or(known.latest);
         }
         self.interactions.extend(next.interactions);
         let surplus = self.interactions.len().saturating_sub(SHOWN);
@@ -84,7 +86,6 @@ impl Fold {
         self.errors += next.errors;
         self.files.extend(next.files);
         self.last = next.last.or(self.last);
-        self.current = next.current.or(self.current.take());
         self.percent = self.percent.max(next.percent);
     }
 
@@ -106,9 +107,9 @@ impl Fold {
             EventKind::NodeStarted => {
                 let step = self.steps.entry(name.clone()).or_default();
                 step.started.get_or_insert(event.at);
+                step.latest = Some(event.at);
                 step.since.get_or_insert(event.at);
                 step.running += 1;
-                self.current = Some(name.clone());
                 ("started", format!("{name} started"), "running")
             }
             EventKind::NodeCompleted => {
@@ -189,8 +190,9 @@ impl Fold {
     pub(super) fn figures(&mut self, steps: &[StepInfo], state: &str, elapsed: f64) -> Value {
         let percent = self.percent(steps, state == "completed");
         let done = steps.iter().filter(|step| self.is_done(&step.id)).count();
-        let current = self.current.as_deref();
-        let current = current.and_then(|id| steps.iter().find(|step| step.id == id));
+        // What works between two steps has no name that people know: the step before it stands.
+        let latest = |step: &&StepInfo| self.steps.get(&step.id).and_then(|seen| seen.latest);
+        let current = steps.iter().filter(|step| latest(step).is_some()).max_by_key(latest);
         let total = match state {
             "queued" | "running" => (percent > 0).then(|| elapsed * 100.0 / percent as f64),
             _ => Some(elapsed),

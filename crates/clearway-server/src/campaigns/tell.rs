@@ -22,9 +22,11 @@ pub(crate) async fn tell_ends(app: App) {
             pool.slots
         );
     }
+    let stop = app.engine.tasks().hard.clone();
     loop {
         tokio::select! {
-            () = app.stop.hard.cancelled() => return,
+            // What ended before the stop is told first.
+            biased;
             ended = ends.recv() => match ended {
                 Ok(record) => tell(&app, &record).await,
                 Err(RecvError::Lagged(missed)) => {
@@ -32,6 +34,7 @@ pub(crate) async fn tell_ends(app: App) {
                 }
                 Err(RecvError::Closed) => return,
             },
+            () = stop.cancelled() => return,
         }
     }
 }

@@ -292,7 +292,15 @@ impl Watch {
             "message": message(record),
         });
         let id = self.last.unwrap_or(EventId { seq: 0, fence: record.fence, part: 0 });
-        self.tell(EventId { part: 2, ..id }, end, due);
+        let elapsed = at.since(self.began.unwrap_or(at)).as_secs_f64();
+        let progress = json!({
+            "type": "progress",
+            "timestamp": at.to_string(),
+            "progress": self.fold.figures(&self.steps, word(record), elapsed),
+            "status": word(record),
+        });
+        self.tell(EventId { part: 2, ..id }, progress, due);
+        self.tell(EventId { part: 3, ..id }, end, due);
         self.phase = Phase::Over;
     }
 
