@@ -158,8 +158,9 @@ mod tests {
         let packed = pack(&files).unwrap();
         assert!(packed.starts_with(b"PK"));
         let mut archive = zip::ZipArchive::new(Cursor::new(packed)).unwrap();
-        let names: Vec<String> =
-            (0..archive.len()).map(|at| archive.by_index(at).unwrap().name().to_owned()).collect();
+        let names: Vec<String> = (0..archive.len())
+            .map(|at| archive.by_index(at).unwrap().name().unwrap().into_owned())
+            .collect();
         assert_eq!(names, ["page.html", "_.._etc_x"]);
     }
 

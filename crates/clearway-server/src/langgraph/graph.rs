@@ -62,7 +62,8 @@ impl Graph {
             && let Some(agent) = &self.agent
         {
             for (channel, reducer) in agent.plan.channels() {
-                if *reducer != Reducer::Last && self.is_shown(channel) {
+                let is_list = !matches!(reducer, Reducer::Last | Reducer::Merge);
+                if is_list && self.is_shown(channel) {
                     let absent = !values.contains_key(&**channel);
                     if absent && (agent.shown_channels.is_some() || &**channel == MESSAGES) {
                         values.insert((**channel).to_owned(), json!([]));
@@ -92,6 +93,13 @@ impl Graph {
             let items = match op {
                 Op::Assign(value) => {
                     written.insert((**channel).to_owned(), self.value(channel, value));
+                    continue;
+                }
+                Op::Patch(fields) => {
+                    let known = written.entry((**channel).to_owned()).or_insert_with(|| json!({}));
+                    if let Value::Object(known) = known {
+                        known.extend(fields.clone());
+                    }
                     continue;
                 }
                 Op::Append(items) | Op::Merge(items) | Op::Add(items) => items.clone(),

@@ -441,6 +441,8 @@ impl Projector {
             | EventKind::CancelRequested
             | EventKind::ProviderAttempt
             | EventKind::NodeFailed
+            | EventKind::ToolStarted
+            | EventKind::ToolCompleted
             | EventKind::ArtifactSaved
             | EventKind::ChildStarted => {}
         }

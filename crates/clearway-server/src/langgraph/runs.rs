@@ -876,9 +876,8 @@ async fn cancel_many(State(app): State<App>, request: Request) -> Result<StatusC
                 let text = id.as_str().ok_or_else(|| unprocessable("`run_ids` holds UUIDs"))?;
                 let run = RunId(errors::uuid("run_ids", text)?);
                 let found = app.engine.run(run).await.ok().map(|found| found.record);
-                let own = |record: &RunRecord| {
-                    record.thread == thread && caller.check(record).is_ok()
-                };
+                let own =
+                    |record: &RunRecord| record.thread == thread && caller.check(record).is_ok();
                 runs.extend(found.filter(own).map(|one| one.id));
             }
             runs

@@ -641,7 +641,7 @@ async fn no_body_makes_the_server_fail() {
         (
             "POST",
             "/runs/cancel".to_owned(),
-            json!({"thread_id": thread, "run_ids": [run],
+            json!({"thread_id": thread, "run_ids": [run.to_string()],
             "status": null}),
         ),
         (
