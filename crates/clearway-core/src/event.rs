@@ -6,6 +6,7 @@
 //!
 //! Not here: how an event looks in a dialect (`clearway-server`), or who may see it when ([`crate::log`]).
 
+use std::fmt;
 use std::sync::Arc;
 use std::sync::OnceLock;
 
@@ -65,16 +66,60 @@ pub struct Delta {
     /// Id of the message it belongs to, equal to the stored message's id.
     pub message: Uuid,
     pub part: Part,
-    text: Bytes,
+    text: Text,
 }
 
 impl Delta {
     pub fn new(message: Uuid, part: Part, text: &str) -> Self {
-        Self { message, part, text: Bytes::copy_from_slice(text.as_bytes()) }
+        let text = match Text::short(text.as_bytes()) {
+            Some(short) => short,
+            None => Text::Long(Bytes::copy_from_slice(text.as_bytes())),
+        };
+        Self { message, part, text }
     }
 
     pub fn text(&self) -> &str {
-        std::str::from_utf8(&self.text).expect("made from a str, and checked when decoded")
+        std::str::from_utf8(self.text.bytes()).expect("made from a str, and checked when decoded")
+    }
+}
+
+/// UTF-8. Tokens are short and many: those that fit are kept in place, so that neither making nor
+/// reading one allocates.
+#[derive(Clone)]
+enum Text {
+    Short { length: u8, bytes: [u8; Text::SHORT] },
+    Long(Bytes),
+}
+
+impl Text {
+    /// As much as fits beside the tag without making the enum larger than [`Bytes`].
+    const SHORT: usize = 23;
+
+    fn short(text: &[u8]) -> Option<Self> {
+        let mut bytes = [0; Self::SHORT];
+        bytes.get_mut(..text.len())?.copy_from_slice(text);
+        Some(Self::Short { length: text.len() as u8, bytes })
+    }
+
+    fn bytes(&self) -> &[u8] {
+        match self {
+            Self::Short { length, bytes } => &bytes[..usize::from(*length)],
+            Self::Long(bytes) => bytes,
+        }
+    }
+}
+
+impl PartialEq for Text {
+    fn eq(&self, other: &Self) -> bool {
+        self.bytes() == other.bytes()
+    }
+}
+
+impl Eq for Text {}
+
+impl fmt::Debug for Text {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        String::from_utf8_lossy(self.bytes()).fmt(f)
     }
 }
 
@@ -269,14 +314,16 @@ impl Segment {
                     bytes.extend_from_slice(&fact.data);
                 }
                 Body::Delta(delta) if tag == TAG_SAME => {
-                    put(&mut bytes, delta.text.len() as u64);
-                    bytes.extend_from_slice(&delta.text);
+                    let text = delta.text.bytes();
+                    put(&mut bytes, text.len() as u64);
+                    bytes.extend_from_slice(text);
                 }
                 Body::Delta(delta) => {
-                    put(&mut bytes, delta.text.len() as u64 + 17);
+                    let text = delta.text.bytes();
+                    put(&mut bytes, text.len() as u64 + 17);
                     bytes.extend_from_slice(delta.message.as_bytes());
                     bytes.push(delta.part.tag());
-                    bytes.extend_from_slice(&delta.text);
+                    bytes.extend_from_slice(text);
                     message = Some((delta.message, delta.part));
                 }
             }
@@ -335,7 +382,8 @@ impl Segment {
 
     fn delta(&self, (message, part): (Uuid, Part), text: &[u8]) -> Result<Body, DamagedSegment> {
         std::str::from_utf8(text).map_err(|_| DamagedSegment)?;
-        Ok(Body::Delta(Delta { message, part, text: self.bytes.slice_ref(text) }))
+        let text = Text::short(text).unwrap_or_else(|| Text::Long(self.bytes.slice_ref(text)));
+        Ok(Body::Delta(Delta { message, part, text }))
     }
 
     /// The same segment without its deltas, for runs whose output has become a stored message.
@@ -445,6 +493,20 @@ mod tests {
         };
         let size = |n| Segment::encode(&(0..n).map(token).collect::<Vec<_>>()).unwrap().bytes.len();
         assert_eq!(size(64) - size(63), 5 + 4);
+    }
+
+    #[test]
+    fn short_and_long_texts_read_the_same() {
+        assert_eq!(size_of::<Text>(), size_of::<Bytes>());
+        for length in [0, 1, 22, 23, 24, 200] {
+            let text = "x".repeat(length);
+            let body = Body::Delta(Delta::new(Uuid::nil(), Part::Text, &text));
+            let event = Event::new(0, 1, Timestamp(0), body);
+            let decoded = Segment::encode([&event]).unwrap().decode().unwrap();
+            assert_eq!(decoded, [event]);
+            let Body::Delta(delta) = &decoded[0].body else { panic!("a delta") };
+            assert_eq!(delta.text(), text);
+        }
     }
 
     #[test]

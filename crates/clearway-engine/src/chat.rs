@@ -82,7 +82,15 @@ pub async fn complete(
     let failed = clearway_upstream::Error::into_failure;
     let mut stream = cx.upstream.chat(cx.call(name), request).await.map_err(failed)?;
     let mut reply = Reply { index, ..Reply::default() };
-    while let Some(event) = stream.next().await.map_err(failed)? {
+    loop {
+        // One read may bring many.
+        let event = match stream.next_ready() {
+            Some(event) => event,
+            None => match stream.next().await.map_err(failed)? {
+                Some(event) => event,
+                None => break,
+            },
+        };
         if let ChatEvent::Reset { reason } = event {
             reply.take_back(cx, reason)?;
             continue;

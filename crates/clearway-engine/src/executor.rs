@@ -42,8 +42,10 @@ use crate::calls::{self, CallEnd, panicked};
 use crate::clock::instant;
 use crate::ctx::{Ctx, Session, Spending};
 use crate::engine::{Inner, bounded_by};
+use crate::gate::Gate;
 use crate::ledger::Ledger;
 use crate::live::{End, Live};
+use crate::pace::Executing;
 use crate::pools::Slot;
 use crate::schedules;
 use crate::started::{Context, Started};
@@ -69,6 +71,7 @@ pub(crate) async fn execute(
     ahead: Option<Ahead>,
 ) {
     let (run, thread) = (claim.record.id, claim.record.thread);
+    let _executing = Executing::start();
     let context = Context {
         run: claim.record.id.to_string(),
         thread: claim.record.thread.to_string(),
@@ -170,6 +173,20 @@ impl Executor {
         context: Context,
         ahead: Option<Ahead>,
     ) -> &'static str {
+        // Boxed: thousands of runs wait for tokens, and what they needed to start is gone by then.
+        match Box::pin(Self::prepare(inner, claim, live, context, ahead)).await {
+            Ok((executor, effects)) => executor.run(effects).await,
+            Err(outcome) => outcome,
+        }
+    }
+
+    async fn prepare(
+        inner: Arc<Inner>,
+        claim: Claim,
+        live: Arc<Live>,
+        context: Context,
+        ahead: Option<Ahead>,
+    ) -> Result<(Box<Self>, Vec<Effect>), &'static str> {
         let now = instant();
         let agent = inner.agents.get(&claim.record.agent);
         let deadline = deadline_of(&inner, &claim.record, agent.as_deref(), now);
@@ -180,7 +197,9 @@ impl Executor {
                 live.wait.enter(WaitKind::Store, "loading the thread", Some(deadline), now);
                 match load_state(&inner, &claim, deadline).await {
                     Ok(state) => (state, None),
-                    Err(failure) if failure.retryable => return give_up(&inner, &live, failure),
+                    Err(failure) if failure.retryable => {
+                        return Err(give_up(&inner, &live, failure));
+                    }
                     // Trying again would find the same damage: the run ends and says so.
                     Err(failure) => {
                         failed = Some(failure);
@@ -197,7 +216,7 @@ impl Executor {
         let start = Start { reply, failed, ..start(&claim, plan, state) };
         let (machine, effects) = Machine::start(start);
         let spending = Arc::new(Spending::new(claim.record.options.budget, &claim.record.usage));
-        let executor = Self {
+        let executor = Box::new(Self {
             inner,
             live,
             record: claim.record,
@@ -226,11 +245,11 @@ impl Executor {
             for_calls: None,
             parking: None,
             woken: false,
-        };
-        executor.run(effects).await
+        });
+        Ok((executor, effects))
     }
 
-    async fn run(mut self, mut effects: Vec<Effect>) -> &'static str {
+    async fn run(mut self: Box<Self>, mut effects: Vec<Effect>) -> &'static str {
         let inner = self.inner.clone();
         let live = self.live.clone();
         let expiry = tokio::time::sleep_until(self.deadline.0.into());
@@ -238,6 +257,8 @@ impl Executor {
         // The deadline counts also when it passes during a commit: it is told again afterwards.
         let (mut expired, mut told) = (false, false);
         let mut draining = false;
+        // All but the calls, which bring the tokens.
+        let gate = Gate::default();
         loop {
             for effect in std::mem::take(&mut effects) {
                 if let Some(more) = self.apply(effect) {
@@ -266,44 +287,73 @@ impl Executor {
                 effects = self.machine.handle(Input::DeadlineReached { failure: self.expired() });
                 continue;
             }
-            let input = tokio::select! {
-                biased;
-                admitted = poll_admission(&mut self.admission), if self.admission.is_some() => {
+            let happened = {
+                let Self { admission, commit, keeping, calls, wake_at, .. } = &mut *self;
+                let aside = async {
+                    tokio::select! {
+                        biased;
+                        admitted = poll_admission(admission), if admission.is_some() => {
+                            Happened::Admitted(admitted.ok())
+                        }
+                        by = live.cancel.requested() => Happened::CancelAsked(by),
+                        () = &mut expiry, if !expired => Happened::Expired,
+                        () = inner.tasks.hard.cancelled(), if !draining => Happened::Stopping,
+                        end = poll_commit(commit), if commit.is_some() => Happened::Committed(end),
+                        Some((call, kept)) = keeping.next(), if !keeping.is_empty() => {
+                            Happened::Kept(call, kept)
+                        }
+                        entries = live.notes.arrived() => Happened::Noted(entries),
+                        () = until(&inner, *wake_at), if wake_at.is_some() => Happened::Woken,
+                    }
+                };
+                tokio::pin!(aside);
+                tokio::select! {
+                    biased;
+                    happened = gate.guard(aside) => happened,
+                    Some((call, end)) = calls.next(), if !calls.is_empty() => {
+                        Happened::CallEnded(call, end)
+                    }
+                }
+            };
+            let input = match happened {
+                Happened::Admitted(admitted) => {
                     self.admission = None;
-                    let Ok(Admitted(record)) = admitted else { return NOT_ACCEPTED };
+                    let Some(Admitted(record)) = admitted else { return NOT_ACCEPTED };
                     self.accepted(*record);
                     None
                 }
-                by = live.cancel.requested() => {
+                Happened::CancelAsked(by) => {
                     self.cancel_at.get_or_insert_with(instant);
                     Some(Input::Cancel { by })
                 }
-                () = &mut expiry, if !expired => { expired = true; None }
-                () = inner.tasks.hard.cancelled(), if !draining => { draining = true; Some(Input::Drain) }
-                end = poll_commit(&mut self.commit), if self.commit.is_some() => {
+                Happened::Expired => {
+                    expired = true;
+                    None
+                }
+                Happened::Stopping => {
+                    draining = true;
+                    Some(Input::Drain)
+                }
+                Happened::Committed(end) => {
                     self.commit = None;
                     match self.committed(end) {
                         Ok(input) => Some(input),
                         Err(outcome) => return outcome,
                     }
                 }
-                Some((call, kept)) = self.keeping.next(), if !self.keeping.is_empty() => match kept {
-                    Ok(Journaled::Stored) => Some(Input::Kept { call }),
-                    Ok(Journaled::Fenced) => Some(Input::Fenced),
-                    // It would be made again after a crash; the commit decides about everything else.
-                    Err(failure) => {
-                        tracing::warn!(run.id = %self.record.id, "a finished call could not be kept: {failure}");
-                        None
-                    }
-                },
-                entries = live.notes.arrived() => Some(Input::Noted { entries }),
-                () = until(&inner, self.wake_at), if self.wake_at.is_some() => {
+                Happened::Kept(call, Ok(Journaled::Stored)) => Some(Input::Kept { call }),
+                Happened::Kept(_, Ok(Journaled::Fenced)) => Some(Input::Fenced),
+                // It would be made again after a crash; the commit decides about everything else.
+                Happened::Kept(_, Err(failure)) => {
+                    tracing::warn!(run.id = %self.record.id, "a finished call could not be kept: {failure}");
+                    None
+                }
+                Happened::Noted(entries) => Some(Input::Noted { entries }),
+                Happened::Woken => {
                     self.wake_at = None;
                     Some(Input::Wake)
                 }
-                Some((call, end)) = self.calls.next(), if !self.calls.is_empty() => {
-                    Some(self.call_ended(call, end))
-                }
+                Happened::CallEnded(call, end) => Some(self.call_ended(call, end)),
             };
             if let Some(input) = input {
                 effects = self.machine.handle(input);
@@ -753,6 +803,20 @@ impl Executor {
         self.inner.finish_live(&self.live, record, reply);
         status.as_str()
     }
+}
+
+/// What the run's task was woken for.
+enum Happened {
+    /// The store's answer to a start ahead; `None` when it was not accepted.
+    Admitted(Option<Admitted>),
+    CancelAsked(String),
+    Expired,
+    Stopping,
+    Committed(CommitEnd),
+    Kept(u32, Result<Journaled, Failure>),
+    Noted(Vec<Entry>),
+    Woken,
+    CallEnded(u32, CallEnd),
 }
 
 enum Applied {

@@ -137,7 +137,9 @@ impl ChatStream {
                 return Ok(Some(event));
             }
             if let Some(fault) = self.live.take_fault() {
-                if let Some(event) = self.recover(fault).await? {
+                // Boxed, since it is rare and its state is large: what is awaited here is set up anew
+                // for every read of every answer.
+                if let Some(event) = Box::pin(self.recover(fault)).await? {
                     return Ok(Some(event));
                 }
                 continue;

@@ -8,7 +8,7 @@
 
 use std::future::{Future, poll_fn};
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
 use clearway_core::Deadline;
@@ -32,11 +32,13 @@ pub(crate) enum Expired {
 pub(crate) struct Watch {
     deadline: Deadline,
     sleep: Pin<Box<Sleep>>,
+    /// Whom the timer wakes. It is not polled again while that is right, since each token polls here.
+    waker: Option<Waker>,
 }
 
 impl Watch {
     pub(crate) fn new(deadline: Deadline) -> Self {
-        Self { deadline, sleep: Box::pin(sleep_until(deadline.0.into())) }
+        Self { deadline, sleep: Box::pin(sleep_until(deadline.0.into())), waker: None }
     }
 
     pub(crate) const fn deadline(&self) -> Deadline {
@@ -53,14 +55,23 @@ impl Watch {
         let end = limit.min(self.deadline);
         if self.sleep.deadline().into_std() > end.0 {
             self.sleep.as_mut().reset(end.0.into());
+            self.waker = None;
         }
-        while self.sleep.as_mut().poll(cx).is_ready() {
+        loop {
+            let known = self.waker.as_ref().is_some_and(|waker| waker.will_wake(cx.waker()));
+            if known && !self.sleep.is_elapsed() {
+                return Poll::Pending;
+            }
+            self.waker = Some(cx.waker().clone());
+            if self.sleep.as_mut().poll(cx).is_pending() {
+                return Poll::Pending;
+            }
             if let Some(which) = self.has_expired(now(), limit) {
                 return Poll::Ready(which);
             }
             self.sleep.as_mut().reset(end.0.into());
+            self.waker = None;
         }
-        Poll::Pending
     }
 
     /// Which of `limit` and the deadline has passed, the earlier one first.
