@@ -25,7 +25,13 @@ use tracing_subscriber::{EnvFilter, Registry};
 use crate::output::{Output, may_colour};
 
 /// Lines that may wait for standard error.
-const QUEUE: usize = 1 << 16;
+const QUEUE: usize = 1 << 14;
+
+/// Bytes that leave in one write, more or less.
+const BATCH: usize = 64 << 10;
+
+/// How long lines gather after a write.
+const GATHER: Duration = Duration::from_millis(10);
 
 /// How long the end of the process waits for the last lines.
 const FLUSH: Duration = Duration::from_secs(2);
@@ -141,24 +147,34 @@ impl Queue {
     }
 }
 
+/// Writes what is queued, and then lets lines gather for a moment: a thread that is woken for each
+/// line costs those who log more than the line.
 fn write_lines(lines: &Receiver<Vec<u8>>, shared: &Shared) {
     let mut stderr = io::stderr();
     loop {
-        let line = match lines.recv_timeout(Duration::from_millis(50)) {
+        let mut batch = match lines.recv_timeout(Duration::from_millis(50)) {
             Ok(line) => line,
             Err(RecvTimeoutError::Timeout) if !shared.closing.load(Ordering::Acquire) => continue,
             Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => break,
         };
-        // Nobody reads the log; there is nobody to tell.
-        let _ = stderr.write_all(&line);
+        while batch.len() < BATCH
+            && let Ok(line) = lines.try_recv()
+        {
+            batch.extend_from_slice(&line);
+        }
         match shared.dropped.swap(0, Ordering::Relaxed) {
             0 => {}
             dropped => {
                 let _ = writeln!(
-                    stderr,
+                    batch,
                     "{{\"level\":\"WARN\",\"message\":\"log lines dropped\",\"count\":{dropped}}}"
                 );
             }
+        }
+        // Nobody reads the log; there is nobody to tell.
+        let _ = stderr.write_all(&batch);
+        if batch.len() < BATCH && !shared.closing.load(Ordering::Acquire) {
+            std::thread::sleep(GATHER);
         }
     }
     let _ = stderr.flush();

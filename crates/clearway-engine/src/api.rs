@@ -68,10 +68,10 @@ pub struct Limits {
 impl Default for Limits {
     fn default() -> Self {
         Self {
-            log_bytes: 32 << 10,
+            log_bytes: 8 << 10,
             output_bytes: 16 << 20,
-            cache_bytes: 64 << 20,
-            ended_runs: 256,
+            cache_bytes: 32 << 20,
+            ended_runs: 128,
             flush_every: Duration::from_millis(200),
             artifact_bytes: 16 << 20,
             artifacts_per_run: 1000,

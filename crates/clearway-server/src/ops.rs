@@ -5,8 +5,8 @@ use std::fmt::Write as _;
 use axum::Json;
 use axum::extract::{Request, State};
 use axum::response::{IntoResponse, Response};
-use clearway_core::Code;
-use clearway_engine::upstream::{BreakerView, KeyView, ProviderView, RateView};
+use clearway_core::{Code, Timestamp};
+use clearway_engine::upstream::{BreakerView, CallView, KeyView, ProviderView, RateView};
 use clearway_engine::{Health, PoolView};
 use http::header::{CACHE_CONTROL, CONTENT_TYPE, RETRY_AFTER};
 use http::{HeaderValue, StatusCode};
@@ -237,7 +237,29 @@ pub(crate) async fn providers(
 ) -> Result<Json<Value>, Problem> {
     Query::own(request.uri(), &[])?;
     let providers: Vec<Value> = app.engine.providers().iter().map(provider_in_full).collect();
-    Ok(Json(json!({"providers": providers})))
+    let now = app.engine.now();
+    let calls: Vec<Value> =
+        app.engine.upstream().calls().iter().map(|one| call(one, now)).collect();
+    Ok(Json(json!({"providers": providers, "calls": calls})))
+}
+
+/// A call that belongs to no run; what it waits for reads as a run's does.
+fn call(call: &CallView, now: Timestamp) -> Value {
+    let waiting = &call.waiting;
+    let for_ms = waiting.for_.as_millis() as u64;
+    json!({
+        "id": call.id,
+        "operation": "embeddings",
+        "model": call.model,
+        "texts": call.items,
+        "tenant": call.tenant,
+        "waiting_on": {
+            "kind": waiting.kind.as_str(),
+            "detail": &*waiting.detail,
+            "since": Timestamp(now.0.saturating_sub(for_ms as i64)).to_string(),
+            "for_ms": for_ms,
+        },
+    })
 }
 
 /// `POST /providers/{name}/reset`: closes its breakers and takes its keys up again.

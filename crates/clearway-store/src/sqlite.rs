@@ -21,6 +21,7 @@ mod fail;
 mod history;
 mod inspect;
 mod journal;
+mod known;
 mod lane;
 mod node_cache;
 mod read;
@@ -291,6 +292,9 @@ impl Store for SqliteStore {
     }
 
     async fn thread(&self, thread: ThreadId) -> Result<Option<ThreadRecord>> {
+        if !self.shared.known.may_have(thread.0) {
+            return Ok(None);
+        }
         self.readers.read(move |conn| read::thread(conn, thread)).await
     }
 

@@ -238,6 +238,7 @@ impl Attempts {
         self.history.error(&label, fault, now())
     }
 
+    /// What comes after a failed attempt.
     fn next(&self, route: &Route, fault: &Fault, left: Duration, at: Instant) -> Next {
         let verdict = classify(fault);
         let fits = |delay: Duration| delay + self.kind.min_useful <= left;
@@ -253,6 +254,7 @@ impl Attempts {
         let onward = if verdict.onward { self.onward(fault) } else { None };
         let again = match verdict.same {
             Same::Never => None,
+            _ if !route.provider.retry.on.allows(fault.code) => None,
             Same::Once(delay) => (self.same == 0).then_some(delay),
             Same::OnceBackoff => (self.same == 0).then(|| self.backoff(route)),
             // Where there is another route, the attempts are not all spent on this one.

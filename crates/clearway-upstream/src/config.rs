@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use clearway_core::Clock;
+use clearway_core::{Clock, Code};
 use http::uri::Scheme;
 use http::{HeaderName, HeaderValue, Uri};
 use serde_json::{Map, Value};
@@ -248,11 +248,60 @@ pub struct Retry {
     pub attempts: u32,
     /// The longest rest before the first retry; doubled for each further one.
     pub backoff: Duration,
+    pub on: RetryOn,
 }
 
 impl Default for Retry {
     fn default() -> Self {
-        Self { attempts: 3, backoff: Duration::from_millis(500) }
+        Self { attempts: 3, backoff: Duration::from_millis(500), on: RetryOn::default() }
+    }
+}
+
+/// After which faults the same provider is asked again. Other keys and fallbacks take over whatever
+/// stands here.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RetryOn {
+    /// It was silent, or said that it had waited too long.
+    pub timeout: bool,
+    /// No connection came about.
+    pub connect: bool,
+    /// It failed, or its answer was no good.
+    pub server: bool,
+    /// It wants fewer requests.
+    pub rate: bool,
+}
+
+impl Default for RetryOn {
+    fn default() -> Self {
+        Self { timeout: true, connect: true, server: true, rate: true }
+    }
+}
+
+impl RetryOn {
+    pub(crate) const fn allows(self, code: Code) -> bool {
+        match code {
+            Code::UpstreamDnsFailed
+            | Code::UpstreamConnectFailed
+            | Code::UpstreamConnectTimeout
+            | Code::UpstreamTlsFailed => self.connect,
+            Code::UpstreamSendTimeout
+            | Code::UpstreamHeadersTimeout
+            | Code::UpstreamFirstTokenTimeout
+            | Code::UpstreamBodyTimeout
+            | Code::UpstreamStreamIdle
+            | Code::UpstreamStreamStalled
+            | Code::UpstreamTimeout => self.timeout,
+            Code::UpstreamRateLimited => self.rate,
+            Code::UpstreamOverloaded
+            | Code::UpstreamServerError
+            | Code::UpstreamBadResponse
+            | Code::UpstreamEmptyResponse
+            | Code::UpstreamStreamTruncated
+            | Code::UpstreamStreamMalformed
+            | Code::UpstreamStreamTooLarge
+            | Code::UpstreamBadVectors => self.server,
+            _ => true,
+        }
     }
 }
 

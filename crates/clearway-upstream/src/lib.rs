@@ -44,6 +44,7 @@ mod tally;
 mod transport;
 mod upstream;
 mod usage;
+mod waiting;
 mod watch;
 
 pub use call::{CallCx, CallProbe, Class, Phase};
@@ -51,7 +52,7 @@ pub use chat::{ChatRequest, ChatStream};
 pub use codec::{ChatEvent, FinishReason, Usage};
 pub use config::{
     BreakerLimits, Commit, Config, ConfigError, EmbeddingModel, Endpoint, Kind, Limits,
-    ModelConfig, ProviderConfig, Retry, Secret, Timeouts,
+    ModelConfig, ProviderConfig, Retry, RetryOn, Secret, Timeouts,
 };
 pub use dial::{Dial, DialError, DialPhase, Io, TcpDial};
 pub use embed::{EmbedRequest, EmbeddingInfo, Embeddings, Purpose};
@@ -64,6 +65,7 @@ pub use outward::{Allowed, Outward, OutwardError, Policy as OutwardPolicy, Poste
 pub use tally::TallyView;
 pub use upstream::{ConnectionsView, ModelInfo, ModelView, ProviderView, Upstream};
 pub use usage::{Observer, Price, UsageRow, UsageSource};
+pub use waiting::CallView;
 
 #[cfg(test)]
 mod tests;

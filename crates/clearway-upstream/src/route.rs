@@ -97,7 +97,7 @@ impl Provider {
                 .map_err(|error| invalid(format!("{:?}: {error}", endpoint.host)))?,
             headers,
             credentials,
-            secrets: config.keys.iter().map(|(_, key)| key.clone()).collect(),
+            secrets: secrets(config),
             dial,
             concurrent: config.limits.concurrent,
             limiter: Limiter::new(config.limits.settings(), at),
@@ -207,6 +207,27 @@ impl Route {
     }
 }
 
+/// What no text of this provider may show: its keys, and what configured headers carry that look like
+/// credentials by their name.
+fn secrets(config: &ProviderConfig) -> Vec<Secret> {
+    let tells = |name: &str| {
+        ["auth", "cookie", "key", "pass", "secret", "token"].iter().any(|part| name.contains(part))
+    };
+    let of_headers = config
+        .headers
+        .iter()
+        .filter(|(name, _)| tells(name.as_str()))
+        .filter_map(|(_, value)| value.to_str().ok())
+        // Behind a scheme such as `Bearer` it is the last word that nobody may know.
+        .filter_map(|value| value.split_whitespace().next_back())
+        .filter(|word| word.len() >= SHORTEST_SECRET)
+        .map(Secret::new);
+    config.keys.iter().map(|(_, key)| key.clone()).chain(of_headers).collect()
+}
+
+/// What is shorter is found in ordinary words.
+const SHORTEST_SECRET: usize = 6;
+
 /// How a key is sent.
 fn key_header(kind: Kind, key: &Secret) -> (HeaderName, String) {
     match kind {
@@ -219,3 +240,32 @@ fn key_header(kind: Kind, key: &Secret) -> (HeaderName, String) {
 
 const ANTHROPIC_VERSION: HeaderName = HeaderName::from_static("anthropic-version");
 const AGENT: &str = concat!("clearway/", env!("CARGO_PKG_VERSION"));
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Endpoint;
+
+    #[test]
+    fn headers_with_credentials_are_secrets_too() {
+        let endpoint = Endpoint::parse("http://127.0.0.1:9/v1").unwrap();
+        let header = |name: &'static str, value: &'static str| {
+            (HeaderName::from_static(name), HeaderValue::from_static(value))
+        };
+        let config = ProviderConfig {
+            keys: vec![(None, Secret::new("sk-one"))],
+            headers: vec![
+                header("x-gateway-key", "gateway-pass-77"),
+                header("proxy-authorization", "Basic dXNlcjpwYXNz"),
+                header("x-region", "north-central"),
+                header("x-token-kind", "v2"),
+            ],
+            ..ProviderConfig::new("p", endpoint)
+        };
+        let secrets = secrets(&config);
+        let said = "gateway-pass-77 and dXNlcjpwYXNz are refused in north-central by v2";
+        let shown = Secrets::new(&secrets).scrub(said);
+        assert!(!shown.contains("gateway-pass") && !shown.contains("dXNlcjpwYXNz"), "{shown}");
+        assert!(shown.contains("north-central by v2"), "{shown}");
+    }
+}

@@ -28,6 +28,7 @@ mod fuzz;
 mod kinds;
 mod lab;
 mod limits;
+mod list;
 mod retries;
 mod routes;
 mod streams;

@@ -20,6 +20,7 @@ use crate::guard::limiter::LimiterView;
 use crate::guard::retry_budget::RetryBudgetView;
 use crate::route::{Provider, Route};
 use crate::tally::TallyView;
+use crate::waiting::{CallView, Calls};
 use crate::watch::now;
 
 /// All configured providers and models. Clones share everything.
@@ -33,6 +34,7 @@ struct Inner {
     /// By configured name: the model's own route, then its fallbacks.
     models: HashMap<String, Arc<[Arc<Route>]>>,
     embedder: Embedder,
+    calls: Calls,
 }
 
 impl fmt::Debug for Upstream {
@@ -120,7 +122,7 @@ impl Upstream {
         });
         let models = models.collect();
         let embedder = Embedder::new(&routes);
-        Ok(Self { inner: Arc::new(Inner { providers, models, embedder }) })
+        Ok(Self { inner: Arc::new(Inner { providers, models, embedder, calls: Calls::default() }) })
     }
 
     /// Sends a chat request and returns when its answer has begun.
@@ -146,7 +148,13 @@ impl Upstream {
     /// When the request as a whole is refused, before anything is sent. What goes wrong with single
     /// texts is in the answer.
     pub async fn embed(&self, cx: CallCx, request: EmbedRequest) -> Result<Embeddings, Error> {
+        let _listing = self.inner.calls.list(&cx, &request.model, request.texts.len());
         self.inner.embedder.embed(cx, request).await
+    }
+
+    /// Calls for embeddings that are under way, oldest first: what each waits for, and since when.
+    pub fn calls(&self) -> Vec<CallView> {
+        self.inner.calls.views()
     }
 
     /// The embedding model with this name; the provider's name for it will do.

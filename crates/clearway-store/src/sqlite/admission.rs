@@ -44,7 +44,7 @@ impl Operation for Create {
             return Ok(Admission::Existing(Box::new(ends::find_by_n(tx.conn, known)?.record)));
         }
         let parent = find_parent(tx.conn, new)?;
-        let thread = find_thread(tx.conn, new)?;
+        let thread = find_thread(tx, new)?;
         match &thread {
             None if new.thread_must_exist => return Ok(Admission::ThreadNotFound),
             Some(thread)
@@ -138,34 +138,39 @@ fn seen_before(tx: &Tx<'_>, new: &NewRun) -> Result<Option<i64>, Fail> {
     }
 }
 
-fn find_thread(conn: &Connection, new: &NewRun) -> rusqlite::Result<Option<Thread>> {
-    conn.prepare_cached(
-        "SELECT t.n, t.tenant, t.owner, (SELECT id FROM runs WHERE n = t.active), t.ord,
+fn find_thread(tx: &Tx<'_>, new: &NewRun) -> rusqlite::Result<Option<Thread>> {
+    if !tx.known.may_have(new.thread.0) {
+        return Ok(None);
+    }
+    tx.conn
+        .prepare_cached(
+            "SELECT t.n, t.tenant, t.owner, (SELECT id FROM runs WHERE n = t.active), t.ord,
              t.generation, t.version, c.id, c.next, c.step
          FROM threads t LEFT JOIN checkpoints c ON c.n = t.head WHERE t.id = ?1",
-    )?
-    .query_row([Id(new.thread.0)], |row| {
-        let head = row.get::<_, Option<Id>>(7)?.map(|id| CheckpointId(id.0));
-        let frontier = match head {
-            Some(_) => rows::frontier(row, 8, None, row.get(9)?)?,
-            None => Frontier::default(),
-        };
-        Ok(Thread {
-            n: row.get(0)?,
-            tenant: row.get(1)?,
-            owner: row.get(2)?,
-            active: row.get::<_, Option<Id>>(3)?.map(|id| RunId(id.0)),
-            ord: row.get(4)?,
-            generation: row.get(5)?,
-            version: number(row.get(6)?),
-            head,
-            frontier,
+        )?
+        .query_row([Id(new.thread.0)], |row| {
+            let head = row.get::<_, Option<Id>>(7)?.map(|id| CheckpointId(id.0));
+            let frontier = match head {
+                Some(_) => rows::frontier(row, 8, None, row.get(9)?)?,
+                None => Frontier::default(),
+            };
+            Ok(Thread {
+                n: row.get(0)?,
+                tenant: row.get(1)?,
+                owner: row.get(2)?,
+                active: row.get::<_, Option<Id>>(3)?.map(|id| RunId(id.0)),
+                ord: row.get(4)?,
+                generation: row.get(5)?,
+                version: number(row.get(6)?),
+                head,
+                frontier,
+            })
         })
-    })
-    .optional()
+        .optional()
 }
 
 fn insert_thread(tx: &Tx<'_>, new: &NewRun) -> rusqlite::Result<Thread> {
+    tx.known.add(new.thread.0);
     tx.run(
         "INSERT INTO threads (id, tenant, owner, dialect, key_parts, metadata, created_at,
              updated_at, ord, generation, version)

@@ -25,6 +25,7 @@ use tokio::task::JoinHandle;
 
 use super::channels::{self, Due};
 use super::fail::{Fail, explain};
+use super::known::Known;
 use super::upkeep::limit_size;
 use super::{lane, rows, schema};
 use crate::Policy;
@@ -65,6 +66,7 @@ pub(super) struct Tx<'a> {
     pub(super) due: &'a mut Vec<Due>,
     /// Ends of the logs that were appended to lately. Whoever ends a lease takes its run out.
     pub(super) tails: &'a mut HashMap<RunId, Tail>,
+    pub(super) known: &'a Known,
     path: &'a Path,
 }
 
@@ -98,6 +100,7 @@ pub(super) struct Shared {
     pub(super) counts: Mutex<Counts>,
     /// Whether the last write succeeded; why not.
     pub(super) writable: Mutex<std::result::Result<(), String>>,
+    pub(super) known: Known,
 }
 
 /// Locks what is never left half changed.
@@ -254,7 +257,8 @@ impl Writer {
         max_bytes: Option<u64>,
     ) -> Result<Self> {
         let conn = schema::open_writer(&path)?;
-        let shared = Shared { counts: Mutex::default(), writable: Mutex::new(Ok(())) };
+        let known = Known::read(&conn).map_err(|error| explain(error, &path))?;
+        let shared = Shared { counts: Mutex::default(), writable: Mutex::new(Ok(())), known };
         let mut writer = Self {
             conn,
             broken: false,
@@ -434,6 +438,7 @@ impl Writer {
                 moves: &mut *moves,
                 due: &mut self.due,
                 tails: &mut self.tails,
+                known: &self.shared.known,
                 path: &self.path,
             };
             match ticket.apply(&mut tx) {

@@ -214,3 +214,85 @@ fn requests(upstream: &Upstream) -> u64 {
     let connections = upstream.provider_views().remove(0).connections;
     connections.opened + connections.reused
 }
+
+/// What a connection does with its only request: answers after so many seconds, well or not, or
+/// waits until it is closed.
+#[derive(Clone, Copy, Debug)]
+enum Leg {
+    Answers(f64),
+    Fails(f64),
+    Silent,
+}
+
+/// One call over these connections, in the order of dialling: its outcome and when it was there.
+async fn race(legs: [Leg; 2]) -> (Result<Vec<f32>, Code>, Duration) {
+    let closed = Arc::new(AtomicUsize::new(0));
+    let seen = closed.clone();
+    let hedging = |config: &mut Config| {
+        embedding(config);
+        config.providers[0].retry.attempts = 2;
+    };
+    let rig = Rig::with(hedging, move |number, mut peer| {
+        let (leg, closed) = (legs[number], seen.clone());
+        async move {
+            peer.request().await;
+            let (after, status, body) = match leg {
+                Leg::Answers(after) => (after, "200 OK", r#"{"data":[{"embedding":[1,2]}]}"#),
+                Leg::Fails(after) => (after, "500 Oops", r#"{"error":{"message":"no"}}"#),
+                Leg::Silent => (3600.0, "200 OK", ""),
+            };
+            tokio::select! {
+                () = tokio::time::sleep(Duration::from_secs_f64(after)) => {
+                    peer.respond(status, JSON, body).await;
+                }
+                () = async { peer.closed().await; } => {
+                    closed.fetch_add(1, Ordering::Relaxed);
+                }
+            }
+        }
+    });
+    let started = now();
+    let answer = rig.upstream.embed(rig.cx(), ask(&["one"])).await.unwrap();
+    let took = now() - started;
+    settle().await;
+    assert_eq!(rig.dialled(), 2);
+    let view = rig.view();
+    assert_eq!((view.limiter.in_flight, view.tally.hedges), (0, 1));
+    let won = view.tally.attempts.get("ok").copied().unwrap_or_default();
+    let outcome = only(answer).map_err(|(code, _)| code);
+    assert_eq!(won, u64::from(outcome.is_ok()), "one result, booked once");
+    assert_eq!(closed.load(Ordering::Relaxed) as u64, won, "the loser's connection is closed");
+    (outcome, took)
+}
+
+#[tokio::test(start_paused = true)]
+async fn of_two_attempts_side_by_side_the_first_good_one_counts() {
+    let seconds = Duration::from_secs_f64;
+    let good = Ok(vec![1.0, 2.0]);
+    // The second one begins after a second and a half.
+    assert_eq!(race([Leg::Answers(9.0), Leg::Answers(0.5)]).await, (good.clone(), seconds(2.0)));
+    assert_eq!(race([Leg::Answers(2.0), Leg::Silent]).await, (good.clone(), seconds(2.0)));
+    let (outcome, took) = race([Leg::Fails(2.0), Leg::Fails(1.0)]).await;
+    assert_eq!((outcome, took), (Err(Code::UpstreamServerError), seconds(2.5)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_call_can_be_seen_waiting_and_is_gone_with_its_caller() {
+    let rig = Rig::with(embedding, |_, mut peer| async move {
+        peer.request().await;
+        peer.closed().await;
+    });
+    let call = rig.upstream.embed(rig.cx(), ask(&["one", "two"]));
+    let left = tokio::time::timeout(Duration::from_secs(1), async {
+        let watch = async {
+            tokio::time::sleep(Duration::from_millis(900)).await;
+            let [view] = <[_; 1]>::try_from(rig.upstream.calls()).unwrap();
+            assert_eq!((view.model.as_str(), view.items), ("embed", 2));
+            assert!(view.waiting.kind != WaitKind::Work, "{view:?}");
+            assert!(view.waiting.for_ >= Duration::from_millis(800), "{view:?}");
+        };
+        tokio::join!(call, watch)
+    });
+    assert!(left.await.is_err());
+    assert!(rig.upstream.calls().is_empty());
+}

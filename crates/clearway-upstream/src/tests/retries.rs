@@ -462,3 +462,22 @@ async fn connections_that_close_at_random_are_never_noticed() {
     }
     lab.assert_at_rest().await;
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_cause_that_is_not_named_is_not_asked_again() {
+    use crate::config::RetryOn;
+    let none = RetryOn { timeout: false, connect: false, server: false, rate: false };
+    for (fault, only) in [
+        ("server_error_once", RetryOn { server: true, ..none }),
+        ("rate_limit_once", RetryOn { rate: true, ..none }),
+        ("request_timeout", RetryOn { timeout: true, ..none }),
+        ("reset_once", RetryOn { connect: true, ..none }),
+    ] {
+        for (on, attempts) in [(none, 1), (only, 2)] {
+            let lab = Lab::faulty(&[fault], |config| config.providers[0].retry.on = on);
+            let call = lab.call_with(cx(Duration::from_secs(120)), ask(), &[""]).await;
+            assert_eq!(call.rows.len(), attempts, "{fault}, {on:?}: {}", call.trail());
+            lab.assert_at_rest().await;
+        }
+    }
+}

@@ -5,7 +5,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use clearway_engine::upstream::{BreakerLimits, Endpoint, Kind, Retry};
+use clearway_engine::upstream::{BreakerLimits, Endpoint, Kind, Retry, RetryOn};
 use http::{HeaderName, HeaderValue};
 
 use super::duration::DEADLINE;
@@ -150,27 +150,23 @@ fn retry(table: Table<'_>) -> Retry {
             .get("backoff")
             .and_then(|value| value.duration(backoff))
             .unwrap_or(usual.backoff),
+        on: table.get("on").map_or(usual.on, |value| retry_on(&value)),
     };
-    if let Some(value) = table.get("on") {
-        retry_on(&value);
-    }
     table.finish();
     retry
 }
 
-/// What is worth another try depends on the fault and on what was shown already, so the list can
-/// say what is true and cannot change it.
-fn retry_on(value: &Value<'_>) {
+/// After which faults the same provider is asked again.
+fn retry_on(value: &Value<'_>) -> RetryOn {
     const CAUSES: &[(&str, &str)] =
         &[("timeout", "timeout"), ("connect", "connect"), ("5xx", "5xx"), ("429", "429")];
-    let named: Vec<_> = value.list().iter().map(|item| item.one_of(CAUSES)).collect();
-    let named: Option<BTreeSet<&str>> = named.into_iter().collect();
-    if value.is_list() && named.is_some_and(|named| named.len() < CAUSES.len()) {
-        value.problem(
-            format!("`{}` cannot leave a cause out in this version", value.path),
-            "too short",
-            "leave the list out, or write all: [\"timeout\", \"connect\", \"5xx\", \"429\"]; attempts = 1 retries nothing",
-        );
+    let named: BTreeSet<&str> =
+        value.list().iter().filter_map(|item| item.one_of(CAUSES)).collect();
+    RetryOn {
+        timeout: named.contains("timeout"),
+        connect: named.contains("connect"),
+        server: named.contains("5xx"),
+        rate: named.contains("429"),
     }
 }
 

@@ -777,14 +777,6 @@ base_url = "http://x"
              ·                      ╰── out of range
              ╰────
 
-            error: `providers.a.retry.on` cannot leave a cause out in this version
-             ╭─[clearway.toml:7:30]
-            7 │ retry = { attempts = 0, on = ["timeout", "5xx"] }
-             ·                              ─────────┬────────
-             ·                                       ╰── too short
-             ╰────
-            help: leave the list out, or write all: ["timeout", "connect", "5xx", "429"]; attempts = 1 retries nothing
-
             error: `providers.a.breaker.failures` must be from 1 to 1000
              ╭─[clearway.toml:8:24]
             8 │ breaker = { failures = 0, recovery = "2h" }
