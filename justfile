@@ -53,6 +53,8 @@ bench-overhead *args: (bench "overhead" args)
 
 bench-limits *args: (bench "limits" args)
 
+bench-providers *args: (bench "providers" args)
+
 bench-turns *args: (bench "turns" args)
 
 bench-cancel *args: (bench "cancel" args)

@@ -75,6 +75,8 @@ enum Command {
     Cancel(cancel::Options),
     /// kill -9 at random moments under a mixed load.
     Kill(kill::Options),
+    /// Queries beside bulk embeddings, and crowds at a slow provider.
+    Providers(providers::Options),
     /// SIGTERM under load.
     Drain(drain::Options),
     /// Clients of LangGraph's door that hang up and come back.
@@ -166,6 +168,7 @@ async fn one(tools: &Tools, command: &Command, report: &mut Report) -> Result<()
         Command::Cancel(options) => cancel::run(tools, options, report).await,
         Command::Kill(options) => kill::run(tools, options, report).await,
         Command::Drain(options) => drain::run(tools, options, report).await,
+        Command::Providers(options) => providers::run(tools, options, report).await,
         Command::Rejoin(options) => rejoin::run(tools, options, report).await,
         Command::Campaigns(options) => campaigns::run(tools, options, report).await,
         Command::All | Command::TryThread => anyhow::bail!("not a measurement by itself"),

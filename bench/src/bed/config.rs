@@ -14,16 +14,23 @@ pub(crate) struct Config {
     pub(crate) slots: u32,
     /// How long the server may go on after SIGTERM.
     pub(crate) drain_s: u32,
+    /// Calls to the provider at once.
+    pub(crate) calls: u32,
 }
 
 impl Config {
     /// Room for every measurement: nothing here is meant to be what limits it.
     pub(crate) fn roomy(provider: SocketAddr) -> Self {
-        Self { provider, slots: 6000, drain_s: 10 }
+        Self { provider, slots: 6000, drain_s: 10, calls: 6000 }
+    }
+
+    /// The few calls at once that an account for embeddings usually has.
+    pub(crate) fn embedding(provider: SocketAddr) -> Self {
+        Self { calls: 10, ..Self::roomy(provider) }
     }
 
     pub(crate) fn to_toml(&self) -> String {
-        let Self { provider, slots, drain_s } = self;
+        let Self { provider, slots, drain_s, calls } = self;
         format!(
             r#"[server]
 log = "json"
@@ -36,11 +43,12 @@ max_connections = 8192
 kind = "openai"
 base_url = "http://{provider}/v1"
 api_key = "${{{KEY_VARIABLE}}}"
-limits = {{ concurrent = 6000, queue = 6000 }}
+limits = {{ concurrent = {calls}, queue = 6000 }}
 pool = {{ connections = 6000, keep_alive = 6000, idle_expiry = "60s" }}
 
 [models]
 bench = {{ provider = "bench", model = "bench" }}
+embed = {{ provider = "bench", model = "text-embedding-3-small" }}
 
 [pools]
 chat = {{ slots = {slots}, queue = 12000 }}
