@@ -60,7 +60,7 @@ impl Attempt<'_> {
                 let Self { route, cx, watch, detail, lease, .. } = self;
                 let mut live = Live::new(route.clone(), lease, exchange, sent_at);
                 live.request_id = request_id;
-                let limit = Deadline(sent_at + route.limits.ttft).min(watch.deadline());
+                let limit = Deadline(sent_at + lease.first_token_limit()).min(watch.deadline());
                 cx.wait.enter(WaitKind::FirstByte, detail.clone(), Some(limit), now());
                 live.await_output(watch).await?;
                 cx.wait.enter(WaitKind::NextToken, detail, Some(watch.deadline()), now());
@@ -246,10 +246,11 @@ impl Attempt<'_> {
             // Some answer before they have read everything, mostly to refuse it.
             Some(head) => head,
             None => {
-                let limit = self.watch.stage(sent_at, timeouts.headers.min(timeouts.ttft));
+                let cap = timeouts.headers.min(timeouts.ttft).min(self.lease.first_token_limit());
+                let limit = self.watch.stage(sent_at, cap);
                 self.cx.wait.enter(WaitKind::FirstByte, self.detail.clone(), Some(limit), sent_at);
                 self.watch.within(limit, |cx| exchange.poll_head(cx)).await.map_err(|which| {
-                    let problem = format!("no answer began within {:?}", timeouts.headers);
+                    let problem = format!("no answer began within {cap:?}");
                     let code = Code::UpstreamHeadersTimeout;
                     HeadError::Fault(expired(which, code, Phase::Headers, &problem))
                 })?

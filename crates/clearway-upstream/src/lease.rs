@@ -28,6 +28,7 @@ pub(crate) struct Lease {
     held: Option<Held>,
     pub(crate) key: usize,
     number: u32,
+    is_probe: bool,
     began: Instant,
     phase: Phase,
     status: Option<u16>,
@@ -77,6 +78,7 @@ impl Lease {
         );
         Self {
             route,
+            is_probe: endpoint.is_probe() || model.is_probe(),
             held: Some(Held { endpoint, model, grant }),
             key,
             number,
@@ -89,6 +91,13 @@ impl Lease {
             observer: cx.observer.clone(),
             span,
         }
+    }
+
+    /// How long the first output may take. A probe gets half: while it is out nobody else is let
+    /// through, and where it is slow all would be.
+    pub(crate) fn first_token_limit(&self) -> Duration {
+        let limit = self.route.limits.ttft;
+        if self.is_probe { limit / 2 } else { limit }
     }
 
     /// The request goes out now and is this long.

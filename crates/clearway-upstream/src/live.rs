@@ -46,6 +46,8 @@ struct Source {
 
 struct Clocks {
     sent_at: Instant,
+    /// How long the first output may take.
+    ttft: Duration,
     /// `None` before the first byte of the body.
     last_byte: Option<Instant>,
     /// `None` before the first output.
@@ -62,8 +64,11 @@ impl Live {
         exchange: Exchange,
         sent_at: Instant,
     ) -> Self {
-        let source = Some(Source { exchange, lease });
-        Self { source, ..Self::with(route, VecDeque::new(), sent_at) }
+        let ttft = lease.first_token_limit();
+        let mut live = Self::with(route, VecDeque::new(), sent_at);
+        live.clocks.ttft = ttft;
+        live.source = Some(Source { exchange, lease });
+        live
     }
 
     /// An answer that came in one piece.
@@ -79,7 +84,7 @@ impl Live {
     }
 
     fn with(route: Arc<Route>, events: VecDeque<ChatEvent>, sent_at: Instant) -> Self {
-        let kind = route.provider.kind;
+        let (kind, ttft) = (route.provider.kind, route.limits.ttft);
         Self {
             route,
             source: None,
@@ -89,6 +94,7 @@ impl Live {
             fault: None,
             clocks: Clocks {
                 sent_at,
+                ttft,
                 last_byte: None,
                 last_progress: None,
                 stopped_at: None,
@@ -264,7 +270,7 @@ impl Live {
         let (code, problem) = match verdict {
             Verdict::FirstToken => (
                 Code::UpstreamFirstTokenTimeout,
-                format!("no output within {:?} after the request was sent", limits.ttft),
+                format!("no output within {:?} after the request was sent", self.clocks.ttft),
             ),
             Verdict::Idle => (
                 Code::UpstreamStreamIdle,
@@ -360,7 +366,7 @@ impl Clocks {
             return (Deadline(stopped_at + limits.tail), Verdict::Tail);
         }
         let progress = match self.last_progress {
-            None => (Deadline(self.sent_at + limits.ttft), Verdict::FirstToken),
+            None => (Deadline(self.sent_at + self.ttft), Verdict::FirstToken),
             Some(at) => (Deadline(at + limits.progress), Verdict::Progress),
         };
         // Before its first byte only the limit for output counts: some think in silence.

@@ -73,6 +73,12 @@ pub(crate) struct Ticket {
     is_probe: bool,
 }
 
+impl Ticket {
+    pub(crate) const fn is_probe(&self) -> bool {
+        self.is_probe
+    }
+}
+
 /// A breaker at one moment.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BreakerView {

@@ -169,6 +169,24 @@ async fn a_probe_that_leaves_or_is_refused_says_nothing() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_probe_is_waited_for_half_as_long() {
+    let lab =
+        Lab::new([Options { fault: Some("unavailable".parse().unwrap()), ..short() }], |config| {
+            config.providers[0].retry.attempts = 1
+        });
+    for _ in 0..5 {
+        lab.call().await;
+    }
+    for silence in ["no_answer", "ttft:100000"] {
+        tokio::time::sleep(Duration::from_secs(30)).await;
+        lab.sims[0].change(|control| control.fault = Some(silence.parse().unwrap()));
+        let probe = lab.call().await;
+        assert_eq!(probe.took, Duration::from_secs(15), "{silence}: {}", probe.trail());
+    }
+    lab.assert_at_rest().await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_slow_success_of_before_does_not_close_the_breaker() {
     let slow = Options { token_interval: Duration::from_millis(100), ..short() };
     let lab = Lab::new([slow], |config| config.providers[0].retry.attempts = 1);
