@@ -58,9 +58,9 @@ impl Attempt<'_> {
         let fault = match content_kind(&head.headers) {
             content if content.is_stream_of(kind) => {
                 let Self { route, cx, watch, detail, lease, .. } = self;
+                let limit = Deadline(sent_at + lease.first_token_limit()).min(watch.deadline());
                 let mut live = Live::new(route.clone(), lease, exchange, sent_at);
                 live.request_id = request_id;
-                let limit = Deadline(sent_at + lease.first_token_limit()).min(watch.deadline());
                 cx.wait.enter(WaitKind::FirstByte, detail.clone(), Some(limit), now());
                 live.await_output(watch).await?;
                 cx.wait.enter(WaitKind::NextToken, detail, Some(watch.deadline()), now());
