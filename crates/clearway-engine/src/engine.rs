@@ -490,7 +490,9 @@ impl Engine {
 
 /// Who wants to know of ends, by door.
 #[derive(Debug, Default)]
-pub(crate) struct Ends(RwLock<Vec<(&'static str, broadcast::Sender<Arc<RunRecord>>)>>);
+pub(crate) struct Ends(RwLock<Vec<(&'static str, TellEnd)>>);
+
+type TellEnd = broadcast::Sender<Arc<RunRecord>>;
 
 impl Ends {
     fn watch(&self, door: &'static str) -> broadcast::Receiver<Arc<RunRecord>> {

@@ -111,6 +111,14 @@ fn every_kind_of_event_is_one_frame() {
         event: child.started
         data: {"seq":19,"id":"19-768","kind":"child.started","at":"2026-11-20T20:46:29.363+00:00","data":{"x":"1\n2"}}
 
+        id: 20-768
+        event: tool.started
+        data: {"seq":20,"id":"20-768","kind":"tool.started","at":"2026-11-20T20:46:29.363+00:00","data":{"x":"1\n2"}}
+
+        id: 21-768
+        event: tool.completed
+        data: {"seq":21,"id":"21-768","kind":"tool.completed","at":"2026-11-20T20:46:29.363+00:00","data":{"x":"1\n2"}}
+
     "#]]
     .assert_eq(&text);
 }

@@ -57,6 +57,8 @@ async fn every_code_is_an_error_with_a_page() {
         409 checkpoint_conflict
         500 output_invalid
         500 step_failed
+        502 tool_failed
+        502 tool_unavailable later
         500 output_too_large
         503 store_unavailable later
         503 fenced later

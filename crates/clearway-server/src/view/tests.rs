@@ -144,6 +144,8 @@ fn a_run_shows_what_it_waits_for() {
             "slot": 12400
           },
           "queue_position": 3,
+          "queue_reason": "no_slot",
+          "expected_start": "1970-01-01T00:00:22.500+00:00",
           "usage": {
             "input_tokens": 0,
             "output_tokens": 0,
