@@ -116,13 +116,17 @@ impl Maker<'_> {
         let (text, max) = (self.text, self.options.max_tokens);
         let units = units.chain(bare).filter(|unit| unit.tokens > 0);
         for unit in units.flat_map(|unit| divided(text, unit, max)) {
-            if fresh && tokens.saturating_add(unit.tokens) > max {
+            // Marks between two units are in the chunk, too.
+            let between =
+                taken.last().map(|last: &Unit| count_tokens(&text[last.span.end..unit.span.start]));
+            let cost = unit.tokens.saturating_add(between.unwrap_or(0));
+            if fresh && tokens.saturating_add(cost) > max {
                 self.push(path, &taken);
-                let room = max.saturating_sub(unit.tokens);
+                let room = max.saturating_sub(cost);
                 let overlap = self.options.overlap_tokens.min(room);
-                tokens = keep_end(&mut taken, overlap);
+                tokens = keep_end(text, &mut taken, overlap);
             }
-            tokens += unit.tokens;
+            tokens += cost;
             taken.push(unit);
             fresh = true;
         }
@@ -166,18 +170,13 @@ impl Maker<'_> {
 }
 
 /// Keeps the last units that have together at most so many tokens, and says how many these are.
-fn keep_end(units: &mut Vec<Unit>, most: u32) -> u32 {
-    let mut tokens = 0;
-    let mut keep = 0;
-    for unit in units.iter().rev() {
-        if tokens + unit.tokens > most || keep + 1 == units.len() {
-            break;
-        }
-        tokens += unit.tokens;
-        keep += 1;
-    }
+fn keep_end(text: &str, units: &mut Vec<Unit>, most: u32) -> u32 {
+    let Some(end) = units.last().map(|unit| unit.span.end) else { return 0 };
+    let within = |unit: &&Unit| count_tokens(&text[unit.span.start..end]) <= most;
+    // Never all of them: the next chunk must be another.
+    let keep = units.iter().skip(1).rev().take_while(within).count();
     units.drain(..units.len() - keep);
-    tokens
+    units.first().map_or(0, |unit| count_tokens(&text[unit.span.start..end]))
 }
 
 /// A unit over budget in pieces that are not: between words, or within one that is too long itself.

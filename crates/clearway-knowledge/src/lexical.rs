@@ -15,6 +15,7 @@ pub(crate) struct Lexical {
     chunks: Vec<u32>,
     weights: Vec<f32>,
     chunk_count: usize,
+    average: Lengths,
 }
 
 /// A term of a query with what an occurrence is worth.
@@ -35,7 +36,7 @@ struct Field {
 const TITLE: Field = Field { weight: 2.0, b: 0.3 };
 const HEADING: Field = Field { weight: 1.0, b: 0.3 };
 const BODY: Field = Field { weight: 1.0, b: 0.7 };
-const K1: f32 = 1.2;
+const K1: f32 = 1.5;
 
 /// How often a term occurs in each field of a chunk.
 #[derive(Clone, Copy, Debug)]
@@ -72,19 +73,17 @@ pub(crate) fn counts(title: &[Term], heading: &[Term], body: &[Term]) -> Vec<Cou
 }
 
 impl Lexical {
-    pub(crate) fn build(entries: &[Entry], terms: usize, go_on: GoOn<'_>) -> Result<Self, Stopped> {
+    /// `counts` are those of each entry.
+    pub(crate) fn build(
+        entries: &[Entry],
+        counts: &[Vec<Count>],
+        terms: usize,
+        go_on: GoOn<'_>,
+    ) -> Result<Self, Stopped> {
         let average = Lengths::average(entries);
-        let mut counted = Vec::with_capacity(entries.len());
         let mut starts = vec![0_u32; terms + 1];
-        for (at, entry) in entries.iter().enumerate() {
-            if at % 512 == 0 && !go_on() {
-                return Err(Stopped);
-            }
-            let counts = counts(&entry.title, &entry.text.heading, &entry.text.body);
-            for count in &counts {
-                starts[count.term as usize + 1] += 1;
-            }
-            counted.push(counts);
+        for count in counts.iter().flatten() {
+            starts[count.term as usize + 1] += 1;
         }
         for at in 0..terms {
             starts[at + 1] += starts[at];
@@ -92,7 +91,7 @@ impl Lexical {
         let total = starts[terms] as usize;
         let (mut chunks, mut weights) = (vec![0_u32; total], vec![0_f32; total]);
         let mut next = starts.clone();
-        for (chunk, (entry, counts)) in (0_u32..).zip(entries.iter().zip(counted)) {
+        for (chunk, (entry, counts)) in (0_u32..).zip(entries.iter().zip(counts)) {
             if chunk % 512 == 0 && !go_on() {
                 return Err(Stopped);
             }
@@ -100,11 +99,23 @@ impl Lexical {
             for count in counts {
                 let place = &mut next[count.term as usize];
                 chunks[*place as usize] = chunk;
-                weights[*place as usize] = lengths.weight(&count, &average);
+                weights[*place as usize] = lengths.weight(count, &average);
                 *place += 1;
             }
         }
-        Ok(Self { starts, chunks, weights, chunk_count: entries.len() })
+        Ok(Self { starts, chunks, weights, chunk_count: entries.len(), average })
+    }
+
+    /// The weight of each term of an entry, without the term's own rareness.
+    pub(crate) fn weights(&self, entry: &Entry) -> Vec<(Term, f32)> {
+        let lengths = Lengths::of(entry);
+        let counts = entry.counts();
+        counts.iter().map(|count| (count.term, lengths.weight(count, &self.average))).collect()
+    }
+
+    /// How many words a chunk's text has on average.
+    pub(crate) fn average_words(&self) -> f32 {
+        self.average.body + self.average.title
     }
 
     /// In how many chunks a term is.
@@ -117,6 +128,12 @@ impl Lexical {
     pub(crate) fn idf(&self, term: Term) -> f32 {
         let (n, df) = (self.chunk_count as f32, self.frequency(term) as f32);
         (1.0 + (n - df + 0.5) / (df + 0.5)).ln()
+    }
+
+    /// What a word tells that is in no chunk but perhaps one.
+    #[expect(clippy::cast_precision_loss, reason = "a count of chunks, for a logarithm")]
+    pub(crate) fn rarest_idf(&self) -> f32 {
+        (1.0 + self.chunk_count as f32).ln()
     }
 
     /// The chunks that a term is in, and its weight in each.
@@ -133,17 +150,14 @@ impl Lexical {
         }
     }
 
-    /// Adds to the score of each chunk in scope what it gets for a term, and says whether any chunk in scope has it.
-    pub(crate) fn add(&self, term: Weighted, allowed: &[bool], scores: &mut [f32]) -> bool {
-        let mut any = false;
+    /// Adds to the score of each chunk in scope what it gets for a term.
+    pub(crate) fn add(&self, term: Weighted, allowed: &[bool], scores: &mut [f32]) {
         for (chunk, weight) in self.postings(term.term) {
             let chunk = chunk as usize;
             if allowed[chunk] {
-                any = true;
                 scores[chunk] += term.weight * weight;
             }
         }
-        any
     }
 
     pub(crate) fn bytes(&self) -> usize {
@@ -152,7 +166,7 @@ impl Lexical {
 }
 
 /// How long the fields are.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Default)]
 struct Lengths {
     title: f32,
     heading: f32,

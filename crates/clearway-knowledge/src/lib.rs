@@ -10,13 +10,19 @@
 //!
 //! Not here: reading files, calling providers, storing rows, deadlines (`clearway-engine` and above).
 
+pub mod eval;
+
 mod chunk;
 mod document;
+mod latent;
 mod lexical;
 mod outline;
+mod rank;
 mod search;
 mod snapshot;
+mod terms;
 mod text;
+mod vectors;
 mod vocabulary;
 
 pub use chunk::{ChunkOptions, chunk};

@@ -6,9 +6,13 @@ use std::sync::Arc;
 use arc_swap::ArcSwap;
 
 use crate::document::{Chunk, ChunkHash, Document, Scope};
-use crate::lexical::{Lexical, Weighted};
+use crate::latent::Latent;
+use crate::lexical::{Count, Lexical, counts};
+use crate::rank::Ranked;
 use crate::search::{Answer, Candidates, Hit, Limits, Query, Scanned, Scores, Why};
+use crate::terms::{Lookup, Terms};
 use crate::text::{Analyzer, Language};
+use crate::vectors::{Quantized, Vectors};
 use crate::vocabulary::{STOP, Term, Vocabulary};
 use crate::{GoOn, Stopped};
 
@@ -42,7 +46,8 @@ pub enum Learn {
 pub struct IndexBuilder {
     documents: BTreeMap<Arc<str>, Arc<Stored>>,
     vocabulary: Vocabulary,
-    vectors: HashMap<ChunkHash, Arc<[f32]>>,
+    vectors: HashMap<ChunkHash, Arc<Quantized>>,
+    space: Option<Arc<Latent>>,
 }
 
 /// A document with its texts as terms.
@@ -50,6 +55,7 @@ pub struct IndexBuilder {
 struct Stored {
     document: Arc<Document>,
     title: Arc<[Term]>,
+    language: Language,
     chunks: Vec<(Arc<Chunk>, Arc<Text>)>,
 }
 
@@ -75,7 +81,11 @@ pub(crate) struct Entry {
 pub struct Snapshot {
     documents: Vec<Arc<Document>>,
     entries: Vec<Entry>,
+    /// Those that a good part of the corpus is in, the most frequent first.
+    languages: Vec<Language>,
     lexical: Lexical,
+    latent: Option<(Arc<Latent>, Vectors)>,
+    embeddings: Option<Vectors>,
     next: IndexBuilder,
 }
 
@@ -88,6 +98,11 @@ pub struct Stats {
     /// Of the index's own arrays; the texts come on top.
     pub index_bytes: usize,
     pub text_bytes: usize,
+    /// Chunks that the latent space was learned from; 0 if there are too few to learn from. When this is far from
+    /// `chunks`, it is time to learn anew.
+    pub learned_from: usize,
+    /// Directions of the latent space.
+    pub latent_dimensions: usize,
 }
 
 impl IndexBuilder {
@@ -109,7 +124,7 @@ impl IndexBuilder {
             (Arc::new(chunk), Arc::new(Text { heading, body }))
         });
         let chunks = chunks.collect();
-        let stored = Stored { document: Arc::new(document), title, chunks };
+        let stored = Stored { document: Arc::new(document), title, language, chunks };
         self.documents.insert(id, Arc::new(stored));
     }
 
@@ -120,7 +135,9 @@ impl IndexBuilder {
 
     /// Gives all chunks with this hash their vector from the provider; all vectors must have one length.
     pub fn vector(&mut self, hash: ChunkHash, values: &[f32]) {
-        self.vectors.insert(hash, values.into());
+        if let Some(vector) = Quantized::new(values) {
+            self.vectors.insert(hash, Arc::new(vector));
+        }
     }
 
     /// The hashes of chunks that have no vector yet, each once, in reading order.
@@ -136,11 +153,12 @@ impl IndexBuilder {
     /// # Errors
     /// `go_on` said no.
     pub fn build(self, learn: Learn, go_on: GoOn<'_>) -> Result<Snapshot, Stopped> {
-        let _ = learn;
         let mut documents = Vec::with_capacity(self.documents.len());
         let mut entries = Vec::new();
+        let mut languages: BTreeMap<Language, usize> = BTreeMap::new();
         for (number, stored) in (0_u32..).zip(self.documents.values()) {
             documents.push(Arc::clone(&stored.document));
+            *languages.entry(stored.language).or_default() += stored.chunks.len();
             entries.extend(stored.chunks.iter().map(|(chunk, text)| Entry {
                 chunk: Arc::clone(chunk),
                 document: number,
@@ -148,8 +166,37 @@ impl IndexBuilder {
                 text: Arc::clone(text),
             }));
         }
-        let lexical = Lexical::build(&entries, self.vocabulary.len(), go_on)?;
-        Ok(Snapshot { documents, entries, lexical, next: self })
+        let mut counts = Vec::with_capacity(entries.len());
+        for (at, entry) in entries.iter().enumerate() {
+            if at % 512 == 0 && !go_on() {
+                return Err(Stopped);
+            }
+            counts.push(entry.counts());
+        }
+        let terms = self.vocabulary.len();
+        let lexical = Lexical::build(&entries, &counts, terms, go_on)?;
+        let space = match (learn, &self.space) {
+            (Learn::Keep, Some(space)) => Some(Arc::clone(space)),
+            _ => Latent::learn(&counts, terms, go_on)?.map(Arc::new),
+        };
+        let latent = match space {
+            Some(space) => Some(placed(space, &counts, go_on)?),
+            None => None,
+        };
+        let embeddings = self.embeddings(&entries);
+        let languages = frequent(languages);
+        let mut next = self;
+        next.space = latent.as_ref().map(|(space, _)| Arc::clone(space));
+        Ok(Snapshot { documents, entries, languages, lexical, latent, embeddings, next })
+    }
+
+    fn embeddings(&self, entries: &[Entry]) -> Option<Vectors> {
+        let dimensions = self.vectors.values().next()?.dimensions();
+        let mut vectors = Vectors::new(dimensions);
+        entries
+            .iter()
+            .for_each(|entry| vectors.push(self.vectors.get(&entry.chunk.hash).map(AsRef::as_ref)));
+        Some(vectors)
     }
 
     fn terms(&mut self, analyzer: &Analyzer, text: &str) -> Vec<Term> {
@@ -173,7 +220,13 @@ impl Snapshot {
             documents: self.documents.len(),
             chunks: self.entries.len(),
             terms: self.next.vocabulary.len(),
-            index_bytes: self.lexical.bytes(),
+            index_bytes: self.lexical.bytes()
+                + self.next.vocabulary.bytes()
+                + self.latent.as_ref().map_or(0, |(space, places)| space.bytes() + places.bytes())
+                + self.embeddings.as_ref().map_or(0, Vectors::bytes)
+                + self.entries.iter().map(Entry::bytes).sum::<usize>(),
+            learned_from: self.latent().map_or(0, |(space, _)| space.learned_from()),
+            latent_dimensions: self.latent().map_or(0, |(space, _)| space.dimensions()),
             text_bytes: self.entries.iter().map(|entry| entry.chunk.content.len()).sum(),
         }
     }
@@ -227,66 +280,111 @@ impl Snapshot {
             chunks_in_scope: allowed.iter().filter(|allowed| **allowed).count(),
             ..Scanned::default()
         };
-        let mut scores = vec![0_f32; self.entries.len()];
-        let mut total = 0_f32;
-        let analyzer = Analyzer::new(Language::of(query.text).unwrap_or(Language::English));
-        let mut terms: HashMap<Term, (f32, String)> = HashMap::new();
-        analyzer.tokens(query.text, |token| {
-            if token.is_stop {
-                return true;
-            }
-            scanned.has_words = true;
-            match self.next.vocabulary.number(&token.term) {
-                Some(term) => {
-                    terms.entry(term).or_insert_with(|| (0.0, token.word.to_owned())).0 += 1.0
-                }
-                None if scanned.unknown_words.len() < 16 => {
-                    scanned.unknown_words.push(token.word.to_owned())
-                }
-                None => {}
-            }
-            terms.len() < 256
-        });
-        for (term, (count, _)) in &terms {
-            if !go_on() {
-                return Err(Stopped);
-            }
-            let idf = self.lexical.idf(*term);
-            total += idf;
-            self.lexical.add(Weighted { term: *term, weight: idf * count }, &allowed, &mut scores);
+        let lookup = Lookup {
+            vocabulary: &self.next.vocabulary,
+            lexical: &self.lexical,
+            allowed: &allowed,
+            languages: &self.languages,
+        };
+        let terms = lookup.terms(query.text);
+        let ranked = self.ranked(query, &terms, &allowed, go_on)?;
+        scanned.has_words = terms.has_words;
+        scanned.matched = ranked.matched;
+        scanned.unknown_words.clone_from(&terms.unknown);
+        let corrected = terms
+            .terms
+            .iter()
+            .filter_map(|term| Some((term.word.clone(), term.corrected.clone()?)));
+        scanned.corrected = corrected.collect();
+        let hits = ranked
+            .order
+            .iter()
+            .map(|(chunk, fused)| self.hit(*chunk, *fused, &ranked, &terms))
+            .collect();
+        Ok(Candidates { hits, scanned })
+    }
+
+    fn hit(&self, chunk: u32, fused: f32, ranked: &Ranked, terms: &Terms) -> Hit {
+        let at = chunk as usize;
+        let entry = &self.entries[at];
+        let matched: Vec<_> = terms.terms.iter().filter(|term| entry.has(term.term)).collect();
+        let share =
+            matched.iter().map(|term| term.idf).sum::<f32>() / terms.total.max(f32::MIN_POSITIVE);
+        let score = |scores: &[f32]| scores.get(at).copied().filter(|score| *score > 0.0);
+        let (latent, embedding) = (score(&ranked.latent), score(&ranked.embedding));
+        // Two independent reasons to take it for similar: it has the query's words, it is about the same things.
+        let own = 1.0
+            - (1.0 - share.clamp(0.0, 1.0)) * (1.0 - latent.unwrap_or_default().clamp(0.0, 1.0));
+        Hit {
+            chunk: Arc::clone(&entry.chunk),
+            document: Arc::clone(&self.documents[entry.document as usize]),
+            scores: Scores {
+                words: score(&ranked.words),
+                latent,
+                embedding,
+                fused,
+                similarity: own.max(embedding.unwrap_or_default()).clamp(0.0, 1.0),
+                ..Scores::default()
+            },
+            why: Why {
+                words: matched.iter().map(|term| term.word.clone()).collect(),
+                entities: Vec::new(),
+            },
         }
-        let mut order: Vec<u32> =
-            (0_u32..).zip(&scores).filter(|(_, score)| **score > 0.0).map(|(at, _)| at).collect();
-        scanned.matched = order.len();
-        order.sort_unstable_by(|a, b| {
-            scores[*b as usize].total_cmp(&scores[*a as usize]).then(a.cmp(b))
-        });
-        order.truncate(query.top_k);
-        let hits = order.into_iter().map(|at| {
-            let entry = &self.entries[at as usize];
-            let words = scores[at as usize];
-            let matched = terms.iter().filter(|(term, _)| entry.has(**term));
-            let share: f32 = matched.clone().map(|(term, _)| self.lexical.idf(*term)).sum();
-            Hit {
-                chunk: Arc::clone(&entry.chunk),
-                document: Arc::clone(&self.documents[entry.document as usize]),
-                scores: Scores {
-                    words: Some(words),
-                    fused: words,
-                    similarity: (share / total.max(f32::MIN_POSITIVE)).clamp(0.0, 1.0),
-                    ..Scores::default()
-                },
-                why: Why {
-                    words: matched.map(|(_, (_, word))| word.clone()).collect(),
-                    entities: Vec::new(),
-                },
-            }
-        });
-        Ok(Candidates { hits: hits.collect(), scanned })
+    }
+
+    pub(crate) fn lexical(&self) -> &Lexical {
+        &self.lexical
+    }
+
+    pub(crate) fn latent(&self) -> Option<(&Latent, &Vectors)> {
+        self.latent.as_ref().map(|(space, places)| (&**space, places))
+    }
+
+    pub(crate) fn embeddings(&self) -> Option<&Vectors> {
+        self.embeddings.as_ref()
+    }
+
+    pub(crate) fn entry(&self, chunk: u32) -> &Entry {
+        &self.entries[chunk as usize]
     }
 }
 
+/// The places of all chunks in a space.
+fn placed(
+    space: Arc<Latent>,
+    all: &[Vec<Count>],
+    go_on: GoOn<'_>,
+) -> Result<(Arc<Latent>, Vectors), Stopped> {
+    let mut places = Vectors::new(space.dimensions());
+    for (at, counts) in all.iter().enumerate() {
+        if at % 256 == 0 && !go_on() {
+            return Err(Stopped);
+        }
+        places.push(space.place(counts).as_ref());
+    }
+    Ok((space, places))
+}
+
+/// The languages that at least every twentieth chunk is in, the most frequent first.
+fn frequent(languages: BTreeMap<Language, usize>) -> Vec<Language> {
+    let total: usize = languages.values().sum();
+    let mut languages: Vec<_> =
+        languages.into_iter().filter(|(_, chunks)| chunks * 20 >= total).collect();
+    languages.sort_by_key(|(language, chunks)| (std::cmp::Reverse(*chunks), *language));
+    languages.into_iter().map(|(language, _)| language).collect()
+}
+
 impl Entry {
+    pub(crate) fn counts(&self) -> Vec<Count> {
+        counts(&self.title, &self.text.heading, &self.text.body)
+    }
+
+    /// Without the texts, with what is shared counted once.
+    fn bytes(&self) -> usize {
+        size_of::<Self>() + size_of::<Text>() + 4 * (self.text.heading.len() + self.text.body.len())
+    }
+
     fn has(&self, term: Term) -> bool {
         self.text.body.contains(&term)
             || self.text.heading.contains(&term)

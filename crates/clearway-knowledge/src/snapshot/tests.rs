@@ -31,3 +31,205 @@ fn finds_by_any_form_of_a_word_and_only_in_scope() {
     assert_eq!(ids(&snapshot, "repairing pump", Viewer::User("ann")).len(), 2);
     assert_eq!(ids(&snapshot, "night", Viewer::User("bob")), [""; 0]);
 }
+
+/// Texts about three things, each in words of its own, with some in common.
+fn corpus(builder: &mut IndexBuilder, count: usize) {
+    let themes = [
+        ["engine", "piston", "valve", "cylinder", "fuel", "torque"],
+        ["violin", "cello", "sonata", "orchestra", "chamber", "melody"],
+        ["glacier", "moraine", "ice", "valley", "erosion", "alpine"],
+    ];
+    for at in 0..count {
+        let theme = themes[at % 3];
+        let words: Vec<&str> = (0..4).map(|k| theme[(at / 3 + k * (1 + at % 2)) % 6]).collect();
+        add(
+            builder,
+            &format!("t{at:03}"),
+            None,
+            &format!("# Note {at}\n\n{} measured again.", words.join(" ")),
+        );
+    }
+}
+
+#[test]
+fn texts_without_a_common_word_are_near_by_their_company() {
+    let mut builder = IndexBuilder::new();
+    corpus(&mut builder, 60);
+    add(&mut builder, "x", None, "# X\n\nPiston torque alone.");
+    let snapshot = builder.build(Learn::Anew, &go_on).expect("not stopped");
+    assert!(snapshot.stats().latent_dimensions > 1);
+    let query = Query::new("valve", Scope::of(Viewer::Anonymous));
+    let answer = snapshot.search(&query, &Limits::NONE, &go_on).expect("not stopped");
+    let hit = answer.hits.iter().find(|hit| &*hit.document.id == "x").expect("found by company");
+    assert!(hit.scores.latent.is_some_and(|cosine| cosine > 0.3), "{:?}", hit.scores);
+    let other = answer.hits.iter().find(|hit| hit.chunk.content.contains("sonata"));
+    assert!(other.is_none_or(|other| other.scores.fused < hit.scores.fused));
+}
+
+#[test]
+fn a_chunk_folded_in_lies_where_it_would_have_been_learned() {
+    let mut builder = IndexBuilder::new();
+    corpus(&mut builder, 60);
+    let mut edited = builder.clone().build(Learn::Anew, &go_on).expect("not stopped").edit();
+    let text = "# X\n\nViolin and cello, a sonata for orchestra.";
+    add(&mut edited, "x", None, text);
+    add(&mut builder, "x", None, text);
+    let kept = edited.build(Learn::Keep, &go_on).expect("not stopped");
+    let anew = builder.build(Learn::Anew, &go_on).expect("not stopped");
+    let cosine = |snapshot: &Snapshot| {
+        let query = Query::new("chamber melody", Scope::of(Viewer::Anonymous));
+        let answer = snapshot.search(&query, &Limits::NONE, &go_on).expect("not stopped");
+        answer
+            .hits
+            .iter()
+            .find(|hit| &*hit.document.id == "x")
+            .and_then(|hit| hit.scores.latent)
+            .unwrap_or(0.0)
+    };
+    assert!(
+        (cosine(&kept) - cosine(&anew)).abs() < 0.15,
+        "{} and {}",
+        cosine(&kept),
+        cosine(&anew)
+    );
+}
+
+#[test]
+fn a_mistyped_word_is_taken_for_the_one_in_scope() {
+    let mut builder = IndexBuilder::new();
+    add(&mut builder, "a", None, "# A\n\nThe compressor was replaced.");
+    add(&mut builder, "b", Some("ann"), "# B\n\nCompresser of Ann.");
+    let snapshot = builder.build(Learn::Anew, &go_on).expect("not stopped");
+    let query = Query::new("compresor", Scope::of(Viewer::Anonymous));
+    let answer = snapshot.search(&query, &Limits::NONE, &go_on).expect("not stopped");
+    assert_eq!(answer.hits.len(), 1);
+    assert_eq!(
+        answer.explanation.scanned.corrected,
+        [("compresor".to_owned(), "compressor".to_owned())]
+    );
+}
+
+#[test]
+fn nothing_found_says_why() {
+    let mut builder = IndexBuilder::new();
+    add(&mut builder, "a", None, "# A\n\nThe pump was replaced on the third floor by a new model.");
+    let snapshot = builder.build(Learn::Anew, &go_on).expect("not stopped");
+    let explain = |text: &str, limits: &Limits| {
+        let query = Query::new(text, Scope::of(Viewer::Anonymous));
+        let answer = snapshot.search(&query, limits, &go_on).expect("not stopped");
+        assert!(answer.hits.is_empty());
+        answer.explanation.to_string()
+    };
+    let limits = Limits::default();
+    assert_eq!(
+        explain("zebra", &limits),
+        "1 chunks of 1 documents in scope; none has anything in common with the query; unknown words: zebra"
+    );
+    assert_eq!(
+        explain("the", &limits),
+        "1 chunks of 1 documents in scope; the query has no word to look for"
+    );
+    assert!(explain("pump zebra lion tiger", &limits).contains("best similarity 0."));
+    assert!(
+        explain("pump", &Limits { token_budget: 1, ..limits })
+            .contains("1 over the budget of 1 tokens")
+    );
+}
+
+#[test]
+fn a_stop_is_heard_everywhere() {
+    let mut builder = IndexBuilder::new();
+    corpus(&mut builder, 60);
+    let asked = std::sync::atomic::AtomicU32::new(0);
+    for most in 0..12 {
+        asked.store(0, std::sync::atomic::Ordering::Relaxed);
+        let go_on = || asked.fetch_add(1, std::sync::atomic::Ordering::Relaxed) < most;
+        assert_eq!(builder.clone().build(Learn::Anew, &go_on).err(), Some(Stopped));
+    }
+}
+
+#[test]
+fn provider_vectors_join_in() {
+    let mut builder = IndexBuilder::new();
+    add(&mut builder, "a", None, "# A\n\nAlpha words.");
+    add(&mut builder, "b", None, "# B\n\nBeta words.");
+    let missing = builder.without_vector();
+    assert_eq!(missing.len(), 2);
+    for (hash, chunk) in missing {
+        let vector = if chunk.content.contains("Alpha") { [1.0, 0.0] } else { [0.0, 1.0] };
+        builder.vector(hash, &vector);
+    }
+    assert!(builder.without_vector().is_empty());
+    let snapshot = builder.build(Learn::Anew, &go_on).expect("not stopped");
+    let query = Query {
+        embedding: Some(&[0.1, 0.9]),
+        ..Query::new("unrelated", Scope::of(Viewer::Anonymous))
+    };
+    let answer = snapshot.search(&query, &Limits::NONE, &go_on).expect("not stopped");
+    assert_eq!(&*answer.hits[0].document.id, "b");
+    assert!(answer.hits[0].scores.similarity > 0.98);
+}
+
+mod properties {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn snapshot() -> Snapshot {
+        let mut builder = IndexBuilder::new();
+        corpus(&mut builder, 30);
+        for (at, owner) in ["ann", "bob"].into_iter().enumerate() {
+            for n in 0..5 {
+                let text = format!("# Own {n}\n\nsecret{at} piston sonata glacier word{n}");
+                add(&mut builder, &format!("{owner}{n}"), Some(owner), &text);
+            }
+        }
+        builder.build(Learn::Anew, &go_on).expect("not stopped")
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(48))]
+        #[test]
+        fn scope_never_leaks(words in "(secret0|secret1|piston|sonata|glacer|own|word[0-9]| |\\PC){0,12}", ann in any::<bool>(), top_k in 0_usize..40) {
+            let snapshot = snapshot();
+            let (viewer, other) = if ann { (Viewer::User("ann"), "bob") } else { (Viewer::Anonymous, "") };
+            let query = Query { top_k, ..Query::new(&words, Scope::of(viewer)) };
+            let answer = snapshot.search(&query, &Limits::NONE, &go_on).expect("not stopped");
+            prop_assert!(answer.hits.len() <= top_k);
+            for hit in &answer.hits {
+                prop_assert!(hit.document.owner.as_deref().is_none_or(|owner| ann && owner != other));
+                prop_assert!((0.0..=1.0).contains(&hit.scores.similarity));
+            }
+            let unknown = &answer.explanation.scanned.unknown_words;
+            if words.split(' ').any(|word| word == "secret1") {
+                prop_assert!(unknown.iter().any(|word| word == "secret1") || answer.explanation.scanned.corrected.iter().any(|(from, _)| from == "secret1"));
+            }
+        }
+    }
+
+    #[test]
+    fn any_query_is_answered() {
+        let snapshot = snapshot();
+        let long = "piston sonata xylophone ".repeat(5_000);
+        let letters = "z".repeat(100_000);
+        let wide = "漢字".repeat(20_000);
+        for text in [
+            "",
+            "the of and",
+            "🙂🙃🎻",
+            "\0\u{feff}\u{202e}",
+            &long,
+            &letters,
+            &wide,
+            "a.b_c:d/e",
+            "é\u{301}\u{301}",
+        ] {
+            let query = Query::new(text, Scope::of(Viewer::Anonymous));
+            snapshot.search(&query, &Limits::default(), &go_on).expect("not stopped");
+        }
+        let empty = Snapshot::default();
+        let answer =
+            empty.search(&Query::new("x", Scope::of(Viewer::Operator)), &Limits::default(), &go_on);
+        assert_eq!(answer.expect("not stopped").explanation.to_string(), "no document is in scope");
+    }
+}

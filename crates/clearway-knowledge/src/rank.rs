@@ -1,0 +1,254 @@
+//! Ranking: the sources one after the other, and how they become one order.
+//!
+//! 1. Words (BM25F), latent nearness, and nearness of the query's words to each other give a first order.
+//! 2. The best few chunks of it say which further words belong to the subject; words with these again, and latent
+//!    nearness, give the order. The less the best chunk stands out, the more these words count: a question that is
+//!    answered by one text alone needs no others.
+//! 3. With vectors from a provider, that order and theirs are fused by rank.
+//!
+//! How much latent nearness counts depends on the corpus: texts of a few words say too little about each other.
+//! Each choice was measured on classic test collections; `docs/knowledge.md` has the figures.
+//!
+//! Every array here is filled in scope only, so nothing outside it can be ranked, fed back or counted.
+
+use std::collections::HashMap;
+
+use crate::lexical::Weighted;
+use crate::search::Query;
+use crate::snapshot::Snapshot;
+use crate::terms::Terms;
+use crate::vectors::Quantized;
+use crate::vocabulary::{STOP, Term};
+use crate::{GoOn, Stopped};
+
+/// Against the best score of words, which is 1.
+const LATENT: f32 = 0.22;
+/// Texts of so many words and more say enough about each other.
+const LATENT_FULL_WORDS: f32 = 60.0;
+/// The chunks that say which further words belong to the subject, and how many words.
+const FEEDBACK_CHUNKS: usize = 5;
+const FEEDBACK_TERMS: usize = 20;
+/// What they count together, against the query's own words, if no chunk stands out.
+const FEEDBACK: f32 = 0.6;
+/// Pairs of the query's words that are near each other, in chunks that are good already.
+const NEAR: f32 = 0.2;
+const NEAR_CHUNKS: usize = 100;
+const NEAR_PLACES: usize = 8;
+/// Ranks this far apart differ by half.
+const RRF_K: f32 = 60.0;
+/// Deeper than this a rank says nothing.
+const DEPTH: usize = 1_000;
+
+/// The scores of all chunks in scope, by source, and their order.
+#[derive(Debug, Default)]
+pub(crate) struct Ranked {
+    pub(crate) words: Vec<f32>,
+    pub(crate) latent: Vec<f32>,
+    pub(crate) embedding: Vec<f32>,
+    /// The best first, with what the order follows.
+    pub(crate) order: Vec<(u32, f32)>,
+    pub(crate) matched: usize,
+}
+
+impl Snapshot {
+    pub(crate) fn ranked(
+        &self,
+        query: &Query<'_>,
+        terms: &Terms,
+        allowed: &[bool],
+        go_on: GoOn<'_>,
+    ) -> Result<Ranked, Stopped> {
+        let lexical = self.lexical();
+        let mut words = vec![0_f32; allowed.len()];
+        for term in &terms.terms {
+            if !go_on() {
+                return Err(Stopped);
+            }
+            lexical.add(
+                Weighted { term: term.term, weight: term.idf * term.count },
+                allowed,
+                &mut words,
+            );
+        }
+        let latent = self.latent_cosines(terms, allowed, go_on)?;
+        let weight = LATENT * (lexical.average_words() / LATENT_FULL_WORDS).min(1.0);
+        let near = self.nearness(terms, &words, allowed.len());
+        let first = blended(&words, &latent, &near, weight);
+        let first = best(&first, FEEDBACK_CHUNKS);
+        let mut fed = words.clone();
+        let own: f32 = terms.terms.iter().map(|term| term.idf * term.count).sum();
+        for term in self.feedback(&first, own) {
+            if !go_on() {
+                return Err(Stopped);
+            }
+            lexical.add(term, allowed, &mut fed);
+        }
+        let blend = blended(&fed, &latent, &near, weight);
+        let matched = blend.iter().filter(|score| **score > 0.0).count();
+        let mut order = best(&blend, DEPTH.max(query.top_k));
+        let embedding = self.embedding_cosines(query, allowed, go_on)?;
+        if !embedding.is_empty() {
+            order = fused(&order, &best(&embedding, DEPTH.max(query.top_k)));
+        }
+        order.truncate(query.top_k);
+        Ok(Ranked { words, latent, embedding, order, matched })
+    }
+
+    fn latent_cosines(
+        &self,
+        terms: &Terms,
+        allowed: &[bool],
+        go_on: GoOn<'_>,
+    ) -> Result<Vec<f32>, Stopped> {
+        let Some((space, places)) = self.latent() else { return Ok(Vec::new()) };
+        let counted: Vec<(Term, f32)> = terms
+            .terms
+            .iter()
+            .filter(|term| term.count > 0.0)
+            .map(|term| (term.term, term.count))
+            .collect();
+        match space.place_query(&counted) {
+            Some(place) => places.cosines(&place, allowed, go_on),
+            None => Ok(Vec::new()),
+        }
+    }
+
+    fn embedding_cosines(
+        &self,
+        query: &Query<'_>,
+        allowed: &[bool],
+        go_on: GoOn<'_>,
+    ) -> Result<Vec<f32>, Stopped> {
+        match (query.embedding.and_then(Quantized::new), self.embeddings()) {
+            (Some(vector), Some(vectors)) => vectors.cosines(&vector, allowed, go_on),
+            _ => Ok(Vec::new()),
+        }
+    }
+
+    /// What chunks get for words of the query that stand near each other in them as they do in it; few chunks get any.
+    fn nearness(&self, terms: &Terms, words: &[f32], chunks: usize) -> HashMap<u32, f32> {
+        let mut pairs: Vec<(Term, Term)> =
+            terms.order.windows(2).map(|pair| (pair[0], pair[1])).collect();
+        pairs.retain(|(a, b)| a != b);
+        pairs.sort_unstable();
+        pairs.dedup();
+        let mut near = HashMap::new();
+        if pairs.is_empty() || chunks == 0 {
+            return near;
+        }
+        for (chunk, _) in best(words, NEAR_CHUNKS) {
+            let entry = self.entry(chunk);
+            let text: Vec<Term> =
+                [&*entry.title, &[STOP], &*entry.text.heading, &[STOP], &*entry.text.body].concat();
+            let score: f32 = pairs
+                .iter()
+                .map(|(a, b)| {
+                    let often = closeness(&text, *a, *b);
+                    let worth = f32::midpoint(self.lexical().idf(*a), self.lexical().idf(*b));
+                    worth * often / (often + 1.0)
+                })
+                .sum();
+            if score > 0.0 {
+                near.insert(chunk, NEAR * score);
+            }
+        }
+        near
+    }
+
+    /// Words that the best chunks have in common, weighted so that together they count as they should.
+    fn feedback(&self, first: &[(u32, f32)], own: f32) -> Vec<Weighted> {
+        let Some((_, top)) = first.first() else { return Vec::new() };
+        let total: f32 = first.iter().map(|(_, score)| score).sum();
+        let others = &first[1..];
+        let flat = others.iter().map(|(_, score)| score).sum::<f32>() / top.max(f32::MIN_POSITIVE);
+        #[expect(clippy::cast_precision_loss, reason = "at most a handful")]
+        let flat = if others.is_empty() { 0.0 } else { flat / others.len() as f32 };
+        let mut sums: HashMap<Term, f32> = HashMap::new();
+        for (chunk, score) in first {
+            for (term, weight) in self.lexical().weights(self.entry(*chunk)) {
+                *sums.entry(term).or_default() += score / total.max(f32::MIN_POSITIVE) * weight;
+            }
+        }
+        let mut terms: Vec<Weighted> = sums
+            .into_iter()
+            .filter(|(term, _)| self.lexical().frequency(*term) > 1)
+            .map(|(term, sum)| Weighted { term, weight: sum * self.lexical().idf(term) })
+            .collect();
+        terms.sort_unstable_by(|a, b| b.weight.total_cmp(&a.weight).then(a.term.cmp(&b.term)));
+        terms.truncate(FEEDBACK_TERMS);
+        let sum: f32 = terms.iter().map(|term| term.weight).sum();
+        let scale = FEEDBACK * flat.powi(FLATNESS) * own / sum.max(f32::MIN_POSITIVE);
+        terms.iter_mut().for_each(|term| term.weight *= scale);
+        terms
+    }
+}
+
+const FLATNESS: i32 = 4;
+
+/// How near two terms are to each other in a text: 1 for each time side by side, less for each place between.
+#[expect(clippy::cast_precision_loss, reason = "a few places")]
+fn closeness(text: &[Term], a: Term, b: Term) -> f32 {
+    let (mut at_a, mut at_b) = (None::<usize>, None::<usize>);
+    let mut sum = 0.0;
+    for (at, term) in text.iter().enumerate() {
+        let other = if *term == a {
+            at_a = Some(at);
+            at_b
+        } else if *term == b {
+            at_b = Some(at);
+            at_a
+        } else {
+            continue;
+        };
+        if let Some(other) = other.filter(|other| at - other <= NEAR_PLACES) {
+            sum += 1.0 / (at - other) as f32;
+        }
+    }
+    sum
+}
+
+/// Words and latent nearness, each against its best, in one score.
+fn blended(words: &[f32], latent: &[f32], near: &HashMap<u32, f32>, weight: f32) -> Vec<f32> {
+    let mut blend = words.to_vec();
+    for (chunk, score) in near {
+        blend[*chunk as usize] += score;
+    }
+    let best = |scores: &[f32]| scores.iter().copied().fold(f32::MIN_POSITIVE, f32::max);
+    let most = best(&blend);
+    blend.iter_mut().for_each(|score| *score /= most);
+    let most = best(latent);
+    for (score, latent) in blend.iter_mut().zip(latent) {
+        *score += weight * (latent / most).max(0.0);
+    }
+    blend
+}
+
+/// The best scores above zero, best first; equal ones in reading order.
+fn best(scores: &[f32], count: usize) -> Vec<(u32, f32)> {
+    let mut all: Vec<(u32, f32)> =
+        (0_u32..).zip(scores.iter().copied()).filter(|(_, score)| *score > 0.0).collect();
+    let order = |a: &(u32, f32), b: &(u32, f32)| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0));
+    if count == 0 {
+        return Vec::new();
+    }
+    if all.len() > count {
+        all.select_nth_unstable_by(count - 1, order);
+        all.truncate(count);
+    }
+    all.sort_unstable_by(order);
+    all
+}
+
+/// Two orders as one, by rank alone: their scores cannot be compared.
+#[expect(clippy::cast_precision_loss, reason = "ranks")]
+fn fused(a: &[(u32, f32)], b: &[(u32, f32)]) -> Vec<(u32, f32)> {
+    let mut scores: HashMap<u32, f32> = HashMap::new();
+    for list in [a, b] {
+        for (rank, (chunk, _)) in list.iter().enumerate() {
+            *scores.entry(*chunk).or_default() += 1.0 / (RRF_K + 1.0 + rank as f32);
+        }
+    }
+    let mut order: Vec<(u32, f32)> = scores.into_iter().collect();
+    order.sort_unstable_by(|a, b| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0)));
+    order
+}
