@@ -65,6 +65,10 @@ bench-drain *args: (bench "drain" args)
 # Whether everything else stays fast while every campaign slot is busy.
 bench-campaigns *args: (bench "campaigns" args)
 
+# retrieval: a folder in BEIR layout beside SQLite's FTS5, or --scale
+bench-kb *args:
+    cargo run --release -p clearway-bench -- kb {{args}}
+
 # a development server with the simulated provider
 dev *args:
     cargo run -p clearway-cli -- dev {{args}}

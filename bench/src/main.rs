@@ -27,6 +27,7 @@ mod drain;
 mod expect;
 mod health;
 mod http;
+mod kb;
 mod kill;
 mod limits;
 mod load;
@@ -85,6 +86,8 @@ enum Command {
     Campaigns(campaigns::Options),
     /// All of these, as they are by default.
     All,
+    /// Retrieval: its quality beside SQLite's FTS5 on a test collection, or its speed by the number of chunks.
+    Kb(kb::Options),
     /// Tries to start one thread, says how that went, and waits. Used by `limits`.
     #[command(hide = true)]
     TryThread,
@@ -106,6 +109,15 @@ fn start(cli: Cli) -> Result<bool> {
     if matches!(cli.command, Command::TryThread) {
         // Before there is a runtime, which would need the thread that is tried for.
         return limits::try_thread().map(|()| true);
+    }
+    if let Command::Kb(options) = &cli.command {
+        // Needs no server and no runtime.
+        let mut report = Report::default();
+        kb::run(options, &mut report)?;
+        if let Some(file) = &cli.json {
+            report.write(file)?;
+        }
+        return Ok(report.finish(cli.strict));
     }
     raise_open_files()?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -171,6 +183,8 @@ async fn one(tools: &Tools, command: &Command, report: &mut Report) -> Result<()
         Command::Providers(options) => providers::run(tools, options, report).await,
         Command::Rejoin(options) => rejoin::run(tools, options, report).await,
         Command::Campaigns(options) => campaigns::run(tools, options, report).await,
-        Command::All | Command::TryThread => anyhow::bail!("not a measurement by itself"),
+        Command::All | Command::Kb(_) | Command::TryThread => {
+            anyhow::bail!("not a measurement by itself")
+        }
     }
 }

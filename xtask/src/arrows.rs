@@ -38,7 +38,8 @@ const EDGES: &[(&str, &[&str])] = &[
     ("clearway-cli", &["clearway", "clearway-sim"]),
     ("clearway-sim", &[]),
     ("clearway-testkit", &[]),
-    ("clearway-bench", &[]),
+    // Not a user of the server: it measures retrieval beside a contender, in one process.
+    ("clearway-bench", &["clearway-knowledge"]),
     ("xtask", &[]),
 ];
 
@@ -52,7 +53,7 @@ const TEST_EDGES: &[(&str, &str)] = &[("clearway-server", "clearway-store")];
 const OWNED: &[(&str, &[&str])] = &[
     ("axum", &["clearway-server"]),
     ("tokio-tungstenite", &["clearway-server"]),
-    ("rusqlite", &["clearway-store"]),
+    ("rusqlite", &["clearway-store", "clearway-bench"]),
     ("rustls", &["clearway-upstream"]),
     ("tokio-rustls", &["clearway-upstream"]),
     ("webpki-roots", &["clearway-upstream"]),

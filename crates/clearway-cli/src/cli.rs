@@ -53,6 +53,26 @@ pub(crate) enum Command {
     Verify(VerifyArgs),
     /// Look at runs and end them.
     Runs(RunsArgs),
+    /// Documents: how well they are found.
+    Kb(KbArgs),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct KbArgs {
+    #[command(subcommand)]
+    pub(crate) command: KbCommand,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum KbCommand {
+    /// Measure retrieval on a test collection: nDCG@10, MRR@10, recall, latency.
+    Eval(KbEvalArgs),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct KbEvalArgs {
+    /// A folder in the BEIR layout: corpus.jsonl, queries.jsonl, qrels/test.tsv.
+    pub(crate) folder: PathBuf,
 }
 
 #[derive(Debug, Args)]

@@ -18,6 +18,7 @@ mod check;
 mod cli;
 mod doctor;
 mod exit;
+mod kb;
 mod lab;
 mod limits;
 mod log;
@@ -52,6 +53,7 @@ fn main() -> ExitCode {
         Command::Attention(args) => workflow::attention(&args, output),
         Command::Verify(args) => verify::run(&args, output),
         Command::Runs(args) => runs::run(&args, output),
+        Command::Kb(args) => kb::run(&args, output),
     };
     match result {
         Ok(exit) => exit.into(),

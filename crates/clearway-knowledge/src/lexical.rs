@@ -33,10 +33,10 @@ struct Field {
     b: f32,
 }
 
-const TITLE: Field = Field { weight: 2.0, b: 0.3 };
+const TITLE: Field = Field { weight: 3.0, b: 0.3 };
 const HEADING: Field = Field { weight: 1.0, b: 0.3 };
 const BODY: Field = Field { weight: 1.0, b: 0.7 };
-const K1: f32 = 1.5;
+const K1: f32 = 1.2;
 
 /// How often a term occurs in each field of a chunk.
 #[derive(Clone, Copy, Debug)]

@@ -22,9 +22,9 @@ use crate::vocabulary::{STOP, Term};
 use crate::{GoOn, Stopped};
 
 /// Against the best score of words, which is 1.
-const LATENT: f32 = 0.22;
+const LATENT: f32 = 0.25;
 /// Texts of so many words and more say enough about each other.
-const LATENT_FULL_WORDS: f32 = 60.0;
+const LATENT_FULL_WORDS: f32 = 80.0;
 /// The chunks that say which further words belong to the subject, and how many words.
 const FEEDBACK_CHUNKS: usize = 5;
 const FEEDBACK_TERMS: usize = 20;

@@ -55,6 +55,7 @@ mod upstream;
 pub mod workflow;
 
 pub use clearway_core::Timestamp;
+pub use clearway_knowledge as retrieval;
 pub use config::{Config, Report};
 pub use server::{Clearway, Options, Ports, StartError};
 pub use simulator::{Connection, Serve, Simulator};
