@@ -12,7 +12,8 @@ use serde_json::{Value, json};
 use crate::cli::ChatArgs;
 use crate::exit::Exit;
 use crate::output::Output;
-use crate::runs::{block_on, exit_of, watch};
+use crate::runs::watch::{self, Show};
+use crate::runs::{block_on, exit_of};
 
 pub(crate) fn run(args: &ChatArgs, output: Output) -> Result<Exit> {
     let client = args.client.client()?;
@@ -64,7 +65,7 @@ async fn say(
     let Some(id) = accepted["task_id"].as_str() else {
         anyhow::bail!("the server did not say which task it made of this: {accepted}");
     };
-    let exit = watch::watch(client, id, None, output).await?;
+    let exit = watch::watch(client, id, None, Show::Text, output).await?;
     if exit != Exit::Ok {
         let (_, run) = exit_of(client, id).await?;
         output.error(&format!("error: {}", failure(&run)));

@@ -253,6 +253,9 @@ pub(crate) struct GraphArgs {
     /// As a Mermaid flowchart.
     #[arg(long)]
     pub(crate) mermaid: bool,
+    /// As an SVG picture.
+    #[arg(long, conflicts_with = "mermaid")]
+    pub(crate) svg: bool,
 }
 
 #[derive(Debug, Args)]

@@ -8,6 +8,7 @@ use crate::cli::{LsArgs, RunsArgs, RunsCommand};
 use crate::exit::Exit;
 use crate::output::Output;
 
+pub(crate) mod steps;
 pub(crate) mod watch;
 
 pub(crate) fn run(args: &RunsArgs, output: Output) -> Result<Exit> {
@@ -17,7 +18,19 @@ pub(crate) fn run(args: &RunsArgs, output: Output) -> Result<Exit> {
             RunsCommand::Ls(args) => list(&client, args, output).await,
             RunsCommand::Show(args) => show(&client, &args.id, output).await,
             RunsCommand::Watch(args) => {
-                watch::watch(&client, &args.id, args.after.clone(), output).await
+                let (_, run) = exit_of(&client, &args.id).await?;
+                // A chat is its text, a workflow its steps and files.
+                let by_steps = matches!(run["door"].as_str(), Some("runs" | "campaign"));
+                let show = if by_steps { watch::Show::Steps(None) } else { watch::Show::Text };
+                let show = if output.json { watch::Show::Text } else { show };
+                let exit = watch::watch(&client, &args.id, args.after.clone(), show, output);
+                let exit = exit.await?;
+                match show {
+                    watch::Show::Steps(_) => {
+                        crate::workflow::finish(&client, &args.id, output).await
+                    }
+                    watch::Show::Text => Ok(exit),
+                }
             }
             RunsCommand::Cancel(args) => cancel(&client, &args.id, output).await,
             RunsCommand::Why(args) => why(&client, &args.id, output).await,

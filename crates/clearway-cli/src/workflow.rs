@@ -1,7 +1,5 @@
 //! `clearway run`, `init`, `graph` and `attention`: working with workflows.
 
-use std::io::{IsTerminal, Write as _, stderr};
-
 use anyhow::{Context as _, Result, bail};
 use clearway::client::Client;
 use clearway::config::{Config, Env};
@@ -11,6 +9,7 @@ use serde_json::{Map, Value, json};
 use crate::cli::{AttentionArgs, GraphArgs, InitArgs, WorkflowArgs};
 use crate::exit::Exit;
 use crate::output::Output;
+use crate::runs::watch::{self, Show};
 use crate::runs::{block_on, encode, loose, path};
 
 pub(crate) fn run(args: &WorkflowArgs, output: Output) -> Result<Exit> {
@@ -35,56 +34,14 @@ pub(crate) fn run(args: &WorkflowArgs, output: Output) -> Result<Exit> {
             return Ok(Exit::Ok);
         }
         output.note(&format!("run {id}"));
-        follow(&client, &id, output).await?;
+        let total = run["steps"].as_u64();
+        watch::watch(&client, &id, None, Show::Steps(total), output).await?;
         finish(&client, &id, output).await
     })
 }
 
-/// Shows the steps as they come and go, on one line that is drawn anew; line by line elsewhere.
-async fn follow(client: &Client, id: &str, output: Output) -> Result<()> {
-    let live = stderr().is_terminal() && !output.json && !output.quiet;
-    let (mut running, mut done): (Vec<String>, usize) = (Vec::new(), 0);
-    let mut events = client.events(&path(id, "/events"), None).await?;
-    while let Some(event) = events.next().await? {
-        let whole: Value = serde_json::from_str(&event.data).unwrap_or_default();
-        let (kind, data) = (whole["kind"].as_str().unwrap_or_default(), &whole["data"]);
-        let node = data["node"].as_str().unwrap_or_default();
-        match kind {
-            "node.started" if !node.ends_with(":each") => running.push(node.to_owned()),
-            "node.completed" if !node.ends_with(":each") => {
-                if let Some(at) = running.iter().position(|known| known == node) {
-                    running.remove(at);
-                }
-                done += 1;
-                if !live {
-                    output.note(&format!("✓ {node}"));
-                }
-            }
-            "artifact.saved" => {
-                let name = data["name"].as_str().unwrap_or_default();
-                output.note(&format!("{}  saved {name}", if live { "\r\x1b[K" } else { "" }));
-            }
-            "run.parked" | "node.failed" | "interrupt" => {
-                let text = data["detail"].as_str().or(data["error"]["message"].as_str());
-                output.note(&format!("{}: {} {}", kind, node, text.unwrap_or_default()));
-            }
-            _ => {}
-        }
-        if live {
-            let mut names = running.clone();
-            names.dedup();
-            let bar = "█".repeat(done.min(40));
-            let line = format!("\r\x1b[K{bar} {done} done  {}", names.join(", "));
-            let _ = write!(stderr(), "{}", line.chars().take(110).collect::<String>());
-        }
-    }
-    if live {
-        let _ = writeln!(stderr());
-    }
-    Ok(())
-}
-
-async fn finish(client: &Client, id: &str, output: Output) -> Result<Exit> {
+/// Lists the files that a run made, and says how it ended.
+pub(crate) async fn finish(client: &Client, id: &str, output: Output) -> Result<Exit> {
     let run = client.get(&path(id, "")).await?;
     let files = client.get(&path(id, "/artifacts")).await?;
     if output.json {
@@ -152,7 +109,11 @@ pub(crate) fn graph(args: &GraphArgs, output: Output) -> Result<Exit> {
         ));
         return Ok(Exit::NotFound);
     };
-    let drawing = if args.mermaid { draw::mermaid(workflow) } else { draw::terminal(workflow) };
+    let drawing = match (args.mermaid, args.svg) {
+        (true, _) => draw::mermaid(workflow),
+        (false, true) => draw::svg(workflow),
+        (false, false) => draw::terminal(workflow),
+    };
     output.print(drawing.trim_end());
     Ok(Exit::Ok)
 }

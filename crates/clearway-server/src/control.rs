@@ -170,8 +170,14 @@ pub(crate) async fn start(
 /// 202 with the run.
 async fn accepted(app: &App, run: RunId) -> Result<Response, Problem> {
     let view = app.engine.run(run).await?;
-    let mut response =
-        (StatusCode::ACCEPTED, Json(view::run(&view, app.engine.now()))).into_response();
+    let mut body = view::run(&view, app.engine.now());
+    if let Some(agent) = app.engine.agents().get(&view.record.agent) {
+        // What only holds steps together is none: fan-outs and the result.
+        let steps =
+            agent.plan.node_names().filter(|name| !name.contains(':') && ***name != *"result");
+        body["steps"] = steps.count().into();
+    }
+    let mut response = (StatusCode::ACCEPTED, Json(body)).into_response();
     crate::runs::put_run_headers(response.headers_mut(), run);
     Ok(response)
 }

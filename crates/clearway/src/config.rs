@@ -35,6 +35,7 @@ use serde_json::{Map, Value};
 
 pub use self::duration::{read as parse_duration, show as show_duration};
 pub use self::env::Env;
+pub use self::http::Http;
 pub use self::prompt::Prompt;
 pub use self::report::{Colour, Place, Problem, Report, Source};
 pub use self::secret::Secret;
@@ -43,6 +44,7 @@ pub use self::tools::{Mcp, McpTransport, StatePart, ToolKind, ToolRef};
 mod auth;
 mod duration;
 mod env;
+mod http;
 mod models;
 pub(crate) mod prompt;
 mod providers;
@@ -91,6 +93,7 @@ pub struct Config {
     pub agents: BTreeMap<String, Agent>,
     pub workflows: BTreeMap<String, workflow::Workflow>,
     pub mcp: BTreeMap<String, Mcp>,
+    pub http: Http,
     pub doors: BTreeMap<String, Door>,
     /// `None` when spans are exported nowhere.
     pub telemetry: Option<Telemetry>,

@@ -44,6 +44,7 @@ pub mod builtin;
 pub mod client;
 pub mod config;
 pub mod inspect;
+mod mcp;
 mod pdf;
 mod server;
 mod services;

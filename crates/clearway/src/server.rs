@@ -192,7 +192,7 @@ impl Clearway {
         self.services.configure(&new);
         let in_force = Config {
             mcp: new.mcp.clone(),
-
+            http: new.http.clone(),
             workflows: workflows.map(|(name, workflow)| (name.clone(), workflow.clone())).collect(),
             agents: agents.map(|(name, agent)| (name.clone(), agent.clone())).collect(),
             default_agent: new.default_agent.clone(),
@@ -203,6 +203,7 @@ impl Clearway {
         self.config.agents = in_force.agents;
         self.config.workflows = in_force.workflows;
         self.config.mcp = in_force.mcp;
+        self.config.http = in_force.http;
         self.config.files = in_force.files;
         names
     }

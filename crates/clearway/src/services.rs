@@ -8,13 +8,19 @@ use std::sync::Arc;
 use clearway_core::Failure;
 use clearway_engine::tool::ToolSource;
 use clearway_engine::{Ctx, Tasks};
+use clearway_upstream::{Outward, OutwardPolicy};
 use serde_json::Value;
 
-use crate::config::{Config, ToolKind, ToolRef};
+use crate::config::{Config, Http, ToolKind, ToolRef};
+use crate::mcp::{McpTools, Server, Servers};
 
 /// See the module. Cheap to clone; a clone stays with the configuration that it was made for.
 #[derive(Clone, Debug)]
-pub(crate) struct Services {}
+pub(crate) struct Services {
+    mcp: Arc<Servers>,
+    outward: Arc<Outward>,
+    http: Arc<Http>,
+}
 
 /// Answers questions from a knowledge source: what `search` steps use.
 #[async_trait::async_trait]
@@ -29,28 +35,58 @@ pub(crate) trait Searcher: Send + Sync + fmt::Debug {
 impl Services {
     /// `tasks` own what runs in the background.
     pub(crate) fn new(config: &Config, tasks: &Tasks) -> Self {
-        let _ = (config, tasks);
-        Self {}
+        let mcp = Arc::new(Servers::new(tasks.clone()));
+        let http = Arc::new(config.http.clone());
+        let outward = Arc::new(Outward::new(policy(&http)));
+        mcp.configure(&config.mcp);
+        Self { mcp, outward, http }
     }
 
     /// Takes up another configuration; what has not changed goes on as it is.
     pub(crate) fn configure(&mut self, config: &Config) {
-        let _ = config;
+        self.mcp.configure(&config.mcp);
+        if *self.http != config.http {
+            self.http = Arc::new(config.http.clone());
+            self.outward = Arc::new(Outward::new(policy(&self.http)));
+        }
     }
 
     /// Tools whose kind needs something that runs: MCP servers, knowledge.
     pub(crate) fn source(&self, tool: &ToolRef) -> Option<Arc<dyn ToolSource>> {
         match tool.kind {
-            // The configuration has none of these yet that could be named.
-            ToolKind::Mcp | ToolKind::Search | ToolKind::Graph | ToolKind::Open => None,
+            ToolKind::Mcp => {
+                let server = self.mcp(&tool.name)?;
+                Some(Arc::new(McpTools::new(tool, server)))
+            }
+            // The configuration has no knowledge yet that they could name.
+            ToolKind::Search | ToolKind::Graph | ToolKind::Open => None,
             // Made of the configuration alone.
             ToolKind::Run | ToolKind::Set => None,
         }
     }
 
+    /// The MCP server of this name.
+    pub(crate) fn mcp(&self, name: &str) -> Option<Arc<Server>> {
+        self.mcp.get(name)
+    }
+
     /// The knowledge source of this name.
+    #[expect(clippy::unused_self, reason = "there is no knowledge yet that it could look in")]
     pub(crate) fn searcher(&self, source: &str) -> Option<Arc<dyn Searcher>> {
         let _ = source;
         None
     }
+
+    /// What `http` steps may do.
+    pub(crate) fn http(&self) -> &Http {
+        &self.http
+    }
+
+    pub(crate) fn outward(&self) -> &Outward {
+        &self.outward
+    }
+}
+
+fn policy(http: &Http) -> OutwardPolicy {
+    OutwardPolicy { allow: http.allow.clone() }
 }

@@ -10,6 +10,7 @@
 pub(crate) mod compile;
 pub mod draw;
 pub(crate) mod expr;
+pub(crate) mod request;
 pub(crate) mod shape;
 mod steps;
 mod structured;

@@ -6,6 +6,7 @@ use anyhow::Result;
 use clearway::client::{Client, Error, ServerEvent};
 use serde_json::Value;
 
+use super::steps::Steps;
 use super::{exit_of, path};
 use crate::exit::Exit;
 use crate::output::Output;
@@ -15,14 +16,28 @@ const ATTEMPTS: u32 = 20;
 /// Between two attempts.
 const PAUSE: Duration = Duration::from_millis(500);
 
-/// Prints a run's text and what happens to it; ends as the run does.
+/// How a run is shown.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Show {
+    /// What it says, and a line for everything else.
+    Text,
+    /// Its steps, of so many.
+    Steps(Option<u64>),
+}
+
+/// Shows a run and what happens to it; ends as the run does.
 pub(crate) async fn watch(
     client: &Client,
     id: &str,
     after: Option<String>,
+    show: Show,
     output: Output,
 ) -> Result<Exit> {
-    let mut view = View { output, last: after, open_line: false };
+    let steps = match show {
+        Show::Steps(total) => Some(Steps::new(output, total)),
+        Show::Text => None,
+    };
+    let mut view = View { output, last: after, open_line: false, steps };
     let mut attempts = 0;
     loop {
         let seen = view.last.clone();
@@ -48,7 +63,7 @@ pub(crate) async fn watch(
             });
         }
         if let Some(error) = broken {
-            output.note(&format!("{error}; going on where it broke off"));
+            view.say(&format!("{error}; going on where it broke off"));
         }
         tokio::time::sleep(PAUSE).await;
     }
@@ -74,6 +89,7 @@ struct View {
     last: Option<String>,
     /// Whether text stands on the current line.
     open_line: bool,
+    steps: Option<Steps>,
 }
 
 impl View {
@@ -81,11 +97,16 @@ impl View {
         if event.id.is_some() {
             self.last.clone_from(&event.id);
         }
+        let body = || -> Value { serde_json::from_str(&event.data).unwrap_or_default() };
+        if let Some(steps) = &mut self.steps {
+            steps.event(&event.name, &body()["data"]);
+            return;
+        }
         if self.output.json {
             self.output.print(&event.data);
             return;
         }
-        let body: Value = serde_json::from_str(&event.data).unwrap_or_default();
+        let body = body();
         let data = &body["data"];
         if event.name == "message.delta" {
             if let Some(text) = data["text"].as_str().filter(|_| data["part"] == "text") {
@@ -100,7 +121,17 @@ impl View {
         }
     }
 
+    fn say(&self, text: &str) {
+        match &self.steps {
+            Some(steps) => steps.line(text),
+            None => self.output.note(text),
+        }
+    }
+
     fn finish(&mut self) {
+        if let Some(steps) = &mut self.steps {
+            steps.finish();
+        }
         if std::mem::take(&mut self.open_line) {
             self.output.print_part("\n");
         }

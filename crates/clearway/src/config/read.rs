@@ -14,6 +14,7 @@ use toml::de::DeTable;
 
 use super::duration::DEADLINE;
 use super::env::Env;
+use super::http::{self, Http};
 use super::models::{self, ModelDraft};
 use super::prompt::Prompt;
 use super::report::{Problem, Report, Source};
@@ -43,6 +44,7 @@ pub(super) struct Draft {
     pub(super) workflows: BTreeMap<String, WorkflowDraft>,
     /// `None` for one that is broken; that is reported already.
     pub(super) mcp: BTreeMap<String, Option<Mcp>>,
+    pub(super) http: Http,
     pub(super) doors: BTreeMap<String, DoorDraft>,
     pub(super) crons: BTreeMap<String, CronDraft>,
 }
@@ -95,7 +97,8 @@ pub(super) fn config(source: Source, files: &Files, env: &Env) -> Result<Config,
             let mut around = Around { files, read_files: &mut read_files };
             workflow::read(name, table, &mut around)
         }),
-        mcp: BTreeMap::new(),
+        mcp: read_named(&root, "mcp", |_, table| Some(tools::mcp(table, files))),
+        http: http::read(root.sub("http")),
         doors: read_named(&root, "doors", door),
         crons: read_named(&root, "crons", |_, table| webhooks::cron(table)),
     };
@@ -103,8 +106,6 @@ pub(super) fn config(source: Source, files: &Files, env: &Env) -> Result<Config,
         "keys",
         "knowledge",
         "graphs",
-        "mcp",
-        "http",
         "workers",
         "alerts",
         "include",

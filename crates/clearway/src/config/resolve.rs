@@ -20,8 +20,8 @@ use super::tools::{self, Names};
 use super::walk::{At, Walk, nearest};
 use super::workflow::{self, Workflow, WorkflowDraft};
 use super::{
-    ANTHROPIC, Agent, Config, DEFAULT_AGENT, DEFAULT_MODEL, Key, Model, OLLAMA, OPENAI, Origin,
-    Pool, Provider, ProviderKind, Remote, SIM, Secret, Server, Sim, Webhooks,
+    ANTHROPIC, Agent, Config, DEFAULT_AGENT, DEFAULT_MODEL, Http, Key, Model, OLLAMA, OPENAI,
+    Origin, Pool, Provider, ProviderKind, Remote, SIM, Secret, Server, Sim, Webhooks,
 };
 
 const OPENAI_MODEL: &str = "gpt-5-mini";
@@ -80,7 +80,7 @@ pub(super) fn config(walk: &Walk<'_>, draft: Draft, server: Server) -> Config {
             known(walk, "agent", agent, all);
         }
     }
-    let around = Around { models: &models, agents: &agents, tools: &tools };
+    let around = Around { models: &models, agents: &agents, tools: &tools, http: &draft.http };
     let workflows = resolve_workflows(walk, draft.workflows, &around, &mut pools);
     add_embeddings(&providers, &mut models);
     for cron in draft.crons.values() {
@@ -99,6 +99,7 @@ pub(super) fn config(walk: &Walk<'_>, draft: Draft, server: Server) -> Config {
         pools,
         agents,
         workflows,
+        http: draft.http,
         mcp: draft.mcp.into_iter().filter_map(|(name, mcp)| Some((name, mcp?))).collect(),
         doors,
         telemetry: None,
@@ -128,6 +129,7 @@ fn resolve_workflows(
                 "model" => known(walk, "model", used, around.models.keys()),
                 "agent" => known(walk, "agent", used, around.agents.keys()),
                 "knowledge" => known(walk, "knowledge", used, around.tools.knowledge.iter()),
+                "host" => permitted(walk, around.http, used),
                 "mcp" => known(walk, "mcp", used, around.tools.mcp.iter()),
                 _ => known(walk, "workflow", used, names.iter()),
             };
@@ -159,6 +161,21 @@ struct Around<'a> {
     models: &'a BTreeMap<String, Model>,
     agents: &'a BTreeMap<String, Agent>,
     tools: &'a Names,
+    http: &'a Http,
+}
+
+/// Notes a problem unless `http` steps may ask this host.
+fn permitted(walk: &Walk<'_>, http: &Http, host: &At<String>) -> bool {
+    if http.permits(&host.value) {
+        return true;
+    }
+    let help = match http.hosts.is_empty() {
+        true => format!("add [http] hosts = [\"{}\"]", host.value),
+        false => format!("add it to [http] hosts; there are: {}", http.hosts.join(", ")),
+    };
+    let text = format!("`http` steps may not ask `{}`", host.value);
+    walk.note(problem_at(walk, Problem::new(text).help(help), host, "not permitted"));
+    false
 }
 
 fn calls_itself(drafts: &BTreeMap<String, WorkflowDraft>, name: &str) -> bool {

@@ -107,7 +107,6 @@ pub enum McpTransport {
 }
 
 /// Reads `[mcp.NAME]`.
-#[expect(dead_code, reason = "servers of tools come with the next change")]
 pub(super) fn mcp(table: Table<'_>, files: &Files) -> Option<Mcp> {
     let deadline = table.get("deadline").and_then(|value| value.duration(DEADLINE));
     let classes =

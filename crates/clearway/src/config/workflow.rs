@@ -7,6 +7,7 @@ use std::time::Duration;
 use clearway_core::channel::Reducer;
 use clearway_core::run::Budget;
 use clearway_core::{Code, Priority};
+use clearway_engine::Effect;
 use serde_json::{Map, Value as Json};
 
 use super::duration::DEADLINE;
@@ -15,6 +16,7 @@ use super::report::Problem;
 use super::tools::{self, ToolRef};
 use super::walk::{At, Table, Value, nearest};
 use crate::workflow::expr::{Expr, Template};
+use crate::workflow::request::HttpRequest;
 use crate::workflow::shape::Shape;
 
 mod check;
@@ -254,6 +256,15 @@ pub enum StepKind {
         query: Template,
         limit: Option<u32>,
     },
+    Http(Box<HttpRequest>),
+    /// One tool of an MCP server.
+    Tool {
+        server: String,
+        tool: String,
+        args: Shape,
+        /// Instead of what the server says.
+        effect: Option<Effect>,
+    },
 }
 
 /// How long a step waits.
@@ -278,6 +289,8 @@ impl StepKind {
             Self::Wait { .. } => "wait",
             Self::Fail { .. } => "fail",
             Self::Search { .. } => "search",
+            Self::Http(_) => "http",
+            Self::Tool { .. } => "tool",
         }
     }
 }
@@ -749,18 +762,20 @@ impl<'a> Drafting<'_, '_, 'a> {
                 let limit = table.get("limit").and_then(|value| value.count(1..=100));
                 StepKind::Search { source: source?, query: query?, limit }
             }
-            "http" | "tool" | "worker" => {
+            "http" => self.http(name, table)?,
+            "tool" => self.tool(name, table)?,
+            "worker" => {
                 value.problem(
                     format!("steps that do `{do_}` are not supported by this version"),
                     "not supported yet",
-                    "llm, agent, search, template, set, branch, ask, workflow, wait and fail are",
+                    "llm, agent, search, http, tool, template, set, branch, ask, workflow, wait and fail are",
                 );
                 return None;
             }
             other => {
                 let kinds = [
-                    "llm", "agent", "search", "template", "set", "branch", "ask", "workflow",
-                    "wait", "fail",
+                    "llm", "agent", "search", "http", "tool", "template", "set", "branch", "ask",
+                    "workflow", "wait", "fail",
                 ];
                 let help = match nearest(other, kinds) {
                     Some(near) => format!("did you mean `{near}`?"),

@@ -19,9 +19,10 @@ use serde_json::{Map, Value, json};
 
 use super::compile::{self, RESULT, Shared};
 use super::expr::Template;
+use super::request;
 use super::structured;
 use crate::config::workflow::{Case, END, Pause, Step, StepKind};
-use crate::tools;
+use crate::{mcp, tools};
 
 /// Elements that one `for_each` may have.
 const FOR_EACH_ITEMS: usize = 1000;
@@ -309,6 +310,22 @@ impl StepNode {
             StepKind::Wait { duration, until, event, limit } => {
                 self.wait(cx, context, duration.as_ref(), until.as_ref(), event.as_deref(), *limit)
                     .await
+            }
+            StepKind::Http(request) => {
+                let services = &self.shared.services;
+                let answer = request::perform(cx, &step.name, request, services, context);
+                Ok(Box::pin(answer).await?.into())
+            }
+            StepKind::Tool { server, tool, args, effect } => {
+                let Some(found) = self.shared.services.mcp(server) else {
+                    let text = format!("there is no MCP server `{server}` any more");
+                    return Err(Failure::new(Code::NotFound, text).into());
+                };
+                let Value::Object(args) = args.fill(context)? else {
+                    let text = format!("step `{}`: `args` must be a table", step.name);
+                    return Err(Failure::new(Code::TemplateFailed, text).into());
+                };
+                Ok(mcp::call_for_step(cx, &found, tool, *effect, args).await?.into())
             }
             StepKind::Search { source, query, limit } => {
                 let query = query.render(context)?;

@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use super::{END, OnError, Pause, Places, Step, StepKind, Workflow};
 use crate::config::report::Problem;
 use crate::config::walk::{Table, nearest};
+use crate::workflow::request::HttpBody;
 
 /// Names that templates can use besides steps and channels.
 const GLOBALS: &[&str] =
@@ -109,6 +110,21 @@ fn check_names(workflow: &Workflow, step: &Step, steps: &[&str], note: &Note<'_>
                 add("payload", payload.variables());
             }
         }
+        StepKind::Http(request) => {
+            add("request", request.url.variables());
+            for (_, value) in &request.headers {
+                add("request", value.variables());
+            }
+            match &request.body {
+                Some(HttpBody::Json(shape)) => add("request", shape.variables()),
+                Some(HttpBody::Text(template)) => add("request", template.variables()),
+                None => {}
+            }
+            if let Some(key) = &request.key {
+                add("request", key.variables());
+            }
+        }
+        StepKind::Tool { args, .. } => add("args", args.variables()),
         StepKind::Fail { message } => add("message", message.variables()),
         StepKind::Search { query, .. } => add("query", query.variables()),
         StepKind::Branch { when, .. } => {
@@ -176,6 +192,9 @@ fn fields_of(step: &Step) -> Option<Vec<&str>> {
         }
         StepKind::Ask { payload: None, .. } => Some(vec!["choice", "value", "by"]),
         StepKind::Branch { .. } => Some(vec!["go", "visits"]),
+        StepKind::Http(_) if step.on_error != OnError::Continue => {
+            Some(vec!["status", "headers", "json", "text"])
+        }
         _ => None,
     }
 }
