@@ -444,6 +444,8 @@ impl Projector {
             | EventKind::ToolStarted
             | EventKind::ToolCompleted
             | EventKind::ArtifactSaved
+            | EventKind::ToolStarted
+            | EventKind::ToolCompleted
             | EventKind::ChildStarted => {}
         }
     }
