@@ -105,6 +105,15 @@ pub enum Multitask {
 }
 
 impl Multitask {
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Enqueue => "enqueue",
+            Self::Reject => "reject",
+            Self::Interrupt => "interrupt",
+            Self::Rollback => "rollback",
+        }
+    }
+
     pub fn parse(text: &str) -> Option<Self> {
         match text {
             "enqueue" => Some(Self::Enqueue),

@@ -69,6 +69,8 @@ pub(crate) struct Inner {
     next_deadline: AtomicI64,
     pub watchdog: Watchdog,
     pub process: Process,
+    /// When this engine began.
+    pub started_at: Timestamp,
     /// Mean time a run holds its slot, in milliseconds, for honest answers to "when?".
     slot_time_ms: AtomicI64,
 }
@@ -113,6 +115,7 @@ impl Engine {
             store,
             upstream,
             agents,
+            started_at: clock.now(),
             clocks: Clocks(clock),
             ids,
             tasks: Tasks::new(),

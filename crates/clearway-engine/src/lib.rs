@@ -15,6 +15,7 @@
 mod admission;
 pub mod agent;
 mod api;
+mod assistants;
 mod cache;
 mod calls;
 pub mod chat;
@@ -27,6 +28,7 @@ mod engine;
 mod executor;
 mod gate;
 mod health;
+mod items;
 mod lanes;
 mod ledger;
 mod live;
@@ -47,12 +49,14 @@ pub use agent::{
     Agent, Agents, Expiry, InputCheck, Node, NodeError, NodePolicy, OnError, OnOutage, Retry,
 };
 pub use api::*;
+pub use assistants::{AssistantChange, AssistantSettings};
 pub use clock::{Clocks, Ids};
 pub use control::{Attention, Decision, Question, StateChange, Undecided, next_nodes};
 pub use ctx::{Ctx, Mark, Reserved};
 pub use durable::{ActionError, Child, ChildEnd, Effect, Look, hex};
 pub use engine::Engine;
 pub use health::Health;
+pub use items::{ItemIndex, ItemSpec, Use};
 pub use lanes::Lanes;
 pub use schedules::{CronSpec, next_time};
 pub use subscription::{Batch, From, Subscription};
@@ -63,9 +67,10 @@ pub use webhooks::Webhooks;
 
 // What the doors and the façade need from below, so that they depend on the engine alone.
 pub use clearway_store::{
-    ArtifactRecord, ArtifactScope, CancelMode, CheckpointRecord, Idempotency, Keep, LastRun,
-    NewThread, PoolCount, Pruned, QueuePosition, RunDeleted, RunPage, RunQuery, Schedule,
-    ScheduleQuery, Stand, StepRecord, Store, StoreInfo, ThreadMade, ThreadOverview, ThreadPage,
-    ThreadQuery, ThreadSearch, ThreadSort, ThreadState, ThreadStorage,
+    ArtifactRecord, ArtifactScope, Assistant, CancelMode, CheckpointRecord, Condition, FoundItem,
+    Idempotency, Item, ItemScope, ItemSearch, Keep, LastRun, NamespaceQuery, NewThread, PoolCount,
+    Pruned, QueuePosition, RunDeleted, RunPage, RunQuery, Schedule, ScheduleQuery, Stand,
+    StepRecord, Store, StoreInfo, Test, ThreadMade, ThreadOverview, ThreadPage, ThreadQuery,
+    ThreadSearch, ThreadSort, ThreadState, ThreadStorage,
 };
 pub use clearway_upstream as upstream;

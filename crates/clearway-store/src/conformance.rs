@@ -10,6 +10,7 @@ mod commits;
 mod differential;
 mod ends;
 mod journal;
+mod memories;
 mod parking;
 mod reading;
 mod rollback;

@@ -11,11 +11,13 @@
 //! Not here: waking anybody up (that may be lost, so it is the engine's), and provider or HTTP
 //! formats.
 
+pub mod assistants;
 mod clock;
 #[cfg(test)]
 mod conformance;
 mod counts;
 pub mod error;
+pub mod items;
 mod mem;
 mod policy;
 mod rules;
@@ -258,6 +260,59 @@ pub trait Store: Send + Sync + std::fmt::Debug + 'static {
         value: serde_json::Value,
         lifetime: std::time::Duration,
     ) -> Result<()>;
+
+    /// Adds a version to an assistant, or makes its first.
+    async fn put_assistant(&self, new: NewAssistant) -> Result<AssistantPut>;
+
+    async fn assistant(&self, tenant: &str, id: uuid::Uuid) -> Result<Option<LatestAssistant>>;
+
+    /// Assistants at the versions that runs take, by id.
+    async fn assistants(
+        &self,
+        tenant: &str,
+        after: Option<uuid::Uuid>,
+        limit: u32,
+    ) -> Result<Vec<Assistant>>;
+
+    /// All versions of an assistant, newest first.
+    async fn assistant_versions(&self, tenant: &str, id: uuid::Uuid) -> Result<Vec<Assistant>>;
+
+    /// Makes a version the one that runs take. `None` when there is no such version.
+    async fn select_assistant(
+        &self,
+        tenant: &str,
+        id: uuid::Uuid,
+        version: u32,
+    ) -> Result<Option<Assistant>>;
+
+    async fn delete_assistant(&self, tenant: &str, id: uuid::Uuid) -> Result<bool>;
+
+    /// Keeps an item, in the place of the one with its namespace and key.
+    async fn put_item(&self, item: NewItem) -> Result<ItemPut>;
+
+    /// An item that has not expired.
+    async fn item(
+        &self,
+        scope: &ItemScope,
+        namespace: &[String],
+        key: &str,
+    ) -> Result<Option<Item>>;
+
+    async fn delete_item(&self, scope: &ItemScope, namespace: &[String], key: &str)
+    -> Result<bool>;
+
+    /// Items were used: those that live from their last use live on.
+    async fn touch_items(&self, scope: &ItemScope, items: Vec<(Vec<String>, String)>)
+    -> Result<()>;
+
+    async fn search_items(&self, scope: &ItemScope, search: ItemSearch) -> Result<Vec<FoundItem>>;
+
+    /// Namespaces that have items, sorted.
+    async fn item_namespaces(
+        &self,
+        scope: &ItemScope,
+        query: NamespaceQuery,
+    ) -> Result<Vec<Vec<String>>>;
 
     /// How many runs are ahead of a blocked or ready run, in its pool and on its thread.
     async fn queue_position(&self, run: RunId) -> Result<Option<QueuePosition>>;

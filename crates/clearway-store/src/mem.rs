@@ -12,6 +12,7 @@
 mod data;
 mod ends;
 mod library;
+mod memories;
 mod threads;
 mod waiting;
 
@@ -447,6 +448,85 @@ impl Store for MemStore {
         })
     }
 
+    async fn put_assistant(&self, new: NewAssistant) -> Result<AssistantPut> {
+        self.call("put_assistant", |data, _| Ok(data.put_assistant(&new)))
+    }
+
+    async fn assistant(&self, tenant: &str, id: Uuid) -> Result<Option<LatestAssistant>> {
+        self.call("assistant", |data, _| Ok(data.assistant(tenant, id)))
+    }
+
+    async fn assistants(
+        &self,
+        tenant: &str,
+        after: Option<Uuid>,
+        limit: u32,
+    ) -> Result<Vec<Assistant>> {
+        self.call("assistants", |data, _| Ok(data.assistants(tenant, after, limit)))
+    }
+
+    async fn assistant_versions(&self, tenant: &str, id: Uuid) -> Result<Vec<Assistant>> {
+        self.call("assistant_versions", |data, _| Ok(data.assistant_versions(tenant, id)))
+    }
+
+    async fn select_assistant(
+        &self,
+        tenant: &str,
+        id: Uuid,
+        version: u32,
+    ) -> Result<Option<Assistant>> {
+        self.call("select_assistant", |data, _| Ok(data.select_assistant(tenant, id, version)))
+    }
+
+    async fn delete_assistant(&self, tenant: &str, id: Uuid) -> Result<bool> {
+        self.call("delete_assistant", |data, _| Ok(data.delete_assistant(tenant, id)))
+    }
+
+    async fn put_item(&self, item: NewItem) -> Result<ItemPut> {
+        self.call("put_item", |data, now| Ok(data.put_item(&item, now)))
+    }
+
+    async fn item(
+        &self,
+        scope: &ItemScope,
+        namespace: &[String],
+        key: &str,
+    ) -> Result<Option<Item>> {
+        self.call("item", |data, now| Ok(data.item(scope, namespace, key, now)))
+    }
+
+    async fn delete_item(
+        &self,
+        scope: &ItemScope,
+        namespace: &[String],
+        key: &str,
+    ) -> Result<bool> {
+        self.call("delete_item", |data, _| Ok(data.delete_item(scope, namespace, key)))
+    }
+
+    async fn touch_items(
+        &self,
+        scope: &ItemScope,
+        items: Vec<(Vec<String>, String)>,
+    ) -> Result<()> {
+        self.call("touch_items", |data, now| {
+            data.touch_items(scope, &items, now);
+            Ok(())
+        })
+    }
+
+    async fn search_items(&self, scope: &ItemScope, search: ItemSearch) -> Result<Vec<FoundItem>> {
+        self.call("search_items", |data, now| Ok(data.search_items(scope, &search, now)))
+    }
+
+    async fn item_namespaces(
+        &self,
+        scope: &ItemScope,
+        query: NamespaceQuery,
+    ) -> Result<Vec<Vec<String>>> {
+        self.call("item_namespaces", |data, now| Ok(data.item_namespaces(scope, &query, now)))
+    }
+
     async fn queue_position(&self, run: RunId) -> Result<Option<QueuePosition>> {
         self.call("queue_position", |data, _| Ok(data.queue_position(run)))
     }
@@ -463,7 +543,7 @@ impl Store for MemStore {
                 size_bytes: data.size_bytes(),
                 disk_free_bytes: None,
                 writable: Ok(()),
-                schema_version: 3,
+                schema_version: 4,
             })
         })
     }

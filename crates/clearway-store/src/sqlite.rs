@@ -13,6 +13,7 @@
 
 mod admission;
 mod artifacts;
+mod assistants;
 mod channels;
 mod claim;
 mod commit;
@@ -20,6 +21,7 @@ mod ends;
 mod fail;
 mod history;
 mod inspect;
+mod items;
 mod journal;
 mod known;
 mod lane;
@@ -465,6 +467,90 @@ impl Store for SqliteStore {
     ) -> Result<()> {
         let tenant = tenant.to_owned();
         self.queue.write(node_cache::Keep { tenant, key, value, lifetime }).await
+    }
+
+    async fn put_assistant(&self, new: NewAssistant) -> Result<AssistantPut> {
+        self.queue.write(assistants::Put(new)).await
+    }
+
+    async fn assistant(&self, tenant: &str, id: Uuid) -> Result<Option<LatestAssistant>> {
+        let tenant = tenant.to_owned();
+        self.readers.read(move |conn| Ok(assistants::latest(conn, &tenant, id)?)).await
+    }
+
+    async fn assistants(
+        &self,
+        tenant: &str,
+        after: Option<Uuid>,
+        limit: u32,
+    ) -> Result<Vec<Assistant>> {
+        let tenant = tenant.to_owned();
+        self.readers.read(move |conn| assistants::list(conn, &tenant, after, limit)).await
+    }
+
+    async fn assistant_versions(&self, tenant: &str, id: Uuid) -> Result<Vec<Assistant>> {
+        let tenant = tenant.to_owned();
+        self.readers.read(move |conn| assistants::versions(conn, &tenant, id)).await
+    }
+
+    async fn select_assistant(
+        &self,
+        tenant: &str,
+        id: Uuid,
+        version: u32,
+    ) -> Result<Option<Assistant>> {
+        self.queue.write(assistants::Select { tenant: tenant.to_owned(), id, version }).await
+    }
+
+    async fn delete_assistant(&self, tenant: &str, id: Uuid) -> Result<bool> {
+        self.queue.write(assistants::Delete { tenant: tenant.to_owned(), id }).await
+    }
+
+    async fn put_item(&self, item: NewItem) -> Result<ItemPut> {
+        self.queue.write(items::Put(item)).await
+    }
+
+    async fn item(
+        &self,
+        scope: &ItemScope,
+        namespace: &[String],
+        key: &str,
+    ) -> Result<Option<Item>> {
+        let (scope, namespace, key) = (scope.clone(), namespace.to_owned(), key.to_owned());
+        let now = self.clock.now();
+        self.readers.read(move |conn| items::find(conn, &scope, &namespace, &key, now)).await
+    }
+
+    async fn delete_item(
+        &self,
+        scope: &ItemScope,
+        namespace: &[String],
+        key: &str,
+    ) -> Result<bool> {
+        let (scope, namespace, key) = (scope.clone(), namespace.to_owned(), key.to_owned());
+        self.queue.write(items::Delete { scope, namespace, key }).await
+    }
+
+    async fn touch_items(
+        &self,
+        scope: &ItemScope,
+        items: Vec<(Vec<String>, String)>,
+    ) -> Result<()> {
+        self.queue.write(items::Touch { scope: scope.clone(), items }).await
+    }
+
+    async fn search_items(&self, scope: &ItemScope, search: ItemSearch) -> Result<Vec<FoundItem>> {
+        let (scope, now) = (scope.clone(), self.clock.now());
+        self.readers.read(move |conn| items::search(conn, &scope, &search, now)).await
+    }
+
+    async fn item_namespaces(
+        &self,
+        scope: &ItemScope,
+        query: NamespaceQuery,
+    ) -> Result<Vec<Vec<String>>> {
+        let (scope, now) = (scope.clone(), self.clock.now());
+        self.readers.read(move |conn| items::namespaces(conn, &scope, &query, now)).await
     }
 
     async fn queue_position(&self, run: RunId) -> Result<Option<QueuePosition>> {

@@ -1,5 +1,13 @@
 //! What goes into the store's transactions and what comes out.
 
+pub use crate::assistants::{
+    ASSISTANTS, Assistant, AssistantPut, LatestAssistant, NewAssistant, VERSIONS,
+};
+pub use crate::items::{
+    Condition, FoundItem, ITEMS, Item, ItemPut, ItemScope, ItemSearch, NamespaceQuery, NewItem,
+    Test,
+};
+
 use std::time::Duration;
 
 use bytes::Bytes;

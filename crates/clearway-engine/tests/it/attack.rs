@@ -147,6 +147,18 @@ pass! {
     state(thread: ThreadId, at: Option<CheckpointId>) -> Option<ThreadState>;
     writes_of(checkpoint: CheckpointId, channel: &str) -> Vec<Op>;
     read_log(run: RunId, from: u64, max_bytes: usize) -> LogPage;
+    put_assistant(new: NewAssistant) -> AssistantPut;
+    assistant(tenant: &str, id: Uuid) -> Option<LatestAssistant>;
+    assistants(tenant: &str, after: Option<Uuid>, limit: u32) -> Vec<Assistant>;
+    assistant_versions(tenant: &str, id: Uuid) -> Vec<Assistant>;
+    select_assistant(tenant: &str, id: Uuid, version: u32) -> Option<Assistant>;
+    delete_assistant(tenant: &str, id: Uuid) -> bool;
+    put_item(item: NewItem) -> ItemPut;
+    item(scope: &ItemScope, namespace: &[String], key: &str) -> Option<Item>;
+    delete_item(scope: &ItemScope, namespace: &[String], key: &str) -> bool;
+    touch_items(scope: &ItemScope, items: Vec<(Vec<String>, String)>) -> ();
+    search_items(scope: &ItemScope, search: ItemSearch) -> Vec<FoundItem>;
+    item_namespaces(scope: &ItemScope, query: NamespaceQuery) -> Vec<Vec<String>>;
     queue_position(run: RunId) -> Option<QueuePosition>;
     info() -> StoreInfo;
     close(me: InstanceId) -> ();

@@ -307,6 +307,18 @@ pass! {
     delivered(id: i64, outcome: DeliveryOutcome) -> ();
     cached(tenant: &str, key: &[u8; 32]) -> Option<Value>;
     cache(tenant: &str, key: [u8; 32], value: Value, lifetime: Duration) -> ();
+    put_assistant(new: NewAssistant) -> AssistantPut;
+    assistant(tenant: &str, id: Uuid) -> Option<LatestAssistant>;
+    assistants(tenant: &str, after: Option<Uuid>, limit: u32) -> Vec<Assistant>;
+    assistant_versions(tenant: &str, id: Uuid) -> Vec<Assistant>;
+    select_assistant(tenant: &str, id: Uuid, version: u32) -> Option<Assistant>;
+    delete_assistant(tenant: &str, id: Uuid) -> bool;
+    put_item(item: NewItem) -> ItemPut;
+    item(scope: &ItemScope, namespace: &[String], key: &str) -> Option<Item>;
+    delete_item(scope: &ItemScope, namespace: &[String], key: &str) -> bool;
+    touch_items(scope: &ItemScope, items: Vec<(Vec<String>, String)>) -> ();
+    search_items(scope: &ItemScope, search: ItemSearch) -> Vec<FoundItem>;
+    item_namespaces(scope: &ItemScope, query: NamespaceQuery) -> Vec<Vec<String>>;
     release(run: RunId, fence: u32) -> bool;
     reset_thread(thread: ThreadId) -> Option<Reset>;
     run(run: RunId) -> Option<RunRecord>;

@@ -16,6 +16,7 @@ use clearway_core::{
 use super::Sharing;
 use super::ends::Held;
 use super::library::Library;
+use super::memories::Memories;
 use crate::counts::{Counts, Move};
 use crate::error::{Error, ErrorKind, Result};
 use crate::rules::{self, Beyond, Candidate, Tenant, Verdict, Versions};
@@ -37,6 +38,7 @@ pub(super) struct Data {
     pub(super) instances: BTreeMap<InstanceId, Timestamp>,
     pub(super) journal: BTreeMap<(ThreadId, TaskId, String), NoteRow>,
     pub(super) library: Library,
+    pub(super) memories: Memories,
     pub(super) ready: BTreeSet<RunId>,
     pub(super) running: BTreeSet<RunId>,
     pub(super) blocked: BTreeSet<RunId>,

@@ -6,6 +6,7 @@ use rusqlite::OptionalExtension;
 
 use super::ends::{self, ago};
 use super::fail::Fail;
+use super::items;
 use super::rows::{self, Id};
 use super::waiting;
 use super::writer::{Operation, Tx};
@@ -140,6 +141,7 @@ impl Operation for Sweep {
                  (SELECT tenant, route, key FROM idempotency WHERE at <= ?1 LIMIT 1000)",
             [ago(tx, tx.policy.idempotency)],
         )?;
+        items::expire(tx)?;
         Ok(Round { swept, more })
     }
 }
