@@ -44,6 +44,8 @@ pub struct Agent {
     /// Turns a caller's input into writes, or says what is wrong with it; `None` takes writes as
     /// they are.
     pub input: Option<InputCheck>,
+    /// What such an input looks like, as a JSON Schema.
+    pub input_schema: Option<Value>,
     /// Its first call may begin before its acceptance is durable: it writes nothing outward.
     pub starts_ahead: bool,
     /// The channels that are its author's, for those who show a thread's values; `None` is all.
@@ -71,6 +73,7 @@ impl Agent {
             budget: Budget::default(),
             keep: Keep::All,
             input: None,
+            input_schema: None,
             starts_ahead: true,
             shown_channels: None,
             fold: None,

@@ -12,14 +12,15 @@ use std::time::Duration;
 use clearway_core::machine::Command;
 use clearway_core::message::Role;
 use clearway_core::plan::MESSAGES;
-use clearway_core::run::RunOptions;
+use clearway_core::run::{Multitask, RunOptions};
+use clearway_core::thread::ThreadKey;
 use clearway_core::{Code, Message, Priority, RunId, RunRecord, ThreadId, Timestamp};
 use clearway_store::{Fired, Idempotency, Schedule, ScheduleQuery};
 use serde_json::{Map, Value, json};
 use uuid::Uuid;
 
 use crate::engine::{Engine, Inner, bounded};
-use crate::{Error, Submit};
+use crate::{EPHEMERAL, Error, Submit};
 
 /// What answers a question of `run`'s thread when its time is over.
 pub(crate) fn resume(run: &RunRecord, question: Uuid, answer: Value) -> Value {
@@ -220,7 +221,8 @@ impl Inner {
         let next_at = schedule
             .cron
             .as_deref()
-            .and_then(|cron| next_time(cron, schedule.timezone.as_deref(), now).ok());
+            .and_then(|cron| next_time(cron, schedule.timezone.as_deref(), now).ok())
+            .filter(|next| schedule.submit["end_at"].as_i64().is_none_or(|end| next.0 <= end));
         let over = schedule.cron.is_none();
         let fired = Fired { id: schedule.id, at, next_at, run, error, over };
         if let Err(error) = bounded(self.store.schedule_fired(fired)).await {
@@ -237,26 +239,36 @@ impl Inner {
         let wanted = &schedule.submit;
         let agent = wanted["agent"].as_str().unwrap_or_default();
         let thread = schedule.thread.unwrap_or_else(|| self.ids.thread());
-        let command = match wanted.get("command") {
-            None => None,
-            Some(command) => Some(Command::from_json(command).ok_or_else(|| {
-                Error::new(Code::Internal, "the schedule's command cannot be read")
-            })?),
+        let broken = || Error::new(Code::Internal, "the schedule's options cannot be read");
+        let mut options = match wanted.get("options") {
+            None => RunOptions::default(),
+            Some(options) => RunOptions::from_json(options).ok_or_else(broken)?,
         };
-        let input = self.scheduled_input(agent, &wanted["input"])?;
+        if let Some(command) = wanted.get("command") {
+            options.command = Some(Command::from_json(command).ok_or_else(broken)?);
+        }
+        let (door, input) = match wanted["door"].as_str() {
+            None => ("schedule", self.scheduled_input(agent, &wanted["input"])?),
+            // Its door made writes of it.
+            Some(_) => ("langgraph", wanted["input"].clone()),
+        };
+        let forgotten = schedule.thread.is_none() && wanted["keep_thread"] == false;
         let level = wanted["priority"].as_u64().and_then(|level| u8::try_from(level).ok());
         let submit = Submit {
             tenant: schedule.tenant.clone(),
             owner: schedule.owner.clone(),
             metadata: wanted["metadata"].as_object().cloned().unwrap_or_default(),
+            thread_key: forgotten.then(|| ThreadKey::new(EPHEMERAL, &[&thread.to_string()])),
+            thread_note: wanted["thread_note"].as_object().cloned().unwrap_or_default(),
+            multitask: wanted["multitask"].as_str().and_then(Multitask::parse),
             priority: level.and_then(Priority::new),
             idempotency: Some(Idempotency {
                 route: "schedule".to_owned(),
                 key: format!("{}|{}", schedule.id, at.0),
                 body: [0; 32],
             }),
-            options: RunOptions { command, ..RunOptions::default() },
-            ..Submit::new(thread, agent, "schedule", input)
+            options,
+            ..Submit::new(thread, agent, door, input)
         };
         Ok(Some(self.submit(submit).await?.run))
     }

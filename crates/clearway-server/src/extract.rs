@@ -177,7 +177,7 @@ fn check_nesting(text: &str) -> Result<(), String> {
 
 /// A JSON object whose fields are taken one by one. All mistakes are collected, so that a caller
 /// learns about them at once.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Fields {
     map: Map<String, Value>,
     at: Vec<String>,
@@ -268,6 +268,11 @@ impl Fields {
                 Vec::new()
             }
         }
+    }
+
+    /// What nobody has taken yet.
+    pub(crate) fn into_map(self) -> Map<String, Value> {
+        self.map
     }
 
     /// Any value, as it came.
@@ -388,6 +393,11 @@ impl Query {
     pub(crate) fn every<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a str> {
         let of_name = self.0.iter().filter(move |(known, _)| known == name);
         of_name.map(|(_, value)| value.as_str())
+    }
+
+    /// All values of a name that may be repeated, as they came.
+    pub(crate) fn each<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a str> {
+        self.0.iter().filter(move |(known, _)| known == name).map(|(_, value)| value.as_str())
     }
 
     /// All values of a name that may be repeated or carry a list with commas.

@@ -37,6 +37,34 @@ pub(crate) fn check(options: &ServerOptions, headers: &HeaderMap) -> Result<(), 
     Ok(())
 }
 
+/// As [`check`], and on listeners beyond loopback, too: for addresses that no page of another site has
+/// any business with. There a host may be any number, which cannot be rebound, or a configured name.
+///
+/// # Errors
+/// `forbidden`, naming the host.
+pub(crate) fn check_strictly(options: &ServerOptions, headers: &HeaderMap) -> Result<(), Problem> {
+    let is_number = |host: &str| {
+        let host = host.trim_start_matches('[').trim_end_matches(']');
+        host.parse::<IpAddr>().is_ok()
+    };
+    let text = |name| headers.get(name).map(|value| value.to_str().unwrap_or_default());
+    if let Some(host) = text(HOST) {
+        let name = host_of(host);
+        if !is_trusted(options, name) && (options.listen.ip().is_loopback() || !is_number(name)) {
+            return Err(refusal("Host", host).hint(ALLOW));
+        }
+    }
+    if let Some(origin) = text(ORIGIN) {
+        let host = origin.parse::<Uri>().ok().and_then(|uri| uri.host().map(ToOwned::to_owned));
+        if !host.is_some_and(|host| is_trusted(options, &host)) {
+            return Err(refusal("Origin", origin).hint(ALLOW));
+        }
+    }
+    Ok(())
+}
+
+const ALLOW: &str = "Name the host in `allowed_hosts` of `[server]` to let it ask.";
+
 /// An address that is a number cannot be rebound; `localhost` belongs to the machine.
 fn is_trusted(options: &ServerOptions, host: &str) -> bool {
     let host = host.trim_start_matches('[').trim_end_matches(']');
@@ -104,5 +132,26 @@ mod tests {
         options.keys.clear();
         options.listen = "0.0.0.0:8123".parse().unwrap();
         assert!(asks(&options, "clearway:8123", None), "the listen guard decides there");
+    }
+
+    #[test]
+    fn some_addresses_check_on_every_listener() {
+        let mut options = ServerOptions::new("0.0.0.0:8123".parse().unwrap());
+        options.allowed_hosts = vec!["dev.example".to_owned()];
+        let asks = |host: &str, origin: Option<&str>| {
+            let mut headers = HeaderMap::new();
+            headers.insert(HOST, host.parse().unwrap());
+            if let Some(origin) = origin {
+                headers.insert(ORIGIN, origin.parse().unwrap());
+            }
+            check_strictly(&options, &headers).is_ok()
+        };
+        assert!(
+            asks("10.0.0.1:8123", None) && asks("localhost", None) && asks("dev.example", None)
+        );
+        assert!(!asks("clearway:8123", None) && !asks("evil.example", None));
+        assert!(asks("10.0.0.1", Some("http://dev.example:3000")));
+        assert!(!asks("10.0.0.1", Some("https://evil.example")));
+        assert!(!asks("10.0.0.1", Some("http://10.0.0.9")), "another machine's page");
     }
 }

@@ -11,16 +11,21 @@
 
 mod assistants;
 pub(crate) mod cors;
+mod crons;
+mod drawing;
 mod errors;
 mod follow;
 mod frames;
 mod graph;
+mod mcp;
 mod messages;
 mod modes;
 mod protocol;
 mod request;
 mod runs;
 mod state;
+mod storage;
+mod store;
 mod stream;
 mod threads;
 
@@ -44,8 +49,17 @@ pub(crate) const DIALECT: &str = "langgraph";
 pub(crate) fn table(routes: Routes) -> Result<Routes, Address> {
     let mut routes =
         routes.add(Method::GET, "/ok", get(ok))?.add(Method::GET, "/info", get(info))?;
-    let parts =
-        [assistants::routes, threads::routes, state::routes, runs::routes, protocol::routes];
+    let parts = [
+        assistants::routes,
+        threads::routes,
+        state::routes,
+        runs::routes,
+        crons::routes,
+        storage::routes,
+        protocol::routes,
+        store::routes,
+        mcp::routes,
+    ];
     for part in parts {
         routes = part(routes)?;
     }

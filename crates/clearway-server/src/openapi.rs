@@ -7,6 +7,7 @@ use serde_json::{Map, Value, json};
 use crate::server::{Door, DoorKind, ServerOptions};
 
 mod langgraph;
+mod library;
 
 /// The document for a server with these doors.
 pub(crate) fn document(options: &ServerOptions) -> Value {
@@ -541,7 +542,7 @@ fn cofounder(paths: &mut Map<String, Value>, door: &Door) {
 }
 
 fn all_schemas() -> Map<String, Value> {
-    let parts = [schemas(), embedding_schemas(), langgraph::schemas()];
+    let parts = [schemas(), embedding_schemas(), langgraph::schemas(), library::schemas()];
     parts.into_iter().filter_map(|part| part.as_object().cloned()).flatten().collect()
 }
 

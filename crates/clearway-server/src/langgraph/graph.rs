@@ -28,7 +28,7 @@ impl Graph {
         self.agent.as_ref()?.plan.channels().get(channel).copied()
     }
 
-    fn is_shown(&self, channel: &str) -> bool {
+    pub(super) fn is_shown(&self, channel: &str) -> bool {
         let Some(agent) = &self.agent else { return true };
         agent.shown_channels.as_ref().is_none_or(|shown| shown.contains(channel))
     }

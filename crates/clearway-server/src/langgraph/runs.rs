@@ -16,7 +16,7 @@ use clearway_core::run::{RunOptions, RunRecord};
 use clearway_core::thread::ThreadKey;
 use clearway_core::{CheckpointId, Code, EventId, RunId, Status, ThreadId};
 use clearway_engine::{
-    CancelMode, CancelOutcome, EPHEMERAL, Engine, From as Begin, Kind, RunQuery, RunView, Submit,
+    CronStart, CancelMode, CancelOutcome, EPHEMERAL, Engine, From as Begin, Kind, RunQuery, RunView, Submit,
 };
 use http::header::{CONTENT_LOCATION, LOCATION};
 use http::{HeaderMap, HeaderValue, Method, StatusCode, Uri};
@@ -32,7 +32,7 @@ use super::state::{self, Place, read_fields};
 use super::stream::{self, Reader, RunStream, Waiting};
 use super::{DIALECT, Params, assistants, threads};
 use crate::app::{Address, App, Routes};
-use crate::caller::caller;
+use crate::caller::{Caller, caller};
 use crate::extract::{self, Fields, Query};
 use crate::sse::CancelGuard;
 use crate::{Problem, idempotency, view};
@@ -85,8 +85,9 @@ pub(super) async fn start(
     request: &RunRequest,
     cancel_if_left: bool,
 ) -> Result<Started, Problem> {
-    let assistant = assistants::resolve(app, &request.assistant).await?;
-    let graph = Graph::new(app, &assistant.graph);
+    let caller = caller(headers, None)?;
+    let assistant = assistants::resolve(app, &caller.tenant, &request.assistant).await?;
+    let graph = Graph::new(app, &assistant.agent);
     let Some(agent) = graph.agent.clone() else {
         let text = format!("graph `{}` is not there any more", graph.name);
         return Err(Problem::new(Code::AgentNotFound, text));
@@ -103,7 +104,6 @@ pub(super) async fn start(
         }
     };
     let Beginning { input, command, base } = beginning(app, &graph, thread, request).await?;
-    let caller = caller(headers, None)?;
     let owner = caller.owner.or_else(|| known.as_ref().and_then(|known| known.owner.clone()));
     let thread_metadata = known.as_ref().map_or_else(Map::new, |known| known.metadata.clone());
     let mut metadata = assistant.metadata.clone();
@@ -167,6 +167,57 @@ pub(super) async fn start(
         is_first,
     };
     Ok(Started { run: submitted.run, thread, facts })
+}
+
+/// What the clock is to start, again and again.
+pub(super) struct Planned {
+    pub(super) assistant: Uuid,
+    pub(super) start: CronStart,
+}
+
+/// Reads a request for later.
+///
+/// # Errors
+/// As for a run that starts now.
+pub(super) async fn planned(
+    app: &App,
+    caller: &Caller,
+    thread: Option<ThreadId>,
+    request: RunRequest,
+) -> Result<Planned, Problem> {
+    if request.checkpoint.is_some() {
+        return Err(unprocessable("a cron goes on from where its thread stands: no `checkpoint`"));
+    }
+    let assistant = assistants::resolve(app, &caller.tenant, &request.assistant).await?;
+    let graph = Graph::new(app, &assistant.agent);
+    let on = thread.unwrap_or_else(|| app.engine.new_thread_id());
+    let Beginning { input, command, .. } = beginning(app, &graph, on, &request).await?;
+    let mut metadata = assistant.metadata.clone();
+    metadata.extend(request.metadata.clone());
+    metadata.extend(threads::note(&graph.name, assistant.id));
+    metadata.insert(OWN.to_owned(), own(&request, &graph, assistant.id));
+    let options = RunOptions {
+        command,
+        breaks: Breaks {
+            before: request.break_before.of(&graph),
+            after: request.break_after.of(&graph),
+        },
+        webhook: request.webhook.clone(),
+        detailed: true,
+        max_steps: request.max_steps,
+        ..RunOptions::default()
+    };
+    let start = CronStart {
+        agent: graph.name.clone(),
+        door: DIALECT,
+        input: Value::Object(input),
+        metadata,
+        thread_note: threads::note(&graph.name, assistant.id),
+        multitask: Some(request.multitask()),
+        options,
+        keep_thread: true,
+    };
+    Ok(Planned { assistant: assistant.id, start })
 }
 
 fn refused(error: clearway_engine::Error) -> Problem {

@@ -2,13 +2,14 @@
 
 use serde_json::{Map, Value, json};
 
+use super::library;
 use super::{JSON, Operation, SSE, object, path, put, query, text};
 
 /// Status, what it means, media type, schema.
-type Answers = &'static [(&'static str, &'static str, &'static str, &'static str)];
+pub(super) type Answers = &'static [(&'static str, &'static str, &'static str, &'static str)];
 
 /// Method, path, id, what it does, query parameters, body, good answers.
-type Entry = (
+pub(super) type Entry = (
     &'static str,
     &'static str,
     &'static str,
@@ -19,7 +20,19 @@ type Entry = (
 );
 
 pub(super) fn paths(paths: &mut Map<String, Value>) {
-    for entries in [server(), assistants(), threads(), states(), runs(), stateless(), protocol()] {
+    let all = [
+        server(),
+        library::assistants(),
+        threads(),
+        states(),
+        runs(),
+        stateless(),
+        library::crons(),
+        protocol(),
+        library::store(),
+        library::tools(),
+    ];
+    for entries in all {
         for (method, address, id, summary, more, body, answers) in entries {
             let named = address.split('{').skip(1).filter_map(|part| part.split('}').next());
             let mut parameters: Vec<Value> = named.map(path).collect();
@@ -51,18 +64,6 @@ fn server() -> Vec<Entry> {
     vec![
         ("get", "/ok", "lg_ok", "Whether the door is there", vec![], None, yes),
         ("get", "/info", "lg_info", "What the server is and can do", vec![], None, yes),
-    ]
-}
-
-fn assistants() -> Vec<Entry> {
-    let one: Answers = &[("200", "the assistant", JSON, "Assistant")];
-    let many: Answers = &[("200", "those that fit", JSON, "Assistants")];
-    let find = "Assistants; every graph has one of its own";
-    let (search, get) = ("lg_assistants", "lg_assistant");
-    let body = Some("AssistantSearch");
-    vec![
-        ("post", "/assistants/search", search, find, vec![], body, many),
-        ("get", "/assistants/{assistant_id}", get, "One assistant", vec![], None, one),
     ]
 }
 
@@ -367,35 +368,35 @@ fn stream_mode() -> Value {
     query("stream_mode", schema, "only these; one, several, or a JSON list")
 }
 
-fn uuid() -> Value {
+pub(super) fn uuid() -> Value {
     json!({"type": "string", "format": "uuid"})
 }
 
-fn maybe(kind: &str) -> Value {
+pub(super) fn maybe(kind: &str) -> Value {
     json!({"type": [kind, "null"]})
 }
 
-fn list_of(name: &str) -> Value {
+pub(super) fn list_of(name: &str) -> Value {
     json!({"type": "array", "items": {"$ref": format!("#/components/schemas/{name}")}})
 }
 
-fn number(least: i64, most: i64, default: i64) -> Value {
+pub(super) fn number(least: i64, most: i64, default: i64) -> Value {
     json!({"type": ["integer", "null"], "minimum": least, "maximum": most, "default": default})
 }
 
 pub(super) fn schemas() -> Value {
     let any = || json!({"type": "object"});
-    let (search, search_of_threads) = (assistant_search(), thread_search());
+    let search_of_threads = thread_search();
     json!({
         "Count": {"type": "integer"},
-        "Assistant": object(&["assistant_id", "graph_id", "name", "version"], json!({
+        // A search may choose the fields, so none is sure to be there.
+        "Assistant": object(&[], json!({
             "assistant_id": uuid(), "graph_id": text(),
             "config": any(), "context": any(), "metadata": any(), "name": text(),
             "created_at": text(), "updated_at": text(), "version": {"type": "integer"},
             "description": maybe("string"),
         })),
         "Assistants": list_of("Assistant"),
-        "AssistantSearch": search,
         // A search may choose the fields, so none is sure to be there.
         "LgThread": object(&[], json!({
             "thread_id": uuid(), "created_at": text(), "updated_at": text(),
@@ -465,16 +466,6 @@ pub(super) fn schemas() -> Value {
     })
 }
 
-fn assistant_search() -> Value {
-    object(
-        &[],
-        json!({
-            "graph_id": maybe("string"), "name": maybe("string"), "metadata": maybe("object"),
-            "limit": number(1, 1000, 10), "offset": number(0, i64::from(u32::MAX), 0),
-        }),
-    )
-}
-
 fn thread_search() -> Value {
     object(
         &[],
@@ -495,7 +486,7 @@ fn thread_search() -> Value {
     )
 }
 
-fn run_create() -> Value {
+pub(super) fn run_create() -> Value {
     let nodes =
         || json!({"oneOf": [{"const": "*"}, {"type": "array", "items": text()}, {"type": "null"}]});
     object(

@@ -11,7 +11,7 @@ use serde_json::{Map, Value};
 
 use super::steps::{Fold, Scatter, StepNode};
 use crate::config::Config;
-use crate::config::workflow::{END, OnError, Step, StepKind, Workflow};
+use crate::config::workflow::{END, InputField, InputKind, OnError, Step, StepKind, Workflow};
 use crate::services::Services;
 
 /// The channel that holds a workflow's input.
@@ -74,6 +74,7 @@ pub(crate) fn agent(
             let workflow = workflow.clone();
             InputCheck::new(move |given| input(&workflow, given))
         }),
+        input_schema: Some(input_schema(workflow)),
         // Steps may write outward.
         starts_ahead: false,
         shown_channels: (!workflow.channels.is_empty())
@@ -163,6 +164,33 @@ fn policy(step: &Step) -> NodePolicy {
         category: Some(step.category.as_str().into()),
         description: Some(step.description.as_str().into()),
     }
+}
+
+/// What a workflow's input looks like.
+fn input_schema(workflow: &Workflow) -> Value {
+    let one = |field: &InputField| {
+        let mut schema = match field.kind {
+            InputKind::String => json!({"type": "string"}),
+            InputKind::Integer => json!({"type": "integer"}),
+            InputKind::Number => json!({"type": "number"}),
+            InputKind::Boolean => json!({"type": "boolean"}),
+            InputKind::Json => json!({}),
+        };
+        if field.list {
+            schema = json!({"type": "array", "items": schema});
+        }
+        if let Some(default) = field.default.as_ref().filter(|default| !default.is_null()) {
+            schema["default"] = default.clone();
+        }
+        (field.name.clone(), schema)
+    };
+    let needed = workflow.input.iter().filter(|field| field.default.is_none());
+    json!({
+        "type": "object",
+        "title": workflow.title,
+        "properties": workflow.input.iter().map(one).collect::<Map<_, _>>(),
+        "required": needed.map(|field| field.name.as_str()).collect::<Vec<_>>(),
+    })
 }
 
 /// A run's input for a workflow: checked, with defaults.
