@@ -137,9 +137,15 @@ async fn a_copy_has_the_whole_history(mut bed: Bed) {
     end.notes = vec![question];
     end.next = frontier(owner.run, owner.step + 1, &["more"]);
     bed.commit(end).await;
-    let copied = bed.store.copy_thread(thread_id(1), thread_id(2), [7; 6]).await.unwrap().unwrap();
+    let copied = bed
+        .store
+        .copy_thread(thread_id(1), thread_id(2), [7, 7, 7, 7, 7, 0])
+        .await
+        .unwrap()
+        .unwrap();
     assert_eq!((copied.id, copied.active_run, copied.ord), (thread_id(2), None, 0));
-    let again = bed.store.copy_thread(thread_id(1), thread_id(2), [8; 6]).await.unwrap();
+    let again =
+        bed.store.copy_thread(thread_id(1), thread_id(2), [8, 8, 8, 8, 8, 0]).await.unwrap();
     assert_eq!(again, Some(copied), "the same copy again changes nothing");
     let missing = bed.store.copy_thread(thread_id(8), thread_id(9), [1; 6]).await.unwrap();
     assert_eq!(missing, None);

@@ -37,6 +37,7 @@ impl Operation for Make {
 }
 
 fn insert(tx: &Tx<'_>, new: &NewThread) -> rusqlite::Result<i64> {
+    tx.known.add(new.id.0);
     tx.run(
         "INSERT INTO threads (id, tenant, owner, dialect, key_parts, metadata, created_at,
              updated_at, ord, generation, version)
