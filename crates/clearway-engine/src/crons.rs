@@ -149,11 +149,7 @@ impl Engine {
     ///
     /// # Errors
     /// `store_unavailable`.
-    pub async fn crons(
-        &self,
-        tenant: &str,
-        thread: Option<ThreadId>,
-    ) -> Result<Vec<Cron>, Error> {
+    pub async fn crons(&self, tenant: &str, thread: Option<ThreadId>) -> Result<Vec<Cron>, Error> {
         let tenant = Some(tenant.to_owned());
         let mut query = ScheduleQuery { tenant, thread, after: None, limit: PAGE };
         let mut found = Vec::new();

@@ -9,7 +9,7 @@ use std::time::Duration;
 use axum::Router;
 use axum::handler::Handler;
 use axum::routing::MethodRouter;
-use clearway_core::{RunId, Timestamp};
+use clearway_core::RunId;
 use clearway_engine::{Engine, Health, Lanes};
 use http::Method;
 use tokio::time::{Instant, timeout};
@@ -29,8 +29,6 @@ pub(crate) struct Inner {
     pub engine: Engine,
     pub options: ServerOptions,
     pub stop: Arc<Stop>,
-    /// When this process began to serve.
-    pub started: Timestamp,
     pub auth: Auth,
     /// Logs of campaigns, read so far.
     pub folds: Folds,
@@ -56,10 +54,8 @@ impl App {
     pub(crate) fn new(engine: Engine, options: ServerOptions, health: Option<Health>) -> Self {
         let auth = Auth::new(&options.keys);
         let openapi = crate::openapi::document(&options).to_string().into();
-        let started = engine.now();
         Self(Arc::new(Inner {
             engine,
-            started,
             options,
             stop: Arc::default(),
             auth,

@@ -5,7 +5,7 @@ use axum::extract::{Request, State};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{self, get, post};
 use clearway_core::{Code, ThreadId, Timestamp};
-use clearway_engine::{Cron, NewCron, CronStart, parse_time};
+use clearway_engine::{Cron, CronStart, NewCron, parse_time};
 use http::{Method, StatusCode};
 use serde_json::{Map, Value, json};
 use uuid::Uuid;
@@ -115,7 +115,8 @@ async fn change(
     let mut whole = known.note["payload"].as_object().cloned().unwrap_or_default();
     whole.insert("schedule".to_owned(), known.schedule.cron.clone().into());
     whole.insert("enabled".to_owned(), known.enabled.into());
-    whole.extend(changes.into_iter().filter(|(name, value)| !value.is_null() || name == "end_time"));
+    whole
+        .extend(changes.into_iter().filter(|(name, value)| !value.is_null() || name == "end_time"));
     let fields = Fields::of(Value::Object(whole), &["body"])
         .map_err(|invalid| errors::invalid(vec![invalid]))?;
     let spec = spec(&app, &caller, id, known.schedule.thread, fields).await?;
@@ -140,13 +141,16 @@ async fn spec(
         Some(text) => {
             let at = parse_time(&text);
             if at.is_none() {
-                fields.wrong("datetime", "end_time", "must be a time, such as 2030-01-01T00:00:00Z");
+                fields.wrong(
+                    "datetime",
+                    "end_time",
+                    "must be a time, such as 2030-01-01T00:00:00Z",
+                );
             }
             at
         }
     };
-    let completed =
-        errors::choice(&mut fields, "on_run_completed", &["delete", "keep"], "delete");
+    let completed = errors::choice(&mut fields, "on_run_completed", &["delete", "keep"], "delete");
     let start = runs::planned(app, caller, thread, RunRequest::of(fields)?).await?;
     Ok(NewCron {
         id,

@@ -444,8 +444,6 @@ impl Projector {
             | EventKind::ToolStarted
             | EventKind::ToolCompleted
             | EventKind::ArtifactSaved
-            | EventKind::ToolStarted
-            | EventKind::ToolCompleted
             | EventKind::ChildStarted => {}
         }
     }

@@ -16,7 +16,8 @@ use clearway_core::run::{RunOptions, RunRecord};
 use clearway_core::thread::ThreadKey;
 use clearway_core::{CheckpointId, Code, EventId, RunId, Status, ThreadId};
 use clearway_engine::{
-    CronStart, CancelMode, CancelOutcome, EPHEMERAL, Engine, From as Begin, Kind, RunQuery, RunView, Submit,
+    CancelMode, CancelOutcome, CronStart, EPHEMERAL, Engine, From as Begin, Kind, RunQuery,
+    RunView, Submit,
 };
 use http::header::{CONTENT_LOCATION, LOCATION};
 use http::{HeaderMap, HeaderValue, Method, StatusCode, Uri};

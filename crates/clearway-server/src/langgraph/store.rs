@@ -143,8 +143,7 @@ async fn put(State(app): State<App>, request: Request) -> Result<StatusCode, Pro
         }
     };
     fields.finish().map_err(errors::invalid)?;
-    let item =
-        ItemSpec { namespace: namespace(labels)?, key: check_key(key)?, value, index, ttl };
+    let item = ItemSpec { namespace: namespace(labels)?, key: check_key(key)?, value, index, ttl };
     app.engine.put_item(scope, item).await?;
     Ok(StatusCode::NO_CONTENT)
 }

@@ -149,15 +149,7 @@ pub(super) fn crons() -> Vec<Entry> {
     vec![
         ("post", "/runs/crons", "lg_cron_create", "Runs by the clock", vec![], create, one),
         ("post", on_thread, "lg_cron_create_on", "The same, all on a thread", vec![], create, one),
-        (
-            "post",
-            "/runs/crons/search",
-            "lg_crons",
-            "Crons",
-            vec![],
-            Some("CronSearch"),
-            many,
-        ),
+        ("post", "/runs/crons/search", "lg_crons", "Crons", vec![], Some("CronSearch"), many),
         (
             "post",
             "/runs/crons/count",
@@ -218,9 +210,7 @@ pub(super) fn schemas() -> Value {
         }
         properties
     };
-    let wanted = || {
-        json!({"graph_id": maybe("string"), "name": maybe("string"), "metadata": maybe("object")})
-    };
+    let wanted = || json!({"graph_id": maybe("string"), "name": maybe("string"), "metadata": maybe("object")});
     let (crons, new_cron) = (cron_search(), cron_create());
     let mut changed_cron = new_cron.clone();
     changed_cron["required"] = json!([]);

@@ -102,14 +102,7 @@ pub(super) fn config(source: Source, files: &Files, env: &Env) -> Result<Config,
         doors: read_named(&root, "doors", door),
         crons: read_named(&root, "crons", |_, table| webhooks::cron(table)),
     };
-    root.unsupported(&[
-        "keys",
-        "knowledge",
-        "graphs",
-        "workers",
-        "alerts",
-        "include",
-    ]);
+    root.unsupported(&["keys", "knowledge", "graphs", "workers", "alerts", "include"]);
     root.finish();
     let mut config = resolve::config(&walk, draft, server);
     let problems = walk.take_problems();
