@@ -133,7 +133,7 @@ impl Engine {
             created_at: now,
             updated_at: now,
         };
-        match self.put_assistant(assistant.clone(), None).await? {
+        match self.put_version(assistant.clone(), None).await? {
             AssistantPut::Stored => Ok(Ok(assistant)),
             AssistantPut::Exists(known) => Ok(Err(known.latest)),
             AssistantPut::Gone => Err(no_assistant(assistant.id)),
@@ -159,7 +159,7 @@ impl Engine {
         let mut known = self.stored(tenant, id).await?;
         for _ in 0..TRIES {
             let next = changed(&known, &change, self.now());
-            match self.put_assistant(next.clone(), Some(known.newest)).await? {
+            match self.put_version(next.clone(), Some(known.newest)).await? {
                 AssistantPut::Stored => return Ok(next),
                 AssistantPut::Exists(now) => known = *now,
                 AssistantPut::Gone => return Err(no_assistant(id)),
@@ -223,7 +223,7 @@ impl Engine {
         if deleted || self.made(tenant, id).is_some() { Ok(()) } else { Err(no_assistant(id)) }
     }
 
-    async fn put_assistant(
+    async fn put_version(
         &self,
         assistant: Assistant,
         after: Option<u32>,
@@ -251,7 +251,7 @@ impl Engine {
     async fn stored(&self, tenant: &str, id: Uuid) -> Result<LatestAssistant, Error> {
         let known = self.latest_assistant(tenant, id).await?;
         if self.made(tenant, id).is_some_and(|made| made == known.latest) {
-            self.put_assistant(known.latest.clone(), None).await?;
+            self.put_version(known.latest.clone(), None).await?;
         }
         Ok(known)
     }

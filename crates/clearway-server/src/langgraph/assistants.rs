@@ -17,7 +17,7 @@ use super::state::read_fields;
 use super::{Params, drawing};
 use crate::Problem;
 use crate::app::{Address, App, Routes};
-use crate::caller::caller;
+use crate::caller::{Caller, caller};
 use crate::extract::{Fields, shown};
 
 pub(super) fn routes(routes: Routes) -> Result<Routes, Address> {
@@ -70,15 +70,42 @@ fn answer(assistant: &Assistant) -> Json<Value> {
 ///
 /// # Errors
 /// 404 for an id that nobody has, 422 for text that is neither an id nor a graph.
-pub(super) async fn resolve(app: &App, tenant: &str, text: &str) -> Result<Assistant, Problem> {
-    app.engine.assistant_called(tenant, text).await.map_err(|error| {
+pub(super) async fn resolve(app: &App, caller: &Caller, text: &str) -> Result<Assistant, Problem> {
+    let found = app.engine.assistant_called(&caller.tenant, text).await.map_err(|error| {
         let is_id = Uuid::try_parse(text).is_ok();
         let problem = Problem::from(error);
         match problem.code() {
             Code::AgentNotFound if !is_id => problem.status(StatusCode::UNPROCESSABLE_ENTITY),
             _ => problem,
         }
-    })
+    })?;
+    if is_visible(caller, &found) { Ok(found) } else { Err(missing(found.id)) }
+}
+
+fn missing(id: Uuid) -> Problem {
+    Problem::new(Code::AgentNotFound, format!("no assistant {id}"))
+}
+
+/// Those of nobody in particular are everybody's.
+fn is_visible(caller: &Caller, assistant: &Assistant) -> bool {
+    assistant.owner.is_none() || caller.owns(&assistant.tenant, assistant.owner.as_deref())
+}
+
+/// An assistant that the caller may see.
+async fn find(app: &App, caller: &Caller, id: Uuid) -> Result<Assistant, Problem> {
+    let found = app.engine.assistant(&caller.tenant, id).await?;
+    if is_visible(caller, &found) { Ok(found) } else { Err(missing(id)) }
+}
+
+/// Refuses to change what is somebody else's, or everybody's.
+async fn check_change(app: &App, caller: &Caller, id: Uuid) -> Result<(), Problem> {
+    let found = find(app, caller, id).await?;
+    if caller.owns(&found.tenant, found.owner.as_deref()) {
+        return Ok(());
+    }
+    let text =
+        format!("assistant {id} is everybody's: a key that is bound to a user cannot change it");
+    Err(Problem::new(Code::Forbidden, text))
 }
 
 // ## Making and changing
@@ -165,6 +192,7 @@ async fn change(
     let caller = caller(request.headers(), None)?;
     let mut fields = read_fields(&app, request).await?;
     let (config, context) = settings(&mut fields)?;
+    check_change(&app, &caller, id).await?;
     let change = AssistantChange {
         agent: fields.nullable_text("graph_id"),
         name: fields.nullable_text("name"),
@@ -185,6 +213,7 @@ async fn remove(
 ) -> Result<StatusCode, Problem> {
     let id = errors::uuid("assistant_id", &params[0])?;
     let caller = caller(request.headers(), None)?;
+    check_change(&app, &caller, id).await?;
     app.engine.delete_assistant(&caller.tenant, id).await?;
     Ok(StatusCode::NO_CONTENT)
 }
@@ -202,6 +231,7 @@ async fn versions(
     let limit = errors::count(&mut fields, "limit", 1..=1000, 10);
     let offset = errors::count(&mut fields, "offset", 0..=i64::MAX, 0);
     fields.finish().map_err(errors::invalid)?;
+    find(&app, &caller, id).await?;
     let all = app.engine.assistant_versions(&caller.tenant, id).await?;
     let found = all.iter().filter(|version| contains(&version.metadata, &metadata));
     let page = found.skip(offset as usize).take(limit as usize);
@@ -223,6 +253,7 @@ async fn latest(
     }
     fields.finish().map_err(errors::invalid)?;
     let version = u32::try_from(version).unwrap_or(u32::MAX);
+    check_change(&app, &caller, id).await?;
     Ok(answer(&app.engine.select_assistant(&caller.tenant, id, version).await?))
 }
 
@@ -236,7 +267,7 @@ async fn show(
 ) -> Result<Json<Value>, Problem> {
     let id = errors::uuid("assistant_id", &params[0])?;
     let caller = caller(request.headers(), None)?;
-    Ok(answer(&app.engine.assistant(&caller.tenant, id).await?))
+    Ok(answer(&find(&app, &caller, id).await?))
 }
 
 /// What assistants must be like to be found.
@@ -257,16 +288,17 @@ impl Wanted {
 
     /// # Errors
     /// 404 for a graph that does not exist.
-    async fn find(&self, app: &App, tenant: &str) -> Result<Vec<Assistant>, Problem> {
+    async fn find(&self, app: &App, caller: &Caller) -> Result<Vec<Assistant>, Problem> {
         if let Some(graph) = &self.graph
             && app.engine.agents().get(graph).is_none()
         {
             let text = format!("no graph is called `{}`", shown(graph));
             return Err(Problem::new(Code::AgentNotFound, text));
         }
-        let mut found = app.engine.assistants(tenant).await?;
+        let mut found = app.engine.assistants(&caller.tenant).await?;
         found.retain(|assistant| {
-            self.graph.as_ref().is_none_or(|graph| *graph == assistant.agent)
+            is_visible(caller, assistant)
+                && self.graph.as_ref().is_none_or(|graph| *graph == assistant.agent)
                 && self
                     .name
                     .as_ref()
@@ -314,7 +346,7 @@ async fn search(State(app): State<App>, request: Request) -> Result<Response, Pr
     }
     let select = select(&mut fields, &FIELDS);
     fields.finish().map_err(errors::invalid)?;
-    let mut found = wanted.find(&app, &caller.tenant).await?;
+    let mut found = wanted.find(&app, &caller).await?;
     found.sort_by(|one, other| {
         let (one, other) = match sort.as_str() {
             "name" => return one.name.cmp(&other.name),
@@ -377,7 +409,7 @@ async fn count(State(app): State<App>, request: Request) -> Result<Json<Value>, 
     let mut fields = read_fields(&app, request).await?;
     let wanted = Wanted::read(&mut fields);
     fields.finish().map_err(errors::invalid)?;
-    Ok(Json(wanted.find(&app, &caller.tenant).await?.len().into()))
+    Ok(Json(wanted.find(&app, &caller).await?.len().into()))
 }
 
 // ## What a graph looks like
@@ -389,7 +421,7 @@ async fn graph(
     request: Request,
 ) -> Result<Json<Value>, Problem> {
     let caller = caller(request.headers(), None)?;
-    let assistant = resolve(&app, &caller.tenant, &params[0]).await?;
+    let assistant = resolve(&app, &caller, &params[0]).await?;
     Ok(Json(drawing::graph(&Graph::new(&app, &assistant.agent))))
 }
 
@@ -401,7 +433,7 @@ async fn schemas(
 ) -> Result<Json<Value>, Problem> {
     let id = errors::uuid("assistant_id", &params[0])?;
     let caller = caller(request.headers(), None)?;
-    let assistant = app.engine.assistant(&caller.tenant, id).await?;
+    let assistant = find(&app, &caller, id).await?;
     Ok(Json(drawing::schemas(&Graph::new(&app, &assistant.agent))))
 }
 
@@ -414,6 +446,6 @@ async fn subgraphs(
 ) -> Result<Json<Value>, Problem> {
     let id = errors::uuid("assistant_id", &params[0])?;
     let caller = caller(request.headers(), None)?;
-    app.engine.assistant(&caller.tenant, id).await?;
+    find(&app, &caller, id).await?;
     Ok(Json(json!({})))
 }

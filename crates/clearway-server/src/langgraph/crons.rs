@@ -64,9 +64,13 @@ fn missing(id: Uuid) -> Problem {
     Problem::new(Code::NotFound, format!("no cron {id}"))
 }
 
+fn is_own(caller: &Caller, cron: &Cron) -> bool {
+    caller.owns(&cron.schedule.tenant, cron.schedule.owner.as_deref())
+}
+
 async fn find(app: &App, caller: &Caller, id: Uuid) -> Result<Cron, Problem> {
     let found = app.engine.cron(&caller.tenant, id).await?;
-    found.filter(|cron| cron.schedule.only_at.is_none()).ok_or_else(|| missing(id))
+    found.filter(|cron| is_own(caller, cron)).ok_or_else(|| missing(id))
 }
 
 // ## Making and changing
@@ -178,6 +182,7 @@ async fn remove(
 ) -> Result<StatusCode, Problem> {
     let id = errors::uuid("cron_id", &params[0])?;
     let caller = caller(request.headers(), None)?;
+    find(&app, &caller, id).await?;
     match app.engine.delete_cron(&caller.tenant, id).await? {
         true => Ok(StatusCode::NO_CONTENT),
         false => Err(missing(id)),
@@ -221,11 +226,12 @@ impl Wanted {
         Ok(Self { assistant, thread, enabled, metadata })
     }
 
-    async fn find(&self, app: &App, tenant: &str) -> Result<Vec<Cron>, Problem> {
+    async fn find(&self, app: &App, caller: &Caller) -> Result<Vec<Cron>, Problem> {
         let assistant = self.assistant.map(|id| Value::from(id.to_string()));
-        let mut found = app.engine.crons(tenant, self.thread).await?;
+        let mut found = app.engine.crons(&caller.tenant, self.thread).await?;
         found.retain(|cron| {
-            assistant.as_ref().is_none_or(|id| cron.note["assistant_id"] == *id)
+            is_own(caller, cron)
+                && assistant.as_ref().is_none_or(|id| cron.note["assistant_id"] == *id)
                 && self.enabled.is_none_or(|enabled| cron.enabled == enabled)
                 && contains(&cron.metadata, &self.metadata)
         });
@@ -271,7 +277,7 @@ async fn search(State(app): State<App>, request: Request) -> Result<Response, Pr
     let select = select(&mut fields, &FIELDS);
     fields.finish().map_err(errors::invalid)?;
     let mut found: Vec<(String, Cron)> = wanted
-        .find(&app, &caller.tenant)
+        .find(&app, &caller)
         .await?
         .into_iter()
         .map(|cron| {
@@ -309,5 +315,5 @@ async fn count(State(app): State<App>, request: Request) -> Result<Json<Value>, 
     let mut fields = read_fields(&app, request).await?;
     let wanted = Wanted::read(&mut fields)?;
     fields.finish().map_err(errors::invalid)?;
-    Ok(Json(wanted.find(&app, &caller.tenant).await?.len().into()))
+    Ok(Json(wanted.find(&app, &caller).await?.len().into()))
 }

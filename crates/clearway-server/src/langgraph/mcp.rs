@@ -112,6 +112,16 @@ impl ServerHandler for Tools {
         let submit = submit(&self.app, &self.caller, &call.name, &agent, arguments)
             .map_err(|why| ErrorData::invalid_params(why, None))?;
         let thread = submit.thread;
+        if submit.thread_must_exist {
+            let known = self.app.engine.thread(thread).await;
+            let known =
+                known.map_err(|error| ErrorData::internal_error(error.to_string(), None))?;
+            let is_own =
+                known.is_some_and(|known| self.caller.owns(&known.tenant, known.owner.as_deref()));
+            if !is_own {
+                return Ok(failed(&format!("there is no thread {thread}"), thread, None).into());
+            }
+        }
         let run = match self.app.engine.submit(submit).await {
             Ok(accepted) => accepted.run,
             Err(error) => return Ok(failed(&error.to_string(), thread, None).into()),

@@ -87,7 +87,7 @@ pub(super) async fn start(
     cancel_if_left: bool,
 ) -> Result<Started, Problem> {
     let caller = caller(headers, None)?;
-    let assistant = assistants::resolve(app, &caller.tenant, &request.assistant).await?;
+    let assistant = assistants::resolve(app, &caller, &request.assistant).await?;
     let graph = Graph::new(app, &assistant.agent);
     let Some(agent) = graph.agent.clone() else {
         let text = format!("graph `{}` is not there any more", graph.name);
@@ -189,7 +189,7 @@ pub(super) async fn planned(
     if request.checkpoint.is_some() {
         return Err(unprocessable("a cron goes on from where its thread stands: no `checkpoint`"));
     }
-    let assistant = assistants::resolve(app, &caller.tenant, &request.assistant).await?;
+    let assistant = assistants::resolve(app, caller, &request.assistant).await?;
     let graph = Graph::new(app, &assistant.agent);
     let on = thread.unwrap_or_else(|| app.engine.new_thread_id());
     let Beginning { input, command, .. } = beginning(app, &graph, on, &request).await?;
