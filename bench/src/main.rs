@@ -33,6 +33,7 @@ mod limits;
 mod load;
 mod overhead;
 mod proc;
+mod providers;
 mod rejoin;
 mod report;
 mod rng;

@@ -7,7 +7,7 @@ use clearway_core::channel::Reducer;
 use clearway_core::plan::{Builder, Plan};
 use clearway_core::{Clock, Failure};
 use clearway_engine::{Agent, InputCheck, Node, NodePolicy, OnError as EngineOnError, OnOutage};
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 
 use super::steps::{Fold, Scatter, StepNode};
 use crate::config::Config;
