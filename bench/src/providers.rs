@@ -58,8 +58,7 @@ async fn bulk(tools: &Tools, options: &Options, report: &mut Report) -> Result<(
     let over = Arc::new(AtomicBool::new(false));
     let begin = Instant::now();
     let ingest = ingest(server.address, options.clone(), over.clone());
-    let (busy, ingested) =
-        tokio::join!(asker.ask_while(|_| !over.load(Ordering::Relaxed)), ingest);
+    let (busy, ingested) = tokio::join!(asker.ask_while(|_| !over.load(Ordering::Relaxed)), ingest);
     let (busy, ingested) = (busy?, ingested?);
     let took = begin.elapsed();
     ensure!(ingested == options.texts, "{ingested} vectors for {} texts", options.texts);
@@ -162,8 +161,10 @@ async fn crowds(tools: &Tools, options: &Options, report: &mut Report) -> Result
     let sim = bed.sim(Pace { ttft_ms: 1000, tokens: 1, interval_ms: 1 }).await?;
     let server = bed.serve(&Config::roomy(sim.address)).await?;
     let target = Target { name: "clearway", address: server.address, dialect: Dialect::Chat };
-    let mut section =
-        Section::new("Callers at once of a provider that takes 1 s", &["callers", "last answer ms"]);
+    let mut section = Section::new(
+        "Callers at once of a provider that takes 1 s",
+        &["callers", "last answer ms"],
+    );
     for &callers in &options.crowds {
         let begin = Instant::now();
         let mut crowd = JoinSet::new();
