@@ -27,6 +27,7 @@ pub struct Builder {
     wrapper: Vec<String>,
     env: Vec<(String, String)>,
     for_anybody: bool,
+    files: Vec<(String, String)>,
 }
 
 /// See the module. Dropping it kills everything; a test that went well ends with
@@ -61,6 +62,7 @@ impl World {
             wrapper: Vec::new(),
             env: Vec::new(),
             for_anybody: false,
+            files: Vec::new(),
         }
     }
 
@@ -380,6 +382,13 @@ impl Builder {
         self
     }
 
+    /// A file beside the configuration, for it to name.
+    #[must_use]
+    pub fn file(mut self, name: &str, text: &str) -> Self {
+        self.files.push((name.to_owned(), text.to_owned()));
+        self
+    }
+
     /// Whoever the wrapper makes of the server may write in its folder.
     #[must_use]
     pub const fn for_anybody(mut self) -> Self {
@@ -398,6 +407,9 @@ impl Builder {
         }
         let sim = Sim::start(&self.binary, scratch.path(), &self.sim).await?;
         scratch.write("clearway.toml", self.config.render(&sim.url()))?;
+        for (name, text) in &self.files {
+            scratch.write(name, text)?;
+        }
         let mut command = Command::new(&self.binary, self.command, scratch.path());
         command.wrapper = self.wrapper;
         command.env = self.env;

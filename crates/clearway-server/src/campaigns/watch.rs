@@ -432,9 +432,16 @@ impl WatchAll {
         }
         let known = self.known.unwrap_or(RunId(uuid::Uuid::nil()));
         self.known = Some(records.first().map_or(known, |newest| newest.id.max(known)));
+        // A campaign is what its newest run is, and runs come newest first.
+        let mut seen = HashSet::new();
+        let mut campaigns: Vec<(String, &RunRecord)> = Vec::new();
+        for record in records {
+            if let Some(campaign) = key_of(record).filter(|key| seen.insert(key.clone())) {
+                campaigns.push((campaign, record));
+            }
+        }
         // Oldest first, so that nobody is overtaken for ever.
-        for record in records.iter().rev() {
-            let Some(campaign) = key_of(record) else { continue };
+        for (campaign, record) in campaigns.into_iter().rev() {
             if self.watches.len() >= FOLLOWED || self.watches.contains_key(&campaign) {
                 continue;
             }
