@@ -13,25 +13,28 @@ use crate::cli::ChatArgs;
 use crate::exit::Exit;
 use crate::output::Output;
 use crate::runs::watch::{self, Show};
-use crate::runs::{block_on, exit_of};
+use crate::runs::{block_on, encode, exit_of};
 
 pub(crate) fn run(args: &ChatArgs, output: Output) -> Result<Exit> {
     let client = args.client.client()?;
     // Only text is shown: events are for `runs watch`.
     let text_only = Output { quiet: true, ..output };
-    let conversation = args
+    let mut conversation = args
         .conversation
         .clone()
         .unwrap_or_else(|| format!("cli-{}-{}", clearway::now().0, std::process::id()));
     block_on(async {
-        let say =
-            async |message: &str| say(&client, &args.user, &conversation, message, text_only).await;
+        let say = async |conversation: &str, message: &str| {
+            say(&client, &args.user, conversation, message, text_only).await
+        };
         if let Some(message) = &args.message {
-            return say(message).await;
+            return say(&conversation, message).await;
         }
         let is_terminal = std::io::stdin().is_terminal();
         if is_terminal {
-            output.note("type a line and press Enter; an empty line or Ctrl+D ends");
+            output.note(
+                "type a line and press Enter; /help tells more, an empty line or Ctrl+D ends",
+            );
         }
         loop {
             if is_terminal {
@@ -44,12 +47,53 @@ pub(crate) fn run(args: &ChatArgs, output: Output) -> Result<Exit> {
                 std::io::stdout().flush()?;
                 return Ok(Exit::Ok);
             }
-            let exit = say(line.trim()).await?;
+            if let Some(command) = line.trim().strip_prefix('/') {
+                match told(&client, &args.user, &mut conversation, command, output).await? {
+                    Told::Go => continue,
+                    Told::End => return Ok(Exit::Ok),
+                }
+            }
+            let exit = say(&conversation, line.trim()).await?;
             if exit != Exit::Ok && !is_terminal {
                 return Ok(exit);
             }
         }
     })
+}
+
+enum Told {
+    Go,
+    End,
+}
+
+/// A command of the conversation, as against something said in it.
+async fn told(
+    client: &Client,
+    user: &str,
+    conversation: &mut String,
+    command: &str,
+    output: Output,
+) -> Result<Told> {
+    match command.split_whitespace().next().unwrap_or_default() {
+        "state" => {
+            let path =
+                format!("/state?user_id={}&conversation_id={}", encode(user), encode(conversation));
+            match client.get(&path).await {
+                Ok(state) => output.print(&format!("{state:#}")),
+                Err(error) => output.error(&error.to_string()),
+            }
+        }
+        "new" => {
+            *conversation = format!("cli-{}-{}", clearway::now().0, std::process::id());
+            output.note("a new conversation");
+        }
+        "quit" | "exit" => return Ok(Told::End),
+        _ => output.note(
+            "/state shows what the conversation came to, /new begins another one, \
+             /quit ends; Ctrl+C leaves, and the answer is kept",
+        ),
+    }
+    Ok(Told::Go)
 }
 
 /// One turn.

@@ -45,6 +45,8 @@ pub(crate) enum Command {
     Run(WorkflowArgs),
     /// Write the example project into a folder: co-founder, campaign, business plan.
     Init(InitArgs),
+    /// Add the skeleton of an agent or a workflow to the configuration.
+    New(NewArgs),
     /// Draw a workflow of the configuration.
     Graph(GraphArgs),
     /// What needs somebody: questions, decisions, budgets, outages.
@@ -241,6 +243,24 @@ pub(crate) struct WorkflowArgs {
 pub(crate) struct InitArgs {
     /// The folder; it is made if it is not there, and nothing in it is overwritten.
     pub(crate) folder: PathBuf,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct NewArgs {
+    /// What to add.
+    #[arg(value_enum)]
+    pub(crate) kind: NewKind,
+    /// What it is called.
+    pub(crate) name: String,
+    /// The folder of the configuration.
+    #[arg(long, default_value = ".")]
+    pub(crate) folder: PathBuf,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum NewKind {
+    Agent,
+    Workflow,
 }
 
 #[derive(Debug, Args)]

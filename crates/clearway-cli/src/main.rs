@@ -22,6 +22,7 @@ mod kb;
 mod lab;
 mod limits;
 mod log;
+mod new;
 mod output;
 mod reload;
 mod runs;
@@ -49,6 +50,7 @@ fn main() -> ExitCode {
         Command::Chat(args) => chat::run(&args, output),
         Command::Run(args) => workflow::run(&args, output),
         Command::Init(args) => workflow::init(&args, output),
+        Command::New(args) => new::run(&args, output),
         Command::Graph(args) => workflow::graph(&args, output),
         Command::Attention(args) => workflow::attention(&args, output),
         Command::Verify(args) => verify::run(&args, output),

@@ -188,7 +188,10 @@ impl Executor {
         ahead: Option<Ahead>,
     ) -> Result<(Box<Self>, Vec<Effect>), &'static str> {
         let now = instant();
-        let agent = inner.agents.get(&claim.record.agent);
+        let agent = live.agent.get().cloned().or_else(|| inner.agents.get(&claim.record.agent));
+        if let Some(agent) = &agent {
+            let _ = live.agent.set(agent.clone());
+        }
         let deadline = deadline_of(&inner, &claim.record, agent.as_deref(), now);
         let mut failed = None;
         let (state, admission) = match ahead {

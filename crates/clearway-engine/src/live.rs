@@ -7,7 +7,7 @@
 //! Not here: numbering and visibility rules (`clearway_core::log`), driving the run (`executor`).
 
 use std::collections::{HashMap, VecDeque};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::task::Waker;
 
 use clearway_core::event::{Body, Event, Segment};
@@ -18,6 +18,7 @@ use clearway_core::{Clock, Code, Failure, Message, RunId, RunRecord};
 use clearway_store::Appended;
 use tokio::sync::{Notify, watch};
 
+use crate::agent::Agent;
 use crate::clock::instant;
 
 /// A call beside others: its number, its node, what it waits for.
@@ -35,6 +36,9 @@ pub(crate) struct Live {
     pub cancel: CancelSignal,
     /// Entries of the journal that came from outside.
     pub notes: Mailbox,
+    /// The definition it began with here. A run that waits goes on with it, whatever the
+    /// configuration says meanwhile; another process takes its own.
+    pub agent: OnceLock<Arc<Agent>>,
     /// What calls that run side by side wait for.
     calls: Mutex<Vec<Beside>>,
     clock: Arc<dyn Clock>,
@@ -481,6 +485,7 @@ impl Hub {
             Arc::new(Live {
                 run,
                 wait: Arc::new(WaitCell::new(kind, detail, spent, instant())),
+                agent: OnceLock::new(),
                 state: Mutex::new(LiveState {
                     log: Log::new(0, next_seq),
                     wakers: Vec::new(),

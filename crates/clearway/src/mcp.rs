@@ -295,7 +295,11 @@ impl Server {
         let session = self.session(deadline).await.map_err(CallError::NotMade)?;
         let params = CallToolRequestParams::new(tool.to_owned()).with_arguments(arguments);
         let mut abandoned = Abandoned { server: Some(self.clone()), session: session.clone() };
-        let answer = session.service.call_tool_once(params).await;
+        let answer = tokio::select! {
+            answer = session.service.call_tool_once(params) => answer,
+            // It was found hanging by another call: no answer will come.
+            () = session.stop.cancelled() => Err(ServiceError::TransportClosed),
+        };
         abandoned.server = None;
         match answer {
             Ok(CallToolResponse::Complete(result)) => self.read(tool, result),

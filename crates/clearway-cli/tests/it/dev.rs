@@ -105,3 +105,61 @@ async fn a_changed_prompt_is_used_by_the_next_turn() -> Result<()> {
     server.process().passed();
     Ok(())
 }
+
+const HELD: &str = r#"
+[workflows.held.steps.hold]
+do = "wait"
+event = "go"
+deadline = "1h"
+[workflows.held.steps.say]
+needs = ["hold"]
+do = "template"
+template = "templates/say.md"
+save_as = "say.md"
+
+[workflows.free.steps.say]
+do = "template"
+template = "templates/say.md"
+save_as = "say.md"
+"#;
+
+#[tokio::test]
+async fn a_changed_template_is_used_by_the_next_run_and_not_by_one_under_way() -> Result<()> {
+    let scratch = Scratch::new()?;
+    scratch.write("clearway.toml", HELD)?;
+    let template = scratch.write("templates/say.md", "old")?;
+    let command = Command::new(&binary(), "dev", scratch.path());
+    let mut server = command.start(free_port()?, &scratch.path().join("dev.log")).await?;
+    let client = server.client();
+    let start = async |name: &str| -> Result<String> {
+        let path = format!("/workflows/{name}/runs");
+        let run = client.post(path).json(&json!({"input": {}})).send().await?.expect(202)?.json();
+        Ok(run["run_id"].as_str().unwrap_or_default().to_owned())
+    };
+    let said = async |id: &str| -> Result<String> {
+        until("the run has ended", PATIENCE, async || {
+            let run = client.get(format!("/runs/{id}")).send().await?.expect(200)?.json();
+            Ok(run["status"] == "success")
+        })
+        .await?;
+        let file = client.get(format!("/runs/{id}/artifacts/say.md")).send().await?;
+        Ok(file.expect(200)?.text())
+    };
+    let held = start("held").await?;
+    until("it waits", PATIENCE, async || {
+        let run = client.get(format!("/runs/{held}")).send().await?.expect(200)?.json();
+        Ok(run["status"] == "waiting")
+    })
+    .await?;
+    fs::write(&template, "new")?;
+    until("the new template is in force", PATIENCE, async || {
+        let id = start("free").await?;
+        Ok(said(&id).await? == "new")
+    })
+    .await?;
+    client.post(format!("/runs/{held}/signals/go")).json(&json!({})).send().await?.expect(202)?;
+    assert_eq!(said(&held).await?, "old");
+    assert_eq!(server.stop(PATIENCE).await?.code, Some(0));
+    server.process().passed();
+    Ok(())
+}

@@ -18,6 +18,7 @@ mod durable;
 mod input;
 mod lab;
 mod langgraph;
+mod limits;
 mod load;
 mod provider;
 mod runs;

@@ -184,3 +184,169 @@ async fn a_stream_shows_the_tools() -> Result<()> {
     assert_eq!(crate::last(&events)["text"], crate::joined(&events));
     world.finish().await
 }
+
+/// A server of tools as a shell script: it finds, notes, hangs and dies when it is told to.
+const SERVER: &str = r#"#!/bin/sh
+echo "token is ${CRM_TOKEN:-missing}" >&2
+while read -r line; do
+  id=$(printf '%s' "$line" | sed -n 's/.*"id":\([0-9]*\).*/\1/p')
+  answer() { printf '{"jsonrpc":"2.0","id":%s,"result":%s}\n' "$id" "$1"; }
+  text() { answer "{\"content\":[{\"type\":\"text\",\"text\":\"$1\"}]$2}"; }
+  case "$line" in
+    *'"method":"initialize"'*)
+      answer '{"protocolVersion":"2025-06-18","capabilities":{"tools":{}},"serverInfo":{"name":"crm","version":"1"}}' ;;
+    *'"method":"tools/list"'*)
+      answer '{"tools":[
+        {"name":"find","description":"Finds.","inputSchema":{"type":"object","properties":{"name":{"type":"string"}},"required":["name"]},"annotations":{"readOnlyHint":true}},
+        {"name":"note_write","description":"Notes.","inputSchema":{"type":"object"}},
+        {"name":"refuse","description":"Fails.","inputSchema":{"type":"object"},"annotations":{"readOnlyHint":true}},
+        {"name":"hang","description":"Hangs.","inputSchema":{"type":"object"},"annotations":{"readOnlyHint":true}},
+        {"name":"die","description":"Dies.","inputSchema":{"type":"object"},"annotations":{"readOnlyHint":true}}]}' | tr -d '\n'; echo ;;
+    *'"method":"ping"'*) answer '{}' ;;
+    *'"name":"find"'*) text "found by $$ with ${CRM_TOKEN:-no token}" ;;
+    *'"name":"note_write"'*) echo note >> notes.txt; text noted ;;
+    *'"name":"refuse"'*) text "no such customer" ',"isError":true' ;;
+    *'"name":"hang"'*) sleep 3600 ;;
+    *'"name":"die"'*) exit 3 ;;
+  esac
+done
+"#;
+
+const CRM: &str = r#"
+[agents.crm]
+tools = ["mcp:crm"]
+confirm = ["mcp:crm/*_write"]
+
+[doors.crm]
+dialect = "cofounder"
+mount = "/crm"
+agent = "crm"
+
+[mcp.crm]
+command = ["/bin/sh", "server.sh"]
+deadline = "2s"
+env = { CRM_TOKEN = "${CRM_TOKEN}" }
+
+[workflows.steps]
+[workflows.steps.steps.find]
+do = "tool"
+tool = "crm/find"
+args = { name = "{{ 'A' ~ 'da' }}" }
+"#;
+
+async fn crm() -> Result<World> {
+    let world = World::new(binary())
+        .config(|config| config.extra += CRM)
+        .env("CRM_TOKEN", "tok-7")
+        .start()
+        .await?;
+    world.scratch().write("server.sh", SERVER)?;
+    Ok(world)
+}
+
+async fn crm_says(world: &World, message: &str) -> Result<String> {
+    let body = json!({"user_id": "u", "message": message});
+    let answer = world.client().post("/crm/chat").json(&body).send().await?.expect(200)?.json();
+    Ok(answer["reply"].as_str().unwrap_or_default().to_owned())
+}
+
+#[tokio::test]
+async fn tools_of_an_mcp_server_are_used_and_a_server_that_hangs_or_dies_is_replaced() -> Result<()>
+{
+    let world = crm().await?;
+    let find = r#"call the tool crm_find with {"name": "Ada"}"#;
+    let first = crm_says(&world, find).await?;
+    ensure!(first.contains("with tok-7"), "{first}");
+    assert_eq!(crm_says(&world, find).await?, first, "one process serves all");
+    let refused = crm_says(&world, "call the tool crm_refuse with {}").await?;
+    ensure!(refused.contains("tool_failed") && refused.contains("no such customer"), "{refused}");
+    let hung = crm_says(&world, "call the tool crm_hang with {}").await?;
+    ensure!(hung.contains("deadline_exceeded"), "{hung}");
+    let mut second = String::new();
+    until("another process serves", PATIENCE, async || {
+        second = crm_says(&world, find).await?;
+        Ok(second.contains("found by") && second != first)
+    })
+    .await?;
+    let died = crm_says(&world, "call the tool crm_die with {}").await?;
+    ensure!(died.contains("tool_unavailable"), "{died}");
+    let third = crm_says(&world, find).await?;
+    ensure!(third.contains("found by") && third != second, "{third}");
+    let started = world.client().post("/workflows/steps/runs").json(&json!({"input": {}}));
+    let id = started.send().await?.expect(202)?.json()["run_id"].as_str().context("id")?.to_owned();
+    assert_eq!(world.ended(&id).await?["status"], "success");
+    world.finish().await
+}
+
+#[tokio::test]
+async fn a_person_decides_about_a_write_of_a_tool() -> Result<()> {
+    let world = crm().await?;
+    crm_says(&world, r#"call the tool crm_note_write with {"text": "x"}"#).await?;
+    let id = world.newest_run().await?;
+    ensure!(
+        !world.scratch().path().join("notes.txt").exists(),
+        "it was written before anybody agreed"
+    );
+    let attention = world.client().get("/attention").send().await?.expect(200)?.text();
+    ensure!(attention.contains(&id), "{attention}");
+    let answered = world.cli(&["runs", "answer", &id, "approve"]).await?;
+    ensure!(answered.code == Some(0), "{}", answered.stderr);
+    until("it is noted", PATIENCE, async || Ok(world.scratch().path().join("notes.txt").exists()))
+        .await?;
+    let next = world.newest_run().await?;
+    assert_eq!(world.ended(&next).await?["status"], "success");
+    assert_eq!(std::fs::read_to_string(world.scratch().path().join("notes.txt"))?, "note\n");
+    world.finish().await
+}
+
+const REQUESTS: &str = r#"
+[http]
+hosts = ["127.0.0.1", "localhost"]
+allow = ["127.0.0.0/8"]
+
+[workflows.ask]
+input = { base = "string" }
+output = "{'models': models.json.object, 'status': gone.error.code}"
+[workflows.ask.steps.models]
+do = "http"
+request = { url = "{{ input.base }}/models" }
+[workflows.ask.steps.gone]
+do = "http"
+request = { url = "{{ input.base }}/nothing-here" }
+on_error = "continue"
+
+[workflows.inside.steps.meta]
+do = "http"
+request = { url = "http://localhost:1/x" }
+
+[workflows.elsewhere]
+input = { host = "string" }
+[workflows.elsewhere.steps.x]
+do = "http"
+request = { url = "http://{{ input.host }}/x" }
+"#;
+
+#[tokio::test]
+async fn http_steps_go_only_where_they_may() -> Result<()> {
+    let world = World::new(binary()).config(|config| config.extra += REQUESTS).start().await?;
+    let run = async |workflow: &str, input: Value| -> Result<Value> {
+        let path = format!("/workflows/{workflow}/runs");
+        let started = world.client().post(path).json(&json!({"input": input})).send().await?;
+        let id = started.expect(202)?.json()["run_id"].as_str().context("id")?.to_owned();
+        world.ended(&id).await
+    };
+    let base = world.sim().url();
+    let ended = run("ask", json!({"base": base})).await?;
+    assert_eq!(ended["status"], "success", "{ended}");
+    // `localhost` is permitted as a host, and `127.0.0.0/8` as a network; `::1` is neither.
+    let inside = run("inside", json!({})).await?;
+    ensure!(
+        matches!(inside["error"]["code"].as_str(), Some("forbidden" | "tool_unavailable")),
+        "{inside}"
+    );
+    for host in ["169.254.169.254", "example.org", "127.0.0.1@example.org"] {
+        let ended = run("elsewhere", json!({"host": host})).await?;
+        assert_eq!(ended["error"]["code"], "forbidden", "{host}: {ended}");
+    }
+    world.finish().await
+}

@@ -210,7 +210,14 @@ async fn loops_fan_outs_questions_and_handled_errors() -> Result<()> {
     let path = format!("/runs/{id}/answer");
     let run = world.client().post(&path).json(&wrong).send().await?.expect(202)?.json();
     let ended = world.ended(run["run_id"].as_str().context("id")?).await?;
-    assert_eq!(ended["error"]["code"], "invalid_request", "{ended}");
+    assert_eq!(ended["next"], json!(["sure"]), "it is asked again: {ended}");
+    let again = world.client().get("/attention").send().await?.expect(200)?.json();
+    let id = again["attention"][0]["run_id"].as_str().context("id")?.to_owned();
+    let path = format!("/runs/{id}/answer");
+    let right = world.client().post(&path).json(&json!({"answer": "yes"})).send().await?;
+    let run = right.expect(202)?.json();
+    let ended = world.ended(run["run_id"].as_str().context("id")?).await?;
+    assert_eq!((&ended["status"], &ended["next"]), (&json!("success"), &json!([])), "{ended}");
     world.finish().await
 }
 

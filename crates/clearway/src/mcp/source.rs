@@ -77,7 +77,12 @@ impl Tool for McpTool {
 
     async fn call(&self, cx: &Ctx, call: ToolCall) -> Result<ToolReply, ToolError> {
         let deadline = cx.deadline.clip(Instant::now(), self.spec.deadline);
-        match self.server.call(&self.name, call.arguments, deadline.0).await {
+        let mut answer = self.server.call(&self.name, call.arguments.clone(), deadline.0).await;
+        // A server that ended in the middle is started anew; who only reads may ask again.
+        if self.spec.effect == Effect::Read && matches!(answer, Err(CallError::Unknown(_))) {
+            answer = self.server.call(&self.name, call.arguments, deadline.0).await;
+        }
+        match answer {
             Ok(content) => Ok(ToolReply::new(content)),
             Err(CallError::NotMade(failure) | CallError::Refused(failure)) => {
                 Err(ToolError::Failed(failure))

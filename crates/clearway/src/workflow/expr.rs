@@ -206,16 +206,20 @@ fn explain(name: &str, error: &Error) -> String {
 
 fn failed(name: &str, error: &Error) -> Failure {
     let mut text = explain(name, error);
-    // The part of the template that failed names the variable.
+    // The engine names what is undefined; else the part of the template that failed does.
+    let named =
+        error.detail().and_then(|detail| Some(detail.strip_prefix('`')?.split_once('`')?.0));
+    let undefined = named.filter(|_| error.kind() == ErrorKind::UndefinedError);
     let part = error
         .template_source()
         .zip(error.range())
         .and_then(|(source, range)| source.get(range))
         .map(|part| part.trim().to_owned())
         .filter(|part| !part.is_empty() && part.len() < 200);
-    if let Some(part) = &part {
+    if let Some(part) = part.as_ref().filter(|_| undefined.is_none()) {
         text = format!("{text} (`{part}`)");
     }
+    let part = undefined.map(ToOwned::to_owned).or(part);
     let mut failure = Failure::new(Code::TemplateFailed, text).with("template", name);
     if let Some(line) = error.line() {
         failure = failure.with("line", line);

@@ -343,7 +343,7 @@ do = "worker"
               ·      ────┬───
               ·          ╰── not supported yet
               ╰────
-            help: llm, agent, search, template, set, branch, ask, workflow, wait and fail are"#]],
+            help: llm, agent, search, http, tool, template, set, branch, ask, workflow, wait and fail are"#]],
     );
 }
 
@@ -423,14 +423,6 @@ query = "{{ input.x }}"
              ╰────
             help: leave one out
 
-            error: there is no `crm` in `mcp`
-             ╭─[clearway.toml:5:12]
-            5 │   { tool = "mcp:crm/find_*", wait = true },
-             ·            ────────┬───────
-             ·                    ╰── not defined
-             ╰────
-            help: add [mcp.crm]
-
             error: only `run:` tools can wait
              ╭─[clearway.toml:5:37]
             5 │   { tool = "mcp:crm/find_*", wait = true },
@@ -471,13 +463,29 @@ query = "{{ input.x }}"
               ╰────
             help: its schema has type = "object" with properties, or type = "array"
 
-            error: `mcp` is not supported by this version
-              ╭─[clearway.toml:13:2]
+            error: `mcp.crm` has neither `command` nor `url`
+              ╭─[clearway.toml:13:1]
             13 │ [mcp.crm]
-              ·  ─┬─
-              ·   ╰── not supported yet
+              · ────┬────
+              ·     ╰── here
               ╰────
-            help: leave it out: it would have no effect, and silence would hide that
+            help: a program of yours: command = ["./bin/crm-mcp"]; or a server: url = "https://…/mcp"
+
+            error: `mcp.crm` has no key `comand`
+              ╭─[clearway.toml:14:1]
+            14 │ comand = ["crm"]
+              · ───┬──
+              ·    ╰── unknown key
+              ╰────
+            help: did you mean `command`?
+
+            error: `mcp.both` has both `command` and `url`
+              ╭─[clearway.toml:16:1]
+            16 │ [mcp.both]
+              · ─────┬────
+              ·      ╰── here
+              ╰────
+            help: a program of yours: command = ["./bin/crm-mcp"]; or a server: url = "https://…/mcp"
 
             error: there is no knowledge `company`
               ╭─[clearway.toml:22:10]
