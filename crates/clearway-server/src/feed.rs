@@ -49,6 +49,9 @@ pub(crate) trait Feed: fmt::Debug + Send + Unpin + 'static {
 
     /// Why the feed ends early.
     fn failure(&mut self, failure: &Failure) -> Value;
+
+    /// Takes in what a peer says who can say something; what there is to answer is due next.
+    fn hear(&mut self, _text: &str) {}
 }
 
 /// What a feed says when the server stops in the middle.

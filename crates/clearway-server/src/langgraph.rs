@@ -14,15 +14,18 @@ pub(crate) mod cors;
 mod crons;
 mod drawing;
 mod errors;
+mod facts;
 mod follow;
 mod frames;
 mod graph;
+mod joins;
 mod mcp;
 mod messages;
 mod modes;
 mod protocol;
 mod request;
 mod runs;
+mod socket;
 mod state;
 mod storage;
 mod store;
@@ -54,9 +57,11 @@ pub(crate) fn table(routes: Routes) -> Result<Routes, Address> {
         threads::routes,
         state::routes,
         runs::routes,
+        joins::routes,
         crons::routes,
         storage::routes,
         protocol::routes,
+        socket::routes,
         store::routes,
         mcp::routes,
     ];

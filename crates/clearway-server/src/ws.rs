@@ -137,8 +137,13 @@ async fn talk<F: Feed>(app: &App, io: Upgraded, mut feed: F) -> Result<(), Faile
                 }
             }
             message = socket.next() => match message {
-                // Pings are answered and closings confirmed underneath; words are not for us.
-                Some(Ok(_)) => heard = Instant::now(),
+                Some(Ok(message)) => {
+                    heard = Instant::now();
+                    // Pings are answered and closings confirmed underneath.
+                    if let Message::Text(words) = message {
+                        feed.hear(&words);
+                    }
+                }
                 Some(Err(error)) => return Err(error),
                 None => return Ok(()),
             },

@@ -18,8 +18,9 @@ use http_body::Frame;
 use tokio::sync::mpsc;
 use tokio::time::Interval;
 
+use super::facts::Facts;
 use super::frames::HEARTBEAT;
-use super::modes::{Facts, Item, Modes, Projector};
+use super::modes::{Item, Modes, Projector};
 use super::stream::{Found, Reader, beat};
 use crate::app::App;
 use crate::stop::Stage;

@@ -159,6 +159,7 @@ impl Frames {
             What::Values { .. }
             | What::Interrupts(_)
             | What::Custom { .. }
+            | What::Tool { .. }
             | What::Ended { .. } => {}
         }
     }

@@ -72,7 +72,7 @@ async fn command(
 
 /// # Errors
 /// 400: without these two there is nothing to answer to.
-fn envelope(value: &Value) -> Result<(u64, String), Problem> {
+pub(super) fn envelope(value: &Value) -> Result<(u64, String), Problem> {
     let id = value["id"].as_u64().ok_or_else(|| bad_request("`id` must be a whole number"))?;
     let method = value["method"].as_str().ok_or_else(|| bad_request("`method` must be text"))?;
     Ok((id, method.to_owned()))
@@ -264,7 +264,7 @@ async fn tree(app: &App, thread: ThreadId, params: &Value) -> Result<Value, Refu
         Status::Cancelled => "interrupted",
         Status::Blocked | Status::Ready | Status::Running | Status::Waiting => "running",
     };
-    let graph = super::modes::Facts::of(app, &record).graph.name;
+    let graph = super::facts::Facts::of(app, &record).graph.name;
     Ok(json!({"tree": {"namespace": [], "status": status, "graph_name": graph}}))
 }
 
@@ -278,6 +278,7 @@ pub(super) struct Wanted {
     input: bool,
     messages: bool,
     updates: bool,
+    tools: bool,
     /// Named custom channels; empty with `custom` for all.
     custom: Vec<String>,
     custom_all: bool,
@@ -297,6 +298,7 @@ impl Wanted {
             input: false,
             messages: false,
             updates: false,
+            tools: false,
             custom: Vec::new(),
             custom_all: false,
             root: true,
@@ -330,8 +332,10 @@ impl Wanted {
                     wanted.input = true;
                     Modes::UPDATES
                 }
-                // Nothing here calls tools on its own account.
-                "tools" => Modes::NONE,
+                "tools" => {
+                    wanted.tools = true;
+                    Modes::NONE
+                }
                 other => match other.strip_prefix("custom:").filter(|name| !name.is_empty()) {
                     Some(name) => {
                         wanted.custom.push(name.to_owned());
@@ -594,6 +598,18 @@ impl Show for ThreadEvents {
                     data["parent_id"] = id(&one["parent_config"]);
                 }
                 put(self, 0, "checkpoints", None, data, out);
+            }
+            What::Tool { started, data } if self.wanted.tools => {
+                let id = &data["call_id"];
+                let shown = match (started, data["status"] == "error") {
+                    (true, _) => json!({"event": "tool-started", "tool_call_id": id,
+                        "tool_name": data["name"]}),
+                    (false, false) => json!({"event": "tool-finished", "tool_call_id": id,
+                        "output": data["output"]}),
+                    (false, true) => json!({"event": "tool-error", "tool_call_id": id,
+                        "message": data["error"]["message"].as_str().unwrap_or("the tool failed")}),
+                };
+                put(self, 0, "tools", data["node"].as_str(), shown, out);
             }
             What::Custom { name, data } => {
                 let named = name.as_ref().is_some_and(|name| self.wanted.custom.contains(name));

@@ -25,8 +25,9 @@ use http_body::Frame;
 use serde_json::{Value, json};
 use tokio::time::{Instant, Interval, interval_at};
 
+use super::facts::{self, Supply};
 use super::frames::{Frames, HEARTBEAT, put_json};
-use super::modes::{self, Item, Projector, Supply};
+use super::modes::{Item, Projector};
 use crate::app::App;
 use crate::sse::CancelGuard;
 use crate::stop::Stage;
@@ -82,8 +83,8 @@ impl Reader {
             }
             if let Some(event) = self.due.get(self.taken) {
                 if let Some(need) = self.run.needs(event) {
-                    let facts = Arc::clone(&self.run.facts);
-                    self.reading = Some(Box::pin(modes::supply(self.app.clone(), facts, need)));
+                    let of = Arc::clone(&self.run.facts);
+                    self.reading = Some(Box::pin(facts::supply(self.app.clone(), of, need)));
                     continue;
                 }
                 self.run.event(event, out);

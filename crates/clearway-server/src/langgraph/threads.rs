@@ -136,7 +136,7 @@ async fn show(State(app): State<App>, Params(params): Params) -> Result<Json<Val
 
 /// `POST /threads`
 async fn create(State(app): State<App>, request: Request) -> Result<Json<Value>, Problem> {
-    let caller = caller(request.headers(), None)?;
+    let asks = caller(request.headers(), None)?;
     let mut fields = read_fields(&app, request).await?;
     let thread = match fields.nullable_text("thread_id") {
         None => app.engine.new_thread_id(),
@@ -148,14 +148,23 @@ async fn create(State(app): State<App>, request: Request) -> Result<Json<Value>,
     let supersteps = fields.list("supersteps");
     fields.finish().map_err(errors::invalid)?;
     let updates = supersteps_of(&supersteps)?;
-    let new =
-        NewThread { id: thread, tenant: caller.tenant, owner: caller.owner, key: None, metadata };
+    let new = NewThread {
+        id: thread,
+        tenant: asks.tenant.clone(),
+        owner: asks.owner.clone(),
+        key: None,
+        metadata,
+    };
     match app.engine.make_thread(new).await? {
         ThreadMade::Exists(_) if if_exists == "raise" => {
             let text = format!("thread {thread} exists already");
             return Err(Problem::new(Code::InvalidRequest, text).status(StatusCode::CONFLICT));
         }
-        ThreadMade::Exists(_) => {}
+        ThreadMade::Exists(known) => {
+            if !asks.owns(&known.tenant, known.owner.as_deref()) {
+                return Err(missing(thread));
+            }
+        }
         ThreadMade::Made(_) => {
             for (values, as_node) in updates {
                 state::change(&app, thread, &values, as_node, None).await?;
@@ -293,6 +302,7 @@ async fn copy(State(app): State<App>, Params(params): Params) -> Result<Json<Val
 
 /// `POST /threads/prune`
 async fn prune(State(app): State<App>, request: Request) -> Result<Json<Value>, Problem> {
+    let asks = caller(request.headers(), None)?;
     let mut fields = read_fields(&app, request).await?;
     let ids = fields.list("thread_ids");
     let strategy = errors::choice(&mut fields, "strategy", &["delete", "keep_latest"], "delete");
@@ -304,7 +314,8 @@ async fn prune(State(app): State<App>, request: Request) -> Result<Json<Value>, 
     }
     let mut pruned = 0;
     for thread in threads {
-        if overview(&app, thread).await.is_err() {
+        let Ok(ThreadOverview { record, .. }) = overview(&app, thread).await else { continue };
+        if !asks.owns(&record.tenant, record.owner.as_deref()) {
             continue;
         }
         match strategy.as_str() {

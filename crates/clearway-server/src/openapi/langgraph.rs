@@ -315,6 +315,10 @@ fn stateless() -> Vec<Entry> {
 
 fn protocol() -> Vec<Entry> {
     let done: Answers = &[("200", "what came of it", JSON, "Object")];
+    let socket: Answers = &[
+        ("101", "the socket is open", "", ""),
+        ("426", "the request does not ask for a WebSocket", PROBLEM, "Problem"),
+    ];
     let stream: Answers = &[("200", "events", SSE, "")];
     let modes =
         json!({"type": "array", "items": {"enum": ["run_modes", "lifecycle", "state_update"]}});
@@ -339,6 +343,15 @@ fn protocol() -> Vec<Entry> {
         ),
         (
             "get",
+            "/threads/{thread_id}/stream/events",
+            "lg_socket",
+            "Commands and events over a WebSocket",
+            vec![],
+            None,
+            socket,
+        ),
+        (
+            "get",
             "/threads/{thread_id}/stream",
             "lg_thread_stream",
             "All runs of a thread, present and future",
@@ -348,6 +361,8 @@ fn protocol() -> Vec<Entry> {
         ),
     ]
 }
+
+const PROBLEM: &str = "application/problem+json";
 
 const STATUSES: [&str; 6] = ["pending", "running", "success", "error", "timeout", "interrupted"];
 
