@@ -34,6 +34,10 @@ verify:
 fuzz seconds="60":
     fuzz/run {{seconds}}
 
+# crash histories of the reference runs, other seeds than the tests'
+simulate seeds="1000..2000":
+    CLEARWAY_SEEDS={{seeds}} cargo nextest run -p clearway-engine seeded_histories
+
 # the crash suite
 kill:
     cargo nextest run -p clearway-cli --test it crash:: durable::
@@ -42,7 +46,7 @@ kill:
 mutants *names:
     cargo xtask mutants {{names}}
 
-# measurements against the release binary: all, or streams, overhead, limits, turns, cancel, kill, drain
+# measurements against the release binary: all, or one by name
 bench name="all" *args:
     cargo build --release -p clearway-cli
     cargo run --release -p clearway-bench -- {{name}} {{args}}
@@ -68,6 +72,18 @@ bench-campaigns *args: (bench "campaigns" args)
 # retrieval: a folder in BEIR layout beside SQLite's FTS5, or --scale
 bench-kb *args:
     cargo run --release -p clearway-bench -- kb {{args}}
+
+bench-storage *args: (bench "storage" "--svg" "docs/storage.svg" args)
+
+bench-steps *args: (bench "steps" args)
+
+bench-store *args: (bench "store" args)
+
+bench-claims *args: (bench "claims" args)
+
+bench-history *args: (bench "history" args)
+
+bench-fairness *args: (bench "fairness" args)
 
 # a development server with the simulated provider
 dev *args:

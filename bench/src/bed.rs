@@ -211,8 +211,13 @@ impl Bed {
 
     /// Writes the configuration and starts the server; it is ready when this returns.
     pub(crate) async fn serve(&self, config: &config::Config) -> Result<Process> {
+        self.serve_text(&config.to_toml()).await
+    }
+
+    /// The same with a whole configuration as text.
+    pub(crate) async fn serve_text(&self, config: &str) -> Result<Process> {
         let address = free_address()?;
-        self.write_config(config)?;
+        std::fs::write(self.config_file(), config).context("writing the configuration")?;
         let mut server = self.restart(address)?;
         server.ready("/health").await?;
         Ok(server)

@@ -39,6 +39,9 @@ mod report;
 mod rng;
 mod sse;
 mod stats;
+mod steps;
+mod storage;
+mod store;
 mod streams;
 mod tap;
 mod turns;
@@ -85,7 +88,19 @@ enum Command {
     Rejoin(rejoin::Options),
     /// Whether everything else stays fast while every campaign slot is busy.
     Campaigns(campaigns::Options),
-    /// All of these, as they are by default.
+    /// A conversation's bytes on disk at 50, 100, 200 and 400 turns.
+    Storage(storage::Options),
+    /// Trivial workflows through the server: runs, steps and commits.
+    Steps(steps::Options),
+    /// The store alone: supersteps and volatile output.
+    Store(store::raw::Options),
+    /// Claims out of a deep queue.
+    Claims(store::claims::Options),
+    /// What a run costs beside up to a million finished ones. Takes ten minutes.
+    History(store::history::Options),
+    /// A small tenant beside one that floods.
+    Fairness(store::fairness::Options),
+    /// All of these except `history`, as they are by default.
     All,
     /// Retrieval: its quality beside SQLite's FTS5 on a test collection, or its speed by the number of chunks.
     Kb(kb::Options),
@@ -145,7 +160,13 @@ fn raise_open_files() -> Result<()> {
 }
 
 async fn run(cli: Cli) -> Result<bool> {
-    let tools = Tools::find(cli.clearway, cli.nginx).await?;
+    let tools = match &cli.command {
+        // Below the server there is nothing to build.
+        Command::Store(_) | Command::Claims(_) | Command::History(_) | Command::Fairness(_) => {
+            Tools { clearway: PathBuf::new(), nginx: cli.nginx }
+        }
+        _ => Tools::find(cli.clearway, cli.nginx).await?,
+    };
     let mut report = Report::default();
     match &cli.command {
         Command::All => {
@@ -159,6 +180,11 @@ async fn run(cli: Cli) -> Result<bool> {
                 "campaigns",
                 "streams",
                 "kill",
+                "storage",
+                "steps",
+                "store",
+                "claims",
+                "fairness",
             ] {
                 let command = Cli::parse_from(["clearway-bench", name]).command;
                 one(&tools, &command, &mut report).await.with_context(|| name.to_owned())?;
@@ -184,6 +210,12 @@ async fn one(tools: &Tools, command: &Command, report: &mut Report) -> Result<()
         Command::Providers(options) => providers::run(tools, options, report).await,
         Command::Rejoin(options) => rejoin::run(tools, options, report).await,
         Command::Campaigns(options) => campaigns::run(tools, options, report).await,
+        Command::Storage(options) => storage::run(tools, options, report).await,
+        Command::Steps(options) => steps::run(tools, options, report).await,
+        Command::Store(options) => store::raw::run(options, report).await,
+        Command::Claims(options) => store::claims::run(options, report).await,
+        Command::History(options) => store::history::run(options, report).await,
+        Command::Fairness(options) => store::fairness::run(options, report).await,
         Command::All | Command::Kb(_) | Command::TryThread => {
             anyhow::bail!("not a measurement by itself")
         }

@@ -115,7 +115,7 @@ async fn stream_call(tap: &Tap, target: &Target, script: Script, added: &mut Add
 }
 
 /// What this disk takes to make 4 KiB durable, which no durable call can be faster than.
-fn fsync_times(folder: &Path) -> Result<Hist> {
+pub(crate) fn fsync_times(folder: &Path) -> Result<Hist> {
     let path = folder.join("fsync-probe");
     let file = std::fs::File::create(&path).context("the fsync probe")?;
     let block = [7; 4096];

@@ -45,7 +45,7 @@ pub(crate) async fn run(tools: &Tools, options: &Options, report: &mut Report) -
     let bed = Bed::new(tools)?;
     let tap = Tap::start().await?;
     let server = bed.serve(&Config::roomy(tap.address)).await?;
-    let mut talker = Talker::new(&tap, &server, options).await?;
+    let mut talker = Talker::new(&tap, &server, options.characters, options.tokens).await?;
 
     let old: Vec<String> = (0..options.conversations).map(|n| format!("old{n}")).collect();
     // The samples surround the turn in question.
@@ -76,7 +76,7 @@ pub(crate) async fn run(tools: &Tools, options: &Options, report: &mut Report) -
 }
 
 /// Somebody who says a lot, over one connection.
-struct Talker<'a> {
+pub(crate) struct Talker<'a> {
     tap: &'a Tap,
     conn: Conn,
     filler: String,
@@ -85,19 +85,24 @@ struct Talker<'a> {
 }
 
 impl<'a> Talker<'a> {
-    async fn new(tap: &'a Tap, server: &Process, options: &Options) -> Result<Self> {
-        let words = "what shall we do about it ".repeat(options.characters / 26 + 1);
+    pub(crate) async fn new(
+        tap: &'a Tap,
+        server: &Process,
+        characters: usize,
+        tokens: u32,
+    ) -> Result<Self> {
+        let words = "what shall we do about it ".repeat(characters / 26 + 1);
         Ok(Self {
             tap,
             conn: Conn::open(server.address).await?,
-            filler: words.chars().take(options.characters).collect(),
-            expected: Expected::counted(options.tokens),
+            filler: words.chars().take(characters).collect(),
+            expected: Expected::counted(tokens),
             next: 0,
         })
     }
 
     /// The turn's own time in microseconds: from request to reply, without the provider's part.
-    async fn turn(&mut self, who: &str) -> Result<u64> {
+    pub(crate) async fn turn(&mut self, who: &str) -> Result<u64> {
         self.next += 1;
         let script = Script {
             id: self.next,

@@ -57,6 +57,8 @@ pub(crate) enum Command {
     Runs(RunsArgs),
     /// Documents: how well they are found.
     Kb(KbArgs),
+    /// Look at threads: what they hold, what they occupy, what they went through.
+    Threads(ThreadsArgs),
 }
 
 #[derive(Debug, Args)]
@@ -404,6 +406,75 @@ pub(crate) struct WatchArgs {
     /// Begin behind this event.
     #[arg(long, value_name = "EVENT")]
     pub(crate) after: Option<String>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ThreadsArgs {
+    #[command(flatten)]
+    pub(crate) client: ClientArgs,
+    #[command(subcommand)]
+    pub(crate) command: ThreadsCommand,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum ThreadsCommand {
+    /// List threads, the most recently changed first.
+    Ls(ThreadsLsArgs),
+    /// Show a thread's values.
+    Show(ThreadArgs),
+    /// Show what a thread occupies.
+    Storage(ThreadArgs),
+    /// List a thread's checkpoints, newest first.
+    History(ThreadHistoryArgs),
+    /// Drop old checkpoints; the thread's state and its runs stay.
+    Prune(PruneArgs),
+    /// Go on from an earlier checkpoint, with a new run.
+    Fork(ForkArgs),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ThreadsLsArgs {
+    /// Only threads of this door, such as cofounder or runs.
+    #[arg(long, value_name = "NAME")]
+    pub(crate) door: Option<String>,
+    /// At most so many.
+    #[arg(long, value_name = "N", default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    pub(crate) limit: u32,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ThreadArgs {
+    /// The thread's id.
+    pub(crate) id: String,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ThreadHistoryArgs {
+    /// The thread's id.
+    pub(crate) id: String,
+    /// At most so many.
+    #[arg(long, value_name = "N", default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    pub(crate) limit: u32,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct PruneArgs {
+    /// The thread's id.
+    pub(crate) id: String,
+    /// What stays: `ends` (the last checkpoint of each run), or so many of the newest.
+    #[arg(long, value_name = "ends|N", default_value = "ends")]
+    pub(crate) keep: String,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ForkArgs {
+    /// The thread's id.
+    pub(crate) id: String,
+    /// The checkpoint to go on from.
+    pub(crate) checkpoint: String,
+    /// Another agent than the one that made it.
+    #[arg(long, value_name = "NAME")]
+    pub(crate) agent: Option<String>,
 }
 
 /// The table of faults, for `clearway sim --help`.

@@ -30,6 +30,7 @@ mod serve;
 mod signals;
 mod sim;
 mod simulator;
+mod threads;
 mod verify;
 mod workflow;
 
@@ -56,6 +57,7 @@ fn main() -> ExitCode {
         Command::Verify(args) => verify::run(&args, output),
         Command::Runs(args) => runs::run(&args, output),
         Command::Kb(args) => kb::run(&args, output),
+        Command::Threads(args) => threads::run(&args, output),
     };
     match result {
         Ok(exit) => exit.into(),

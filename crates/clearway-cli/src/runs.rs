@@ -138,19 +138,22 @@ fn row(run: &Value) -> [String; 5] {
         (None, Some(code)) => code.to_owned(),
         (None, None) => String::new(),
     };
-    let created = text("created_at");
-    let created = created.get(..19).unwrap_or(&created).replace('T', " ");
-    [text("run_id"), text("status"), text("agent"), created, remark]
+    [text("run_id"), text("status"), text("agent"), time(&text("created_at")), remark]
+}
+
+/// A time to the second.
+pub(crate) fn time(text: &str) -> String {
+    text.get(..19).unwrap_or(text).replace('T', " ")
 }
 
 /// Columns, as wide as what is in them.
-fn table(head: &[&str; 5], rows: &[[String; 5]]) -> String {
+pub(crate) fn table<const N: usize>(head: &[&str; N], rows: &[[String; N]]) -> String {
     let width = |column: usize| {
         let cells = rows.iter().map(|row| row[column].chars().count());
         cells.chain([head[column].len()]).max().unwrap_or(0)
     };
-    let widths: [usize; 5] = std::array::from_fn(width);
-    let line = |cells: [&str; 5]| {
+    let widths: [usize; N] = std::array::from_fn(width);
+    let line = |cells: [&str; N]| {
         let mut line = String::new();
         for (cell, width) in cells.iter().zip(widths) {
             line += &format!("{cell:width$}  ");

@@ -168,7 +168,12 @@ async fn serve_until_told(
     // Before anything is started, so that no signal ends the process in the middle of it.
     let mut signals = Signals::new()?;
     let drain = config.server.drain;
-    let options = Options { simulator: Some(simulator()), ports: mode.ports, telemetry };
+    let options = Options {
+        simulator: Some(simulator()),
+        ports: mode.ports,
+        telemetry,
+        ..Options::default()
+    };
     let mut clearway = tokio::select! {
         started = Clearway::start(config, options) => started?,
         _ = signals.next() => return Ok(Exit::Ok),

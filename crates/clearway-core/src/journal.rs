@@ -32,6 +32,10 @@ pub struct Entry {
 /// Key of a finished call's output.
 pub const DONE: &str = "done";
 
+/// Key of the note that a finished call's end stands in the log, although its superstep has not
+/// committed.
+pub const TOLD: &str = "told";
+
 /// Key of a call's `n`-th question.
 pub fn interrupt_key(n: u32) -> String {
     format!("interrupt:{n}")
@@ -70,6 +74,11 @@ impl Journal {
     /// The output of a call that had finished.
     pub fn done(&self, task: TaskId) -> Option<Output> {
         output_from_json(self.notes(task)?.get(DONE)?)
+    }
+
+    /// Whether a finished call's end stands in the log.
+    pub fn told(&self, task: TaskId) -> bool {
+        self.notes(task).is_some_and(|notes| notes.contains_key(TOLD))
     }
 
     /// The answers that a call got so far, in order.

@@ -96,10 +96,11 @@ impl Log {
         seq
     }
 
-    /// Continues under a new lease, with nothing unsent: used when a queued run that readers
-    /// already follow is claimed.
+    /// Continues under a new lease that begins where this log ends: the store has all of it, whether
+    /// or not that was ever answered.
     pub fn adopt_fence(&mut self, fence: u32) {
         self.fence = fence;
+        self.committed();
     }
 
     /// Takes over events that the store wrote itself (a queued run was cancelled, say), as far as
@@ -255,6 +256,19 @@ mod tests {
         assert_eq!(log.next_seq(), 1);
         log.resend();
         assert_eq!(log.take_output().unwrap().end_seq, 1);
+    }
+
+    #[test]
+    fn a_new_lease_does_not_send_what_the_old_one_wrote() {
+        let mut log = Log::new(1, 0);
+        log.append(Timestamp(0), token("a"));
+        log.take_output().unwrap();
+        // The answer was lost, and the run was given up and claimed again.
+        log.resend();
+        log.adopt_fence(3);
+        log.append(Timestamp(0), token("b"));
+        let segment = log.take_output().unwrap();
+        assert_eq!((segment.fence, segment.first_seq, segment.end_seq), (3, 1, 2));
     }
 
     proptest! {

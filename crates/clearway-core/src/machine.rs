@@ -168,14 +168,12 @@ impl Machine {
             machine.stop(Why::Failed(failure), &mut effects);
             return (machine, effects);
         }
-        let mut continues = false;
+        // Also when it waited, or crashed, on the way through its first superstep.
+        let continues = start.command.is_some() && start.step < 0;
         if begins {
             let taken = match start.command {
                 None => machine.take_in(start.input, &start.frontier),
-                Some(command) => {
-                    continues = true;
-                    machine.take_up(command)
-                }
+                Some(command) => machine.take_up(command),
             };
             if let Err(failure) = taken {
                 machine.stop(Why::Failed(failure), &mut effects);
@@ -405,6 +403,12 @@ impl Machine {
                 data["wake_at"] = at.to_string().into();
             }
             effects.push(Effect::Record(Fact::new(EventKind::RunParked, &data)));
+            // What was told of them is durable with this, and is not told again.
+            let told = calls.values().filter(|call| call.told).map(|call| call.due.task);
+            let told: Vec<Entry> = told
+                .map(|task| Entry { task, key: journal::TOLD.to_owned(), data: true.into() })
+                .collect();
+            self.notes.extend(told);
             self.commit(Outcome::Park(park), Then::Stop(Stopped::Parked), effects);
             return;
         }
@@ -534,9 +538,12 @@ impl Machine {
             self.next_call += 1;
             let done = self.journal.done(due.task);
             let told = done.is_some();
-            if let Some(output) = &done {
-                // It was shown before the crash, and taken back with everything after the commit.
+            if let Some(output) = &done
+                && !self.journal.told(due.task)
+            {
+                // Both were shown before the crash, and taken back with everything after the commit.
                 let parallel = self.due.due.len() > 1;
+                effects.push(Effect::Show(started(due, step, parallel)));
                 let shown = completed(due, output, step, parallel, self.detailed);
                 effects.push(Effect::Show(shown));
             }
@@ -578,11 +585,7 @@ impl Machine {
             *open += 1;
             total += 1;
             call.state = CallState::Open;
-            let mut data = json!({"node": &**node, "step": step});
-            if parallel {
-                data["task"] = task.to_string().into();
-            }
-            effects.push(Effect::Show(Fact::new(EventKind::NodeStarted, &data)));
+            effects.push(Effect::Show(started(&call.due, step, parallel)));
             effects.push(Effect::StartCall(Box::new(StartCall {
                 call: number,
                 due: call.due.clone(),
@@ -759,6 +762,14 @@ impl Machine {
     pub const fn run(&self) -> RunId {
         self.run
     }
+}
+
+fn started(due: &Due, step: i64, parallel: bool) -> Fact {
+    let mut data = json!({"node": &*due.node, "step": step});
+    if parallel {
+        data["task"] = due.task.to_string().into();
+    }
+    Fact::new(EventKind::NodeStarted, &data)
 }
 
 /// A call alone in its superstep needs no more words: its checkpoint says what it wrote.

@@ -48,6 +48,13 @@ pub struct Undecided {
     key: String,
 }
 
+impl Undecided {
+    /// What the other side knows the write by.
+    pub fn idempotency_key(&self) -> String {
+        format!("{}-{}", self.task, self.name)
+    }
+}
+
 /// What somebody found out about such a write.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Decision {

@@ -237,6 +237,12 @@ impl Ctx {
         self.fact(EventKind::OutputReset, &data)
     }
 
+    /// For what this call does outside: the same whenever the call is made again, after a crash too,
+    /// and no other call's.
+    pub fn idempotency_key(&self) -> String {
+        self.task.to_string()
+    }
+
     /// The stable id of the `index`-th message that this call makes.
     pub fn message_id(&self, index: u32) -> Uuid {
         self.task.message(index)
@@ -258,7 +264,8 @@ impl Ctx {
     /// As [`Ctx::delta`].
     pub fn fact(&self, kind: EventKind, data: &Value) -> Result<(), Failure> {
         self.session.touch();
-        if kind != EventKind::OutputReset {
+        // What a child does is not taken back with the try that started it.
+        if !matches!(kind, EventKind::OutputReset | EventKind::ChildStarted) {
             self.session.shown.store(true, Ordering::Relaxed);
         }
         self.live.output(Body::Fact(Fact::new(kind, data)))

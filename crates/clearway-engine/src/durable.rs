@@ -300,8 +300,7 @@ impl Ctx {
         }
         if ends.len() == total {
             for end in ends.iter_mut().filter(|end| end.status == Status::Success) {
-                let state = self.inner.store.state(end.thread, None);
-                let state = bounded_by(self.deadline.0, state).await.map_err(lost)?;
+                let state = self.repeat(|| self.inner.store.state(end.thread, None)).await?;
                 end.state = state.map(|at| at.state.to_json());
             }
             return Ok(ends);
@@ -375,9 +374,7 @@ impl Ctx {
             }
         };
         // Noted and not created: the process died in between.
-        if known
-            && bounded_by(self.deadline.0, self.inner.store.run(run)).await.map_err(lost)?.is_some()
-        {
+        if known && self.repeat(|| self.inner.store.run(run)).await?.is_some() {
             return Ok((run, thread));
         }
         let submit = Submit {
@@ -400,8 +397,7 @@ impl Ctx {
     }
 
     async fn ended(&self, run: RunId, thread: ThreadId) -> Result<Option<ChildEnd>, NodeError> {
-        let record = bounded_by(self.deadline.0, self.inner.store.run(run)).await.map_err(lost)?;
-        let Some(record) = record else {
+        let Some(record) = self.repeat(|| self.inner.store.run(run)).await? else {
             let text = format!("child run {run} is gone");
             return Err(Failure::new(Code::RunNotFound, text).into());
         };
@@ -450,8 +446,9 @@ impl Ctx {
             bytes,
             limit: limits.artifacts_per_run,
         };
-        let stored = bounded_by(self.deadline.0, self.inner.store.put_artifact(new)).await;
-        match stored.map_err(lost)? {
+        // The same call's same name replaces its own version, so a repetition is harmless.
+        let stored = self.repeat(|| self.inner.store.put_artifact(new.clone())).await?;
+        match stored {
             ArtifactStored::Stored(record) => {
                 let data = json!({
                     "name": record.name, "version": record.version,
@@ -480,6 +477,26 @@ impl Ctx {
 
     fn now(&self) -> Timestamp {
         self.inner.clocks.now()
+    }
+
+    /// Asks the store what may be asked twice; one hiccup of it is not the run's failure.
+    async fn repeat<T, F>(&self, ask: impl Fn() -> F) -> Result<T, NodeError>
+    where
+        F: Future<Output = clearway_store::Result<T>>,
+    {
+        let mut tries = 0;
+        loop {
+            match bounded_by(self.deadline.0, ask()).await {
+                Ok(value) => return Ok(value),
+                Err(error)
+                    if tries < KEEP_TRIES && (error.is_transient() || !error.certainly_aborted) =>
+                {
+                    tries += 1;
+                    tokio::time::sleep(KEEP_PAUSE * tries).await;
+                }
+                Err(error) => return Err(lost(error)),
+            }
+        }
     }
 
     /// Makes notes durable.

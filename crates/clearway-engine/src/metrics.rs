@@ -105,6 +105,11 @@ fn seconds() -> Histogram {
     Histogram::new(exponential_buckets(0.001, 2.0, 18))
 }
 
+/// From 0.1 ms to 1.7 s, a third at a time: a commit is one sync of a disk.
+fn fine_seconds() -> Histogram {
+    Histogram::new(exponential_buckets(0.0001, 1.333, 35))
+}
+
 impl Default for Metrics {
     fn default() -> Self {
         Self::new()
@@ -120,7 +125,7 @@ impl Metrics {
             ended: Family::default(),
             duration: Family::new_with_constructor(seconds),
             first_output: seconds(),
-            commit: seconds(),
+            commit: fine_seconds(),
             waited: Family::default(),
             resumed: Counter::default(),
             segments: Counter::default(),

@@ -36,6 +36,7 @@ mod server;
 mod service;
 mod sse;
 mod stop;
+mod storage;
 mod tasks;
 mod view;
 mod ws;

@@ -421,6 +421,12 @@ fn control(paths: &mut Map<String, Value>) {
     add("get", "/runs/{run_id}/artifacts", "run_artifacts", "Files that a run made");
     add("get", "/runs/{run_id}/artifacts/{name}", "run_artifact", "One file");
     add("get", "/attention", "attention", "What needs somebody");
+    let thread = |rest: &str| format!("/storage/threads{rest}");
+    add("get", &thread(""), "stored_threads", "Threads, most recently changed first");
+    add("get", &thread("/{thread_id}"), "stored_thread", "A thread's values and what it occupies");
+    add("get", &thread("/{thread_id}/history"), "thread_history", "A thread's checkpoints");
+    add("post", &thread("/{thread_id}/prune"), "prune_thread", "Drop a thread's old checkpoints");
+    add("post", &thread("/{thread_id}/fork"), "fork_thread", "Go on from an earlier checkpoint");
     add("patch", "/runs/{run_id}", "change_run", "Priority and budget of a run");
     add("patch", "/pools/{name}", "change_pool", "How many runs of a pool execute at once");
 }

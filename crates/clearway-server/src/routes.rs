@@ -11,7 +11,7 @@ use crate::app::{Address, App, Routes};
 use crate::extract::{PathText, shown};
 use crate::server::{Door, DoorKind, ServerOptions};
 use crate::{
-    Problem, campaigns, codes, cofounder, control, embeddings, langgraph, ops, runs, tasks,
+    Problem, campaigns, codes, cofounder, control, embeddings, langgraph, ops, runs, storage, tasks,
 };
 
 /// All addresses of a server with these doors.
@@ -52,6 +52,11 @@ fn own() -> Result<Routes, Address> {
         .add(Method::GET, "/runs/{run_id}/artifacts", get(control::artifacts))?
         .add(Method::GET, "/runs/{run_id}/artifacts/{name}", get(control::artifact_bytes))?
         .add(Method::GET, "/attention", get(control::attention))?
+        .add(Method::GET, "/storage/threads", get(storage::list))?
+        .add(Method::GET, "/storage/threads/{thread_id}", get(storage::show))?
+        .add(Method::GET, "/storage/threads/{thread_id}/history", get(storage::history))?
+        .add(Method::POST, "/storage/threads/{thread_id}/prune", post(storage::prune))?
+        .add(Method::POST, "/storage/threads/{thread_id}/fork", post(storage::fork))?
         .add(Method::PATCH, "/runs/{run_id}", patch(control::change))?
         .add(Method::PATCH, "/pools/{name}", patch(control::change_pool))?
         .add(Method::POST, "/chat/async", post(tasks::create))?

@@ -4,12 +4,14 @@
 //! more than the run. They follow the rows: whoever changes a status says so here, and a
 //! transaction that does not happen takes its changes back.
 //!
+//! When tenants were last served is kept here, too, for as long as they wait.
+//!
 //! **Invariant:** at rest the numbers equal the rows. They are rebuilt from rows when a store opens,
 //! so nothing can drift across a restart.
 
 use std::collections::BTreeMap;
 
-use clearway_core::{Priority, Status};
+use clearway_core::{Priority, Status, Timestamp};
 
 use crate::PoolCount;
 
@@ -27,6 +29,8 @@ struct Pool {
     running: u32,
     /// Slots held by each tenant, zeros left out.
     held: BTreeMap<String, u32>,
+    /// When tenants that wait last got a slot. Not of the rows: after a restart nobody has.
+    served: BTreeMap<String, Timestamp>,
 }
 
 /// One run that changed its status; `None` before it existed.
@@ -105,6 +109,25 @@ impl Counts {
     /// Slots that a tenant holds in a pool.
     pub(crate) fn held(&self, pool: &str, tenant: &str) -> u32 {
         self.pools.get(pool).and_then(|pool| pool.held.get(tenant)).copied().unwrap_or(0)
+    }
+
+    /// When a tenant last got a slot of a pool, if it has waited ever since.
+    pub(crate) fn served(&self, pool: &str, tenant: &str) -> Option<Timestamp> {
+        self.pools.get(pool)?.served.get(tenant).copied()
+    }
+
+    /// Notes who has got slots. Of tenants that do not wait nothing is kept: their next run is
+    /// younger than whatever they got before.
+    pub(crate) fn serve(
+        &mut self,
+        pool: &str,
+        waiting: &[String],
+        tenants: impl IntoIterator<Item = String>,
+        now: Timestamp,
+    ) {
+        let Some(pool) = self.pools.get_mut(pool) else { return };
+        pool.served.retain(|tenant, _| waiting.contains(tenant));
+        pool.served.extend(tenants.into_iter().map(|tenant| (tenant, now)));
     }
 
     /// Waiting runs of all pools.

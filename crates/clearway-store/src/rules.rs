@@ -511,22 +511,31 @@ pub(crate) struct Candidate<K> {
 pub(crate) struct Tenant {
     held: u32,
     weight: u32,
+    /// When it last got a slot while runs of it were left waiting.
+    served: Option<Timestamp>,
 }
 
 /// Looks tenants up, in their order.
 pub(crate) fn tenants(
-    names: Vec<String>,
-    held: impl Fn(&str) -> u32,
+    names: &[String],
+    counts: &Counts,
+    pool: &str,
     policy: &Policy,
 ) -> Vec<Tenant> {
-    names
-        .into_iter()
-        .map(|name| Tenant { held: held(&name), weight: policy.weight(&name) })
-        .collect()
+    let tenant = |name: &String| Tenant {
+        held: counts.held(pool, name),
+        weight: policy.weight(name),
+        served: counts.served(pool, name),
+    };
+    names.iter().map(tenant).collect()
 }
 
 /// Chooses up to `slots` candidates: by effective priority, then so that the slots held are shared
 /// by weight between tenants, then by age.
+///
+/// Ageing means two things. Within a tenant a run is lifted by how long it has waited. Between
+/// tenants it is lifted by how long its tenant has got nothing: else the old runs of one that floods
+/// would go before all new ones of the others.
 pub(crate) fn pick<K: Copy + Ord>(
     candidates: Vec<Candidate<K>>,
     tenants: &[Tenant],
@@ -534,23 +543,28 @@ pub(crate) fn pick<K: Copy + Ord>(
     ageing: Duration,
     now: Timestamp,
 ) -> Vec<K> {
+    // What each tenant may claim as, the best first: its runs take these levels in its own order.
+    let mut levels: Vec<Vec<u8>> = vec![Vec::new(); tenants.len()];
     let mut ranked: Vec<(u8, Timestamp, K, usize)> = candidates
         .into_iter()
         .map(|Candidate { key, tenant, priority, ready_at }| {
+            let since = tenants[tenant].served.map_or(ready_at, |served| served.max(ready_at));
+            levels[tenant].push(effective(priority, since, ageing, now));
             (effective(priority, ready_at, ageing, now), ready_at, key, tenant)
         })
         .collect();
     ranked.sort_unstable();
-    // The how-manieth slot of its tenant each one would be, in the order found so far.
-    let mut would_hold: Vec<u32> = tenants.iter().map(|tenant| tenant.held).collect();
-    let mut order: Vec<(u8, Share, Timestamp, K)> = ranked
-        .into_iter()
-        .map(|(level, ready_at, key, tenant)| {
-            would_hold[tenant] += 1;
-            let share = Share { slots: would_hold[tenant], weight: tenants[tenant].weight };
-            (level, share, ready_at, key)
-        })
-        .collect();
+    levels.iter_mut().for_each(|levels| levels.sort_unstable());
+    let mut order: Vec<(u8, Share, Timestamp, K)> = Vec::with_capacity(ranked.len());
+    let mut chosen = vec![0_usize; tenants.len()];
+    for (_, ready_at, key, tenant) in ranked {
+        let at = chosen[tenant];
+        chosen[tenant] += 1;
+        // The how-manieth slot of its tenant it would be, in the order found so far.
+        let Tenant { held, weight, .. } = tenants[tenant];
+        let slots = held.saturating_add(u32::try_from(at + 1).unwrap_or(u32::MAX));
+        order.push((levels[tenant][at], Share { slots, weight }, ready_at, key));
+    }
     order.sort_unstable();
     order.into_iter().take(slots as usize).map(|(.., key)| key).collect()
 }

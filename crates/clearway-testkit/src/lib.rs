@@ -16,8 +16,11 @@
 //! # }
 //! ```
 //!
-//! What must stay true: nothing here knows our crates, so a bug in one of them cannot hide in the
-//! check for it; no step waits for a delay, all wait for a state, and each wait has an end; a child
+//! [`sweep`] is another matter: it runs graphs in this process, over the store in memory and on paused
+//! time, and stops them at every point at which a process can die.
+//!
+//! What must stay true: outside of `sweep` nothing here knows our crates, so a bug in one of them
+//! cannot hide in the check for it; no step waits for a delay, all wait for a state, and each wait has an end; a child
 //! never outlives its test; a test that goes wrong prints the end of every log.
 
 mod check;
@@ -31,6 +34,7 @@ mod process;
 mod server;
 mod sim;
 mod sse;
+pub mod sweep;
 mod wait;
 mod world;
 

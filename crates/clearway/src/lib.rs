@@ -34,15 +34,22 @@
 //! # }
 //! ```
 //!
+//! Agents can be written in code, too: see [`graph`].
+//!
 //! Start reading at [`config`], then `server.rs`.
 //!
 //! Not here: the built-in simulator (whoever wants one hands it in as [`Simulator`]), flags, signals,
 //! log output, and the process's `tracing` subscriber (`clearway-cli`).
 
+// `derive(State)` names this crate as its users do.
+#[cfg(test)]
+extern crate self as clearway;
+
 mod agents;
 pub mod builtin;
 pub mod client;
 pub mod config;
+pub mod graph;
 pub mod inspect;
 mod mcp;
 mod pdf;

@@ -10,7 +10,9 @@ use std::time::Duration;
 use clearway_core::Clock;
 use clearway_core::thread::ThreadKey;
 use clearway_engine::upstream::OutwardPolicy;
-use clearway_engine::{Agents, CronSpec, Engine, Limits, PoolOptions, Store, Tasks, Webhooks};
+use clearway_engine::{
+    Agent, Agents, CronSpec, Engine, Limits, PoolOptions, Store, Tasks, Webhooks,
+};
 use clearway_server::{
     ApiKey, BindError, Bound, Door, DoorKind, HttpLimits, Server, ServerOptions,
 };
@@ -35,6 +37,9 @@ pub struct Options {
     pub ports: Ports,
     /// Shown among the server's metrics.
     pub telemetry: Option<telemetry::Counts>,
+    /// Agents written in code, by [`Graph::agent`](crate::graph::Graph::agent), beside those of the
+    /// configuration.
+    pub graphs: Vec<Arc<Agent>>,
 }
 
 /// What to do when the port is taken.
@@ -75,6 +80,8 @@ pub enum StartError {
     Upstream(#[from] ConfigError),
     #[error(transparent)]
     Engine(#[from] clearway_engine::Error),
+    #[error("graph `{graph}`: {problem}")]
+    Graph { graph: String, problem: String },
     #[error("cannot listen on {listen}: {problem}")]
     Address { listen: Listen, problem: String },
     #[error(transparent)]
@@ -97,6 +104,7 @@ pub struct Clearway {
     data: PathBuf,
     clock: Arc<dyn Clock>,
     config: Config,
+    graphs: Vec<Arc<Agent>>,
 }
 
 impl Clearway {
@@ -114,8 +122,9 @@ impl Clearway {
         check_address(&mut listen, open, options.ports)?;
         let data = config.server.data.clone().unwrap_or_else(|| PathBuf::from("data"));
         let store = open_store(&data, clock.clone()).await?;
+        check_graphs(&options.graphs, &config)?;
         let services = Services::new(&config, &simulated);
-        let agents = Agents::new(agents::compile(&config, &services, &clock));
+        let agents = Agents::new(all_agents(&config, &services, &clock, &options.graphs));
         let engine =
             Engine::start(engine_options(&config), store, upstream, agents, clock.clone()).await?;
         if let Err(error) = engine.configure_crons(TENANT, crons(&config)).await {
@@ -136,7 +145,8 @@ impl Clearway {
         let address = bound.local_addr().unwrap_or(listen);
         let http = Tasks::new();
         http.spawn(bound.serve(http.soft.clone(), http.hard.clone()));
-        Ok(Self { engine, http, simulated, services, address, wanted, data, clock, config })
+        let graphs = options.graphs;
+        Ok(Self { engine, http, simulated, services, address, wanted, data, clock, config, graphs })
     }
 
     /// Where it listens.
@@ -199,7 +209,8 @@ impl Clearway {
             files: new.files.clone(),
             ..old.clone()
         };
-        self.engine.agents().replace(agents::compile(&in_force, &self.services, &self.clock));
+        let agents = all_agents(&in_force, &self.services, &self.clock, &self.graphs);
+        self.engine.agents().replace(agents);
         self.config.agents = in_force.agents;
         self.config.workflows = in_force.workflows;
         self.config.mcp = in_force.mcp;
@@ -290,6 +301,37 @@ fn try_bind(address: SocketAddr) -> io::Result<()> {
     socket.set_reuseaddr(true)?;
     socket.bind(address)?;
     socket.listen(1).map(drop)
+}
+
+/// Those of the configuration, and those in code.
+fn all_agents(
+    config: &Config,
+    services: &Services,
+    clock: &Arc<dyn Clock>,
+    graphs: &[Arc<Agent>],
+) -> Vec<(String, Arc<Agent>)> {
+    let mut agents = agents::compile(config, services, clock);
+    agents.extend(graphs.iter().map(|graph| (graph.name.clone(), graph.clone())));
+    agents
+}
+
+/// Graphs in code need names and pools of their own.
+fn check_graphs(graphs: &[Arc<Agent>], config: &Config) -> Result<(), StartError> {
+    for (at, graph) in graphs.iter().enumerate() {
+        let name = &graph.name;
+        let problem = if config.agents.contains_key(name) || config.workflows.contains_key(name) {
+            "the configuration has an agent or workflow of this name".to_owned()
+        } else if graphs[..at].iter().any(|other| other.name == *name) {
+            "two graphs have this name".to_owned()
+        } else if !config.pools.contains_key(&graph.pool) {
+            let known: Vec<&str> = config.pools.keys().map(String::as_str).collect();
+            format!("there is no pool `{}`; there are: {}", graph.pool, known.join(", "))
+        } else {
+            continue;
+        };
+        return Err(StartError::Graph { graph: name.clone(), problem });
+    }
+    Ok(())
 }
 
 async fn open_store(directory: &Path, clock: Arc<dyn Clock>) -> Result<Arc<dyn Store>, StartError> {

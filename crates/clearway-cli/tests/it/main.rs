@@ -25,6 +25,7 @@ mod runs;
 mod stream;
 mod tasks;
 mod telemetry;
+mod threads;
 mod tools;
 mod why;
 mod workflows;

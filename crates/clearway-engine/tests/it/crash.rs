@@ -7,6 +7,7 @@ use std::sync::Arc;
 use clearway_core::{RunId, Status};
 use clearway_engine::From;
 use clearway_store::{Fate, Fault, LoseTail, MemStore, When};
+use clearway_testkit::sweep::Dying;
 
 use crate::support::*;
 

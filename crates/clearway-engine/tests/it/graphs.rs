@@ -40,17 +40,17 @@ impl Sink {
     }
 }
 
-fn wrote(channel: &str, value: Value) -> Output {
+pub(crate) fn wrote(channel: &str, value: Value) -> Output {
     Output { writes: vec![Write::new(channel, value)], ..Output::default() }
 }
 
-fn plan(nodes: &[&str]) -> Builder {
+pub(crate) fn plan(nodes: &[&str]) -> Builder {
     let builder = Builder::new().channel("log", Reducer::Append).channel("last", Reducer::Last);
     nodes.iter().fold(builder, |builder, node| builder.node(node))
 }
 
 /// A node that writes its own name.
-fn says(name: &'static str) -> Arc<dyn Node> {
+pub(crate) fn says(name: &'static str) -> Arc<dyn Node> {
     script(move |_| async move { Ok(wrote("log", json!(name))) })
 }
 
@@ -58,7 +58,7 @@ fn thread(n: u128) -> ThreadId {
     ThreadId(Uuid::from_u128(n))
 }
 
-fn work(name: &str, n: u128) -> Submit {
+pub(crate) fn work(name: &str, n: u128) -> Submit {
     Submit::new(thread(n), name, "test", json!({}))
 }
 
@@ -68,35 +68,41 @@ fn resume(name: &str, n: u128, value: Value) -> Submit {
     Submit { options, ..work(name, n) }
 }
 
-struct Bed {
+pub(crate) struct Bed {
     store: Arc<MemStore>,
     clock: Arc<TestClock>,
     agents: Vec<(String, Arc<Agent>)>,
+    queue: u32,
 }
 
 impl Bed {
-    fn new(agents: Vec<(String, Arc<Agent>)>) -> Self {
-        let clock = TestClock::new();
-        Self { store: Arc::new(MemStore::new(clock.clone())), clock, agents }
+    pub(crate) fn new(agents: Vec<(String, Arc<Agent>)>) -> Self {
+        Self::with_queue(agents, 100)
     }
 
-    async fn engine(&self) -> Engine {
-        let options = Options { pools: vec![PoolOptions::new("chat", 8, 100)], ..options(8, 100) };
+    pub(crate) fn with_queue(agents: Vec<(String, Arc<Agent>)>, queue: u32) -> Self {
+        let clock = TestClock::new();
+        Self { store: Arc::new(MemStore::new(clock.clone())), clock, agents, queue }
+    }
+
+    pub(crate) async fn engine(&self) -> Engine {
+        let pools = vec![PoolOptions::new("chat", 8, self.queue)];
+        let options = Options { pools, ..options(8, 100) };
         start(self.store.clone(), options, &self.clock, self.agents.clone()).await
     }
 }
 
-async fn run(engine: &Engine, submit: Submit) -> clearway_core::RunRecord {
+pub(crate) async fn run(engine: &Engine, submit: Submit) -> clearway_core::RunRecord {
     let submitted = engine.submit(submit).await.unwrap();
     engine.wait(submitted.run).await.unwrap()
 }
 
-async fn state(engine: &Engine, n: u128) -> Value {
+pub(crate) async fn state(engine: &Engine, n: u128) -> Value {
     engine.thread_state(thread(n)).await.unwrap().unwrap().state.to_json()
 }
 
 /// Lets the run get to where it waits.
-async fn until_waiting(engine: &Engine, run: RunId) -> WaitKind {
+pub(crate) async fn until_waiting(engine: &Engine, run: RunId) -> WaitKind {
     loop {
         let view = engine.run(run).await.unwrap();
         assert!(!view.record.status.is_terminal(), "{:?}", view.record.failure);

@@ -4,8 +4,11 @@
 
 mod attack;
 mod crash;
+mod fairness;
 mod graphs;
 mod runs;
 mod scheduling;
+mod steering;
 mod support;
+mod sweep;
 mod tools;

@@ -400,11 +400,14 @@ impl Data {
                     ready_at: record.ready_at,
                 })
                 .collect();
-            let held = |tenant: &str| self.counts.held(pool, tenant);
-            let tenants: Vec<Tenant> = rules::tenants(tenants, held, policy);
-            for run in rules::pick(candidates, &tenants, *slots, request.ageing, now) {
-                claims.push(self.take(run, request.me, now));
+            let known: Vec<Tenant> = rules::tenants(&tenants, &self.counts, pool, policy);
+            let mut served = Vec::new();
+            for run in rules::pick(candidates, &known, *slots, request.ageing, now) {
+                let claim = self.take(run, request.me, now);
+                served.push(claim.record.tenant.clone());
+                claims.push(claim);
             }
+            self.counts.serve(pool, &tenants, served, now);
         }
         if !claims.is_empty() {
             self.synced();

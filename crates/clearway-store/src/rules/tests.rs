@@ -12,7 +12,7 @@ fn candidate(key: u32, tenant: usize, level: u8, ready_at: i64) -> Candidate<u32
 }
 
 fn tenant(held: u32, weight: u32) -> Tenant {
-    Tenant { held, weight }
+    Tenant { held, weight, served: None }
 }
 
 #[test]
@@ -39,6 +39,27 @@ fn a_tenant_that_holds_less_goes_first() {
     let candidates = vec![candidate(1, 0, 3, 0), candidate(2, 0, 3, 1), candidate(3, 1, 3, 9)];
     let chosen = pick(candidates, &[tenant(1, 1), tenant(0, 1)], 2, SECOND, Timestamp(9));
     assert_eq!(chosen, [3, 1]);
+}
+
+#[test]
+fn old_runs_of_a_flood_do_not_go_before_new_ones_of_others() {
+    let now = Timestamp(600_000);
+    let flood: Vec<_> = (0..50).map(|key| candidate(key, 0, 3, i64::from(key))).collect();
+    let mut candidates = flood.clone();
+    candidates.push(candidate(99, 1, 3, 599_000));
+    let served = |at| Tenant { served: Some(Timestamp(at)), ..tenant(7, 1) };
+    let pick = |tenants: &[Tenant]| pick(candidates.clone(), tenants, 1, 30 * SECOND, now);
+    assert_eq!(pick(&[served(599_500), tenant(0, 1)]), [99]);
+    assert_eq!(pick(&[served(500_000), tenant(0, 1)]), [0], "it has got nothing for long");
+}
+
+#[test]
+fn within_a_tenant_waiting_counts_however_much_it_is_served() {
+    let now = Timestamp(121_000);
+    let mut candidates: Vec<_> = (0..9).map(|key| candidate(key, 0, 1, 120_000)).collect();
+    candidates.push(candidate(50, 0, 5, 0));
+    let served = Tenant { served: Some(now), ..tenant(3, 1) };
+    assert_eq!(pick(candidates, &[served], 1, 30 * SECOND, now), [50]);
 }
 
 proptest! {

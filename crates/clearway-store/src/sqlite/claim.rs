@@ -38,10 +38,13 @@ impl Operation for ClaimSome {
             return Ok(Vec::new());
         }
         let (candidates, names) = candidates(tx.conn, &self.pool, self.slots, tx.now)?;
-        let held = |tenant: &str| tx.counts.held(&self.pool, tenant);
-        let tenants = rules::tenants(names, held, tx.policy);
+        let tenants = rules::tenants(&names, tx.counts, &self.pool, tx.policy);
         let chosen = rules::pick(candidates, &tenants, self.slots, self.ageing, tx.now);
-        chosen.into_iter().map(|(_, n)| Ok(take(tx, n, self.me)?)).collect()
+        let claims = chosen.into_iter().map(|(_, n)| Ok(take(tx, n, self.me)?));
+        let claims = claims.collect::<Result<Vec<Claim>, Fail>>()?;
+        let served = claims.iter().map(|claim| claim.record.tenant.clone());
+        tx.counts.serve(&self.pool, &names, served, tx.now);
+        Ok(claims)
     }
 }
 
