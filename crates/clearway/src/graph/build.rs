@@ -613,6 +613,7 @@ fn agent<S: State>(
         keep,
         input: Some(InputCheck::new(check_input::<S>)),
         starts_ahead: false,
+        input_schema: None,
         shown_channels: None,
         fold: None,
     }
