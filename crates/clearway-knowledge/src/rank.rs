@@ -4,7 +4,8 @@
 //! 2. The best few chunks of it say which further words belong to the subject; words with these again, and latent
 //!    nearness, give the order. The less the best chunk stands out, the more these words count: a question that is
 //!    answered by one text alone needs no others.
-//! 3. With vectors from a provider, that order and theirs are fused by rank.
+//! 3. Chunks that name what the query names, or what is near that, move up a little.
+//! 4. With vectors from a provider, that order and theirs are fused by rank.
 //!
 //! How much latent nearness counts depends on the corpus: texts of a few words say too little about each other.
 //! Each choice was measured on classic test collections; `docs/knowledge.md` has the figures.
@@ -13,6 +14,7 @@
 
 use std::collections::HashMap;
 
+use crate::graph::Graph;
 use crate::lexical::Weighted;
 use crate::search::Query;
 use crate::snapshot::Snapshot;
@@ -34,6 +36,13 @@ const FEEDBACK: f32 = 0.6;
 const NEAR: f32 = 0.2;
 const NEAR_CHUNKS: usize = 100;
 const NEAR_PLACES: usize = 8;
+/// Chunks that name what the query names, against the best score of words, which is 1.
+const GRAPH: f32 = 0.04;
+const NAMED_ENTITIES: usize = 8;
+const MAX_NAMED_CHUNKS: usize = 64;
+const NEIGHBOURS: usize = 12;
+/// What a neighbour's chunks count against the entity's own.
+const SECOND_STEP: f32 = 0.5;
 /// Ranks this far apart differ by half.
 const RRF_K: f32 = 60.0;
 /// Deeper than this a rank says nothing.
@@ -45,9 +54,18 @@ pub(crate) struct Ranked {
     pub(crate) words: Vec<f32>,
     pub(crate) latent: Vec<f32>,
     pub(crate) embedding: Vec<f32>,
+    pub(crate) named: Named,
     /// The best first, with what the order follows.
     pub(crate) order: Vec<(u32, f32)>,
     pub(crate) matched: usize,
+}
+
+/// What the query names, and the chunks that name it or something near it.
+#[derive(Debug, Default)]
+pub(crate) struct Named {
+    pub(crate) entities: Vec<Term>,
+    /// From 0 to 1; few chunks have any.
+    pub(crate) chunks: HashMap<u32, f32>,
 }
 
 impl Snapshot {
@@ -71,6 +89,7 @@ impl Snapshot {
             );
         }
         let latent = self.latent_cosines(terms, allowed, go_on)?;
+        let named = self.named(query.text, allowed);
         let weight = LATENT * (lexical.average_words() / LATENT_FULL_WORDS).min(1.0);
         let near = self.nearness(terms, &words, allowed.len());
         let first = blended(&words, &latent, &near, weight);
@@ -83,7 +102,10 @@ impl Snapshot {
             }
             lexical.add(term, allowed, &mut fed);
         }
-        let blend = blended(&fed, &latent, &near, weight);
+        let mut blend = blended(&fed, &latent, &near, weight);
+        for (chunk, score) in &named.chunks {
+            blend[*chunk as usize] += GRAPH * score;
+        }
         let matched = blend.iter().filter(|score| **score > 0.0).count();
         let mut order = best(&blend, DEPTH.max(query.top_k));
         let embedding = self.embedding_cosines(query, allowed, go_on)?;
@@ -91,7 +113,7 @@ impl Snapshot {
             order = fused(&order, &best(&embedding, DEPTH.max(query.top_k)));
         }
         order.truncate(query.top_k);
-        Ok(Ranked { words, latent, embedding, order, matched })
+        Ok(Ranked { words, latent, embedding, named, order, matched })
     }
 
     fn latent_cosines(
@@ -111,6 +133,31 @@ impl Snapshot {
             Some(place) => places.cosines(&place, allowed, go_on),
             None => Ok(Vec::new()),
         }
+    }
+
+    /// Chunks that name what the query names, and less so those that name what is near it: the second step of a question
+    /// whose answer is in no single text.
+    fn named(&self, text: &str, allowed: &[bool]) -> Named {
+        let graph = Graph::new(self, allowed.to_vec());
+        let mut named = Named::default();
+        for entity in self.names().within(text).into_iter().take(NAMED_ENTITIES) {
+            let chunks: Vec<u32> = graph.seen(entity).take(MAX_NAMED_CHUNKS + 1).collect();
+            // What is named everywhere tells nothing apart.
+            if chunks.is_empty() || chunks.len() > MAX_NAMED_CHUNKS {
+                continue;
+            }
+            named.entities.push(entity);
+            for chunk in chunks {
+                named.chunks.insert(chunk, 1.0);
+            }
+            for (near, weight, _) in graph.near(entity, NEIGHBOURS) {
+                for chunk in graph.seen(near).take(MAX_NAMED_CHUNKS) {
+                    let score = named.chunks.entry(chunk).or_default();
+                    *score = score.max(weight * SECOND_STEP);
+                }
+            }
+        }
+        named
     }
 
     fn embedding_cosines(

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use arc_swap::ArcSwap;
 
 use crate::document::{Chunk, ChunkHash, Document, Scope};
+use crate::graph::{Graph, Mentions, Names};
 use crate::latent::Latent;
 use crate::lexical::{Count, Lexical, counts};
 use crate::rank::Ranked;
@@ -46,6 +47,7 @@ pub enum Learn {
 pub struct IndexBuilder {
     documents: BTreeMap<Arc<str>, Arc<Stored>>,
     vocabulary: Vocabulary,
+    names: Names,
     vectors: HashMap<ChunkHash, Arc<Quantized>>,
     space: Option<Arc<Latent>>,
 }
@@ -64,6 +66,8 @@ struct Stored {
 pub(crate) struct Text {
     pub(crate) heading: Box<[Term]>,
     pub(crate) body: Box<[Term]>,
+    /// The numbers of what it names.
+    entities: Box<[Term]>,
 }
 
 /// A chunk in its place in a snapshot.
@@ -85,6 +89,7 @@ pub struct Snapshot {
     languages: Vec<Language>,
     lexical: Lexical,
     latent: Option<(Arc<Latent>, Vectors)>,
+    mentions: Mentions,
     embeddings: Option<Vectors>,
     next: IndexBuilder,
 }
@@ -121,7 +126,8 @@ impl IndexBuilder {
             let heading = chunk.section_path.join("\n");
             let heading = self.terms(&analyzer, &heading).into();
             let body = self.terms(&analyzer, &chunk.content).into();
-            (Arc::new(chunk), Arc::new(Text { heading, body }))
+            let entities = self.names.of_chunk(&document, &chunk);
+            (Arc::new(chunk), Arc::new(Text { heading, body, entities }))
         });
         let chunks = chunks.collect();
         let stored = Stored { document: Arc::new(document), title, language, chunks };
@@ -183,11 +189,12 @@ impl IndexBuilder {
             Some(space) => Some(placed(space, &counts, go_on)?),
             None => None,
         };
+        let mentions = Mentions::build(self.names.len(), entries.iter().map(Entry::entities));
         let embeddings = self.embeddings(&entries);
         let languages = frequent(languages);
         let mut next = self;
         next.space = latent.as_ref().map(|(space, _)| Arc::clone(space));
-        Ok(Snapshot { documents, entries, languages, lexical, latent, embeddings, next })
+        Ok(Snapshot { documents, entries, languages, lexical, latent, mentions, embeddings, next })
     }
 
     fn embeddings(&self, entries: &[Entry]) -> Option<Vectors> {
@@ -224,6 +231,7 @@ impl Snapshot {
                 + self.next.vocabulary.bytes()
                 + self.latent.as_ref().map_or(0, |(space, places)| space.bytes() + places.bytes())
                 + self.embeddings.as_ref().map_or(0, Vectors::bytes)
+                + self.mentions.bytes()
                 + self.entries.iter().map(Entry::bytes).sum::<usize>(),
             learned_from: self.latent().map_or(0, |(space, _)| space.learned_from()),
             latent_dimensions: self.latent().map_or(0, |(space, _)| space.dimensions()),
@@ -253,6 +261,20 @@ impl Snapshot {
         })
     }
 
+    /// What the documents in scope name.
+    pub fn graph(&self, scope: &Scope<'_>) -> Graph<'_> {
+        let (_, allowed) = self.visible(scope);
+        Graph::new(self, allowed)
+    }
+
+    /// By document and by chunk, whether it is in scope.
+    fn visible(&self, scope: &Scope<'_>) -> (Vec<bool>, Vec<bool>) {
+        let visible: Vec<bool> =
+            self.documents.iter().map(|document| seen(document, scope)).collect();
+        let allowed = self.entries.iter().map(|entry| visible[entry.document as usize]).collect();
+        (visible, allowed)
+    }
+
     /// Ranks, and lets the limits through.
     ///
     /// # Errors
@@ -271,10 +293,7 @@ impl Snapshot {
     /// # Errors
     /// `go_on` said no.
     pub fn candidates(&self, query: &Query<'_>, go_on: GoOn<'_>) -> Result<Candidates, Stopped> {
-        let visible: Vec<bool> =
-            self.documents.iter().map(|document| seen(document, &query.scope)).collect();
-        let allowed: Vec<bool> =
-            self.entries.iter().map(|entry| visible[entry.document as usize]).collect();
+        let (visible, allowed) = self.visible(&query.scope);
         let mut scanned = Scanned {
             documents_in_scope: visible.iter().filter(|visible| **visible).count(),
             chunks_in_scope: allowed.iter().filter(|allowed| **allowed).count(),
@@ -315,6 +334,9 @@ impl Snapshot {
         // Two independent reasons to take it for similar: it has the query's words, it is about the same things.
         let own = 1.0
             - (1.0 - share.clamp(0.0, 1.0)) * (1.0 - latent.unwrap_or_default().clamp(0.0, 1.0));
+        let shared =
+            ranked.named.entities.iter().filter(|entity| entry.entities().contains(entity));
+        let entities = shared.map(|entity| self.names().label(*entity).to_owned()).collect();
         Hit {
             chunk: Arc::clone(&entry.chunk),
             document: Arc::clone(&self.documents[entry.document as usize]),
@@ -322,14 +344,12 @@ impl Snapshot {
                 words: score(&ranked.words),
                 latent,
                 embedding,
+                graph: ranked.named.chunks.get(&chunk).copied(),
                 fused,
                 similarity: own.max(embedding.unwrap_or_default()).clamp(0.0, 1.0),
                 ..Scores::default()
             },
-            why: Why {
-                words: matched.iter().map(|term| term.word.clone()).collect(),
-                entities: Vec::new(),
-            },
+            why: Why { words: matched.iter().map(|term| term.word.clone()).collect(), entities },
         }
     }
 
@@ -343,6 +363,14 @@ impl Snapshot {
 
     pub(crate) fn embeddings(&self) -> Option<&Vectors> {
         self.embeddings.as_ref()
+    }
+
+    pub(crate) fn mentions(&self) -> &Mentions {
+        &self.mentions
+    }
+
+    pub(crate) fn names(&self) -> &Names {
+        &self.next.names
     }
 
     pub(crate) fn entry(&self, chunk: u32) -> &Entry {
@@ -376,13 +404,19 @@ fn frequent(languages: BTreeMap<Language, usize>) -> Vec<Language> {
 }
 
 impl Entry {
+    pub(crate) fn entities(&self) -> &[Term] {
+        &self.text.entities
+    }
+
     pub(crate) fn counts(&self) -> Vec<Count> {
         counts(&self.title, &self.text.heading, &self.text.body)
     }
 
     /// Without the texts, with what is shared counted once.
     fn bytes(&self) -> usize {
-        size_of::<Self>() + size_of::<Text>() + 4 * (self.text.heading.len() + self.text.body.len())
+        size_of::<Self>()
+            + size_of::<Text>()
+            + 4 * (self.text.heading.len() + self.text.body.len() + self.text.entities.len())
     }
 
     fn has(&self, term: Term) -> bool {

@@ -1,0 +1,81 @@
+use super::*;
+use crate::{ChunkOptions, IndexBuilder, Learn, Outline, Scope, Viewer, chunk, go_on};
+
+fn snapshot(documents: &[(&str, Option<&str>, &str)]) -> Snapshot {
+    let mut builder = IndexBuilder::new();
+    for (id, owner, text) in documents {
+        let outline = Outline::markdown(text);
+        let document = Document {
+            id: (*id).into(),
+            collection: "notes".into(),
+            owner: owner.map(Into::into),
+            title: outline.title.clone().unwrap_or_default(),
+            source: (*id).to_owned(),
+            links: outline.links,
+        };
+        builder.put(document, chunk(id, text, &outline.blocks, &ChunkOptions::default()));
+    }
+    builder.build(Learn::Anew, &go_on).expect("not stopped")
+}
+
+const NOTES: &[(&str, Option<&str>, &str)] = &[
+    (
+        "a",
+        None,
+        "# Harbour Line\n\nThe ferry is run by Mara Lindqvist. She reports to Otto Brandt.",
+    ),
+    ("b", None, "# Night Watch\n\nOn weekends Otto Brandt covers with [[Quay Safety]]."),
+    ("c", Some("ann"), "# Private\n\nMara Lindqvist will join Blue Heron."),
+];
+
+fn graph<'a>(snapshot: &'a Snapshot, viewer: Viewer<'_>) -> Graph<'a> {
+    snapshot.graph(&Scope::of(viewer))
+}
+
+#[test]
+fn names_are_found_with_what_is_named_beside_them() {
+    let snapshot = snapshot(NOTES);
+    let graph = graph(&snapshot, Viewer::Anonymous);
+    let near: Vec<_> =
+        graph.neighbours("otto brandt", 9).expect("named").into_iter().map(|n| n.name).collect();
+    assert!(
+        near.contains(&"Mara Lindqvist".to_owned()) && near.contains(&"Quay Safety".to_owned()),
+        "{near:?}"
+    );
+    assert_eq!(graph.find("mara", 5), [Entity { name: "Mara Lindqvist".into(), chunks: 1 }]);
+    assert_eq!(
+        graph.path("Mara Lindqvist", "Quay Safety"),
+        Some(vec!["Mara Lindqvist".into(), "Otto Brandt".into(), "Quay Safety".into()])
+    );
+    assert_eq!(graph.neighbours("The ferry", 5), None);
+}
+
+#[test]
+fn what_others_own_is_not_in_it() {
+    let snapshot = snapshot(NOTES);
+    let seen = |viewer| {
+        let graph = graph(&snapshot, viewer);
+        (
+            graph.find("blue heron", 5).len(),
+            graph.neighbours("Blue Heron", 5).is_some(),
+            graph.path("Otto Brandt", "Blue Heron").is_some(),
+        )
+    };
+    assert_eq!(seen(Viewer::Anonymous), (0, false, false));
+    assert_eq!(seen(Viewer::User("bob")), (0, false, false));
+    assert_eq!(seen(Viewer::User("ann")), (1, true, true));
+}
+
+#[test]
+fn the_drawing_is_the_same_every_time_and_well_formed() {
+    let snapshot = snapshot(&[
+        ("a", None, "# A <b> & c\n\nAlpha One met Beta Two."),
+        ("b", None, "# D\n\nIt met Alpha One and Beta Two."),
+    ]);
+    let graph = graph(&snapshot, Viewer::Anonymous);
+    let picture = graph.overview(10);
+    assert_eq!(picture.edges.len(), 1);
+    assert_eq!(picture.svg(), graph.overview(10).svg());
+    let svg = graph.around("A <b> & c", 10).expect("named").svg();
+    assert!(svg.contains("A &lt;b&gt; &amp; c") && svg.ends_with("</svg>\n"));
+}
