@@ -230,3 +230,6 @@ fn text(object: &Value, key: &str) -> Result<Option<String>, String> {
 fn text_or_empty(object: &Value, key: &str) -> Result<String, String> {
     Ok(text(object, key)?.unwrap_or_default())
 }
+
+#[cfg(test)]
+mod tests;

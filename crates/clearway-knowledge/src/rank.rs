@@ -8,7 +8,7 @@
 //! 4. With vectors from a provider, that order and theirs are fused by rank.
 //!
 //! How much latent nearness counts depends on the corpus: texts of a few words say too little about each other.
-//! Each choice was measured on classic test collections; `docs/knowledge.md` has the figures.
+//! Each choice was measured on classic test collections; `docs/retrieval.md` has the figures.
 //!
 //! Every array here is filled in scope only, so nothing outside it can be ranked, fed back or counted.
 
@@ -37,7 +37,7 @@ const NEAR: f32 = 0.2;
 const NEAR_CHUNKS: usize = 100;
 const NEAR_PLACES: usize = 8;
 /// Chunks that name what the query names, against the best score of words, which is 1.
-const GRAPH: f32 = 0.04;
+const GRAPH: f32 = 0.03;
 const NAMED_ENTITIES: usize = 8;
 const MAX_NAMED_CHUNKS: usize = 64;
 const NEIGHBOURS: usize = 12;
