@@ -87,16 +87,16 @@ impl Delta {
 /// reading one allocates.
 #[derive(Clone)]
 enum Text {
-    Short { length: u8, bytes: [u8; Text::SHORT] },
+    Short { length: u8, bytes: [u8; SHORT] },
     Long(Bytes),
 }
 
-impl Text {
-    /// As much as fits beside the tag without making the enum larger than [`Bytes`].
-    const SHORT: usize = 23;
+/// As much as fits beside the tag without making [`Text`] larger than [`Bytes`].
+const SHORT: usize = 23;
 
+impl Text {
     fn short(text: &[u8]) -> Option<Self> {
-        let mut bytes = [0; Self::SHORT];
+        let mut bytes = [0; SHORT];
         bytes.get_mut(..text.len())?.copy_from_slice(text);
         Some(Self::Short { length: text.len() as u8, bytes })
     }
