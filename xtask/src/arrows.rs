@@ -19,9 +19,16 @@ const EDGES: &[(&str, &[&str])] = &[
     ("clearway-store", &["clearway-core"]),
     ("clearway-upstream", &["clearway-core"]),
     ("clearway-knowledge", &["clearway-core"]),
+    ("clearway-ingest", &["clearway-knowledge"]),
     (
         "clearway-engine",
-        &["clearway-core", "clearway-store", "clearway-upstream", "clearway-knowledge"],
+        &[
+            "clearway-core",
+            "clearway-store",
+            "clearway-upstream",
+            "clearway-knowledge",
+            "clearway-ingest",
+        ],
     ),
     ("clearway-server", &["clearway-core", "clearway-engine"]),
     (
@@ -36,7 +43,7 @@ const EDGES: &[(&str, &[&str])] = &[
             "clearway-server",
         ],
     ),
-    ("clearway-cli", &["clearway", "clearway-sim"]),
+    ("clearway-cli", &["clearway", "clearway-ingest", "clearway-sim"]),
     ("clearway-macros", &[]),
     ("clearway-sim", &[]),
     // Its parts that look from outside know none of ours; the crash sweep drives the engine.

@@ -55,10 +55,13 @@ pub(crate) enum Command {
     Verify(VerifyArgs),
     /// Look at runs and end them.
     Runs(RunsArgs),
-    /// Documents: how well they are found.
+    /// Documents: index them, search them, see what they connect, measure how well they are found.
     Kb(KbArgs),
     /// Look at threads: what they hold, what they occupy, what they went through.
     Threads(ThreadsArgs),
+    /// Reads documents for a server; not for people.
+    #[command(hide = true)]
+    ParseDocument,
 }
 
 #[derive(Debug, Args)]
@@ -69,6 +72,12 @@ pub(crate) struct KbArgs {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum KbCommand {
+    /// Read what changed, and list what cannot be read.
+    Index(KbIndexArgs),
+    /// What the documents have about a question, with scores and reasons.
+    Search(KbSearchArgs),
+    /// What the documents connect: all of it, around one thing, or the way between two.
+    Graph(KbGraphArgs),
     /// Measure retrieval on a test collection: nDCG@10, MRR@10, recall, latency.
     Eval(KbEvalArgs),
 }
@@ -77,6 +86,74 @@ pub(crate) enum KbCommand {
 pub(crate) struct KbEvalArgs {
     /// A folder in the BEIR layout: corpus.jsonl, queries.jsonl, qrels/test.tsv.
     pub(crate) folder: PathBuf,
+}
+
+/// Where the documents are.
+#[derive(Debug, Args)]
+pub(crate) struct KbSource {
+    /// This folder, whatever is configured; nothing is kept.
+    #[arg(long, value_name = "DIR", conflicts_with_all = ["config", "data", "name"])]
+    pub(crate) folder: Option<PathBuf>,
+    /// Of the folder only files that fit, as in .gitignore. Repeatable.
+    #[arg(long = "files", value_name = "PATTERN", requires = "folder")]
+    pub(crate) files: Vec<String>,
+    /// The configuration file [default: clearway.toml here, else the built-in examples].
+    #[arg(long, value_name = "FILE")]
+    pub(crate) config: Option<PathBuf>,
+    /// Where data is kept [default: what the configuration says, else .clearway].
+    #[arg(long, value_name = "DIR")]
+    pub(crate) data: Option<PathBuf>,
+    /// One of the configured sources [default: all].
+    #[arg(long = "source", value_name = "NAME")]
+    pub(crate) name: Option<String>,
+    #[command(flatten)]
+    pub(crate) client: ClientArgs,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct KbIndexArgs {
+    /// Read all documents, also those that have not changed.
+    #[arg(long)]
+    pub(crate) all: bool,
+    /// Fail when a document cannot be read.
+    #[arg(long)]
+    pub(crate) strict: bool,
+    #[command(flatten)]
+    pub(crate) source: KbSource,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct KbSearchArgs {
+    /// The question.
+    pub(crate) query: String,
+    /// Passages at most.
+    #[arg(long, value_name = "N", default_value_t = 5)]
+    pub(crate) max_chunks: usize,
+    /// Leave out what is less similar, from 0 to 1.
+    #[arg(long, value_name = "0..1", default_value_t = 0.0)]
+    pub(crate) threshold: f32,
+    /// Tokens of all passages together.
+    #[arg(long, value_name = "N", default_value_t = 4000)]
+    pub(crate) token_budget: u32,
+    #[command(flatten)]
+    pub(crate) source: KbSource,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct KbGraphArgs {
+    /// Only what is near this.
+    pub(crate) entity: Option<String>,
+    /// The way from the entity to this.
+    #[arg(long, value_name = "ENTITY", requires = "entity")]
+    pub(crate) to: Option<String>,
+    /// Nodes at most.
+    #[arg(long, value_name = "N", default_value_t = 50)]
+    pub(crate) limit: usize,
+    /// Draw it into this file.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) svg: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) source: KbSource,
 }
 
 #[derive(Debug, Args)]

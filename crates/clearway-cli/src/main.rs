@@ -58,6 +58,7 @@ fn main() -> ExitCode {
         Command::Runs(args) => runs::run(&args, output),
         Command::Kb(args) => kb::run(&args, output),
         Command::Threads(args) => threads::run(&args, output),
+        Command::ParseDocument => kb::read_documents(),
     };
     match result {
         Ok(exit) => exit.into(),

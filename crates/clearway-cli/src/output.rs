@@ -44,6 +44,13 @@ impl Output {
     }
 }
 
+/// Shows how far something is, on standard error, without ending the line.
+pub(crate) fn put_progress(text: &str) {
+    let mut stderr = std::io::stderr().lock();
+    // Nobody looks any more; the work goes on.
+    let _ = stderr.write_all(text.as_bytes()).and_then(|()| stderr.flush());
+}
+
 fn put(stream: &mut impl Write, text: &str) {
     // A closed pipe is the reader's choice and no failure of ours.
     let _ = writeln!(stream, "{text}").and_then(|()| stream.flush());

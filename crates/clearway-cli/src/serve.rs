@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Result, bail};
 use clearway::config::{Config, Env, FILE, Listen, LogFormat};
-use clearway::{Clearway, Options, Ports, Telemetry, telemetry};
+use clearway::{Clearway, Options, Ports, ReaderCommand, Telemetry, telemetry};
 
 use crate::cli::{DevArgs, ServeArgs, ServerArgs};
 use crate::exit::{Exit, Usage};
@@ -12,7 +12,7 @@ use crate::output::Output;
 use crate::reload::{Reload, Watcher};
 use crate::signals::Signals;
 use crate::simulator::simulator;
-use crate::{banner, limits, log};
+use crate::{banner, kb, limits, log};
 
 /// What the two commands do differently.
 #[derive(Debug)]
@@ -80,6 +80,12 @@ impl Settings {
             },
             env: Env::process(),
         }
+    }
+
+    /// Those of a command that looks into the data of `clearway dev`, or where a file says.
+    pub(crate) fn of_kb(config: Option<PathBuf>, data: Option<PathBuf>) -> Self {
+        let args = ServerArgs { config, listen: None, port: None, data, insecure: false };
+        Self::new(&DEV, Path::new("."), &args)
     }
 
     /// Those of `clearway serve` with these flags.
@@ -168,10 +174,12 @@ async fn serve_until_told(
     // Before anything is started, so that no signal ends the process in the middle of it.
     let mut signals = Signals::new()?;
     let drain = config.server.drain;
+    let reader = Some(ReaderCommand::this_program(&[kb::READER]));
     let options = Options {
         simulator: Some(simulator()),
         ports: mode.ports,
         telemetry,
+        reader,
         ..Options::default()
     };
     let mut clearway = tokio::select! {

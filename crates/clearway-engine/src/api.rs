@@ -20,6 +20,8 @@ pub struct Options {
     /// A waiting run gains one priority level per this much waiting.
     pub ageing: Duration,
     pub webhooks: Webhooks,
+    /// Where everything that blocks runs.
+    pub lanes: crate::Lanes,
 }
 
 impl Default for Options {
@@ -29,6 +31,7 @@ impl Default for Options {
             limits: Limits::default(),
             ageing: Duration::from_secs(30),
             webhooks: Webhooks::default(),
+            lanes: crate::Lanes::default(),
         }
     }
 }

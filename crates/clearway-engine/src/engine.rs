@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicI64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
@@ -25,6 +25,8 @@ use crate::agent::Agents;
 use crate::cache::StateCache;
 use crate::clock::{Clocks, Ids, instant};
 use crate::health::{Health, Process};
+use crate::knowledge::Knowledge;
+use crate::lanes::Lanes;
 use crate::live::{End, Hub, Live};
 use crate::metrics::{self, Metrics};
 use crate::pools::Pools;
@@ -68,6 +70,8 @@ pub(crate) struct Inner {
     /// The earliest deadline of a queued run, in store time; `i64::MAX` for none.
     next_deadline: AtomicI64,
     pub watchdog: Watchdog,
+    /// Set once, by whoever puts the server together.
+    pub knowledge: OnceLock<Knowledge>,
     pub process: Process,
     /// When this engine began.
     pub started_at: Timestamp,
@@ -124,6 +128,7 @@ impl Engine {
             deadline_armed: Notify::new(),
             next_deadline: AtomicI64::new(i64::MAX),
             watchdog,
+            knowledge: OnceLock::new(),
             process: Process::measure(),
             slot_time_ms: AtomicI64::new(0),
         });
@@ -150,6 +155,26 @@ impl Engine {
     pub fn metrics(&self) -> &Metrics {
         self.inner.refresh_gauges();
         &self.inner.metrics
+    }
+
+    /// Where everything that blocks runs.
+    pub fn lanes(&self) -> &Lanes {
+        &self.inner.options.lanes
+    }
+
+    /// Starts the tasks of knowledge, and makes it reachable for doors.
+    ///
+    /// # Errors
+    /// The host refuses the thread that watches folders.
+    pub fn attach(&self, knowledge: Knowledge) -> Result<(), Error> {
+        knowledge.start(Some(self.inner.metrics.clone())).map_err(Error)?;
+        let _ = self.inner.knowledge.set(knowledge);
+        Ok(())
+    }
+
+    /// What documents say; `None` in a server without any.
+    pub fn knowledge(&self) -> Option<&Knowledge> {
+        self.inner.knowledge.get()
     }
 
     /// The ends of runs that came through this door and end here, from now on. A reader that falls
@@ -480,6 +505,11 @@ impl Engine {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
         inner.tasks.hard.cancel();
+        if let Some(knowledge) = inner.knowledge.get()
+            && tokio::time::timeout(HAND_BACK, knowledge.close()).await.is_err()
+        {
+            tracing::warn!("the tasks of knowledge did not end in time");
+        }
         if tokio::time::timeout(HAND_BACK, inner.tasks.close()).await.is_err() {
             tracing::warn!(left = inner.tasks.len(), "tasks did not end in time");
         }

@@ -30,6 +30,7 @@ mod executor;
 mod gate;
 mod health;
 mod items;
+pub mod knowledge;
 mod lanes;
 mod ledger;
 mod live;
@@ -59,6 +60,7 @@ pub use durable::{ActionError, Child, ChildEnd, Effect, Look, hex};
 pub use engine::Engine;
 pub use health::Health;
 pub use items::{ItemIndex, ItemSpec, Use};
+pub use knowledge::{Knowledge, KnowledgeOptions};
 pub use lanes::Lanes;
 pub use schedules::{CronSpec, next_time};
 pub use subscription::{Batch, From, Subscription};
@@ -69,10 +71,11 @@ pub use webhooks::Webhooks;
 
 // What the doors and the façade need from below, so that they depend on the engine alone.
 pub use clearway_store::{
-    ArtifactRecord, ArtifactScope, Assistant, CancelMode, CheckpointRecord, Condition, FoundItem,
-    Idempotency, Item, ItemScope, ItemSearch, Keep, LastRun, NamespaceQuery, NewThread, PoolCount,
-    Pruned, QueuePosition, RunDeleted, RunPage, RunQuery, Schedule, ScheduleQuery, Stand,
-    StepRecord, Store, StoreInfo, Test, ThreadMade, ThreadOverview, ThreadPage, ThreadQuery,
-    ThreadSearch, ThreadSort, ThreadState, ThreadStorage,
+    ArtifactRecord, ArtifactScope, Assistant, CancelMode, CheckpointRecord, Collection, Condition,
+    DocumentRecord, DocumentState, FileRecord, FoundItem, Idempotency, Item, ItemScope, ItemSearch,
+    Keep, LastRun, NamespaceQuery, NewThread, PoolCount, Pruned, QueuePosition, RunDeleted,
+    RunPage, RunQuery, Schedule, ScheduleQuery, Stand, StepRecord, Store, StoreInfo, Test,
+    ThreadMade, ThreadOverview, ThreadPage, ThreadQuery, ThreadSearch, ThreadSort, ThreadState,
+    ThreadStorage,
 };
 pub use clearway_upstream as upstream;

@@ -4,6 +4,7 @@
 
 use std::sync::atomic::AtomicU64;
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use clearway_upstream::UsageRow;
 use prometheus_client::encoding::EncodeLabelSet;
@@ -35,6 +36,14 @@ pub struct Metrics {
     operations: Family<Operation, Histogram, fn() -> Histogram>,
     first_chunk: Family<Operation, Histogram, fn() -> Histogram>,
     tokens: Family<Tokens, Counter>,
+    searches: Family<Search, Counter>,
+    search_time: Histogram,
+    similarity: Histogram,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct Search {
+    outcome: String,
 }
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
@@ -138,6 +147,9 @@ impl Metrics {
             operations: Family::new_with_constructor(seconds),
             first_chunk: Family::new_with_constructor(seconds),
             tokens: Family::default(),
+            searches: Family::default(),
+            search_time: Histogram::new(exponential_buckets(0.000_5, 2.0, 16)),
+            similarity: Histogram::new((1..=20).map(|step| f64::from(step) / 20.0)),
         };
         metrics.register();
         metrics
@@ -209,6 +221,27 @@ impl Metrics {
             self.first_chunk.clone(),
         );
         r.register("gen_ai_client_token_usage", "Tokens used", self.tokens.clone());
+        r.register("knowledge_searches", "Searches, by outcome", self.searches.clone());
+        r.register_with_unit(
+            "knowledge_search_duration",
+            "One search, from the question to the answer",
+            s(),
+            self.search_time.clone(),
+        );
+        r.register(
+            "knowledge_similarity",
+            "The best similarity that a search saw, found or not",
+            self.similarity.clone(),
+        );
+    }
+
+    /// Books one search.
+    pub(crate) fn searched(&self, outcome: &str, took: Duration, best: Option<f32>) {
+        self.searches.get_or_create(&Search { outcome: outcome.to_owned() }).inc();
+        self.search_time.observe(took.as_secs_f64());
+        if let Some(best) = best {
+            self.similarity.observe(f64::from(best));
+        }
     }
 
     /// Books one attempt at a provider.

@@ -54,13 +54,14 @@ impl App {
     pub(crate) fn new(engine: Engine, options: ServerOptions, health: Option<Health>) -> Self {
         let auth = Auth::new(&options.keys);
         let openapi = crate::openapi::document(&options).to_string().into();
+        let lanes = engine.lanes().clone();
         Self(Arc::new(Inner {
             engine,
             options,
             stop: Arc::default(),
             auth,
             folds: Folds::default(),
-            lanes: Lanes::default(),
+            lanes,
             tasks: TaskTracker::new(),
             openapi,
             health: Mutex::new(health.map(|health| (Instant::now(), Arc::new(health)))),

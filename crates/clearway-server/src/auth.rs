@@ -86,6 +86,7 @@ impl Scope {
         let path = request.uri().path();
         match *request.method() {
             Method::GET | Method::HEAD | Method::OPTIONS => Self::Read,
+            _ if ASKED.contains(&path) => Self::Read,
             _ if OPERATED.iter().any(|prefix| path.starts_with(prefix)) => Self::Operate,
             _ => Self::Write,
         }
@@ -94,6 +95,9 @@ impl Scope {
 
 /// Addresses whose changes concern everybody.
 const OPERATED: &[&str] = &["/providers/", "/pools/"];
+
+/// Questions that are posted because they do not fit into an address.
+const ASKED: &[&str] = &["/knowledge/search"];
 
 /// Addresses that need no key: they say only whether the server is there.
 pub(crate) const PUBLIC: &[&str] = &["/health/live", "/health/ready", "/ok"];

@@ -23,10 +23,13 @@ mod embeddings;
 mod events;
 mod extract;
 mod feed;
+mod files;
 mod guard;
 mod idempotency;
 mod json;
+mod knowledge;
 mod langgraph;
+mod notes;
 mod openapi;
 mod ops;
 mod problem;
@@ -54,6 +57,9 @@ pub fn fuzz_request_bodies(data: &[u8]) {
     cofounder::fuzz(data);
     tasks::fuzz(data);
     embeddings::fuzz(data);
+    files::fuzz(data);
+    knowledge::fuzz(data);
+    notes::fuzz(data);
 }
 
 #[cfg(test)]

@@ -6,6 +6,7 @@ use serde_json::{Map, Value, json};
 
 use crate::server::{Door, DoorKind, ServerOptions};
 
+mod knowledge;
 mod langgraph;
 mod library;
 
@@ -18,10 +19,12 @@ pub(crate) fn document(options: &ServerOptions) -> Value {
     background(&mut paths);
     embeddings(&mut paths);
     langgraph::paths(&mut paths);
+    knowledge::own(&mut paths);
     for door in &options.doors {
         match door.kind {
             DoorKind::CoFounder => cofounder(&mut paths, door),
             DoorKind::Campaign => campaign(&mut paths, door),
+            DoorKind::Knowledge => knowledge::door(&mut paths, door),
         }
     }
     json!({
@@ -548,7 +551,13 @@ fn cofounder(paths: &mut Map<String, Value>, door: &Door) {
 }
 
 fn all_schemas() -> Map<String, Value> {
-    let parts = [schemas(), embedding_schemas(), langgraph::schemas(), library::schemas()];
+    let parts = [
+        schemas(),
+        embedding_schemas(),
+        langgraph::schemas(),
+        library::schemas(),
+        knowledge::schemas(),
+    ];
     parts.into_iter().filter_map(|part| part.as_object().cloned()).flatten().collect()
 }
 

@@ -11,7 +11,8 @@ use crate::app::{Address, App, Routes};
 use crate::extract::{PathText, shown};
 use crate::server::{Door, DoorKind, ServerOptions};
 use crate::{
-    Problem, campaigns, codes, cofounder, control, embeddings, langgraph, ops, runs, storage, tasks,
+    Problem, campaigns, codes, cofounder, control, embeddings, files, knowledge, langgraph, notes,
+    ops, runs, storage, tasks,
 };
 
 /// All addresses of a server with these doors.
@@ -19,11 +20,12 @@ use crate::{
 /// # Errors
 /// The address that two doors share.
 pub(crate) fn table(options: &ServerOptions) -> Result<Routes, Address> {
-    let mut routes = langgraph::table(own()?)?;
+    let mut routes = langgraph::table(uploads(own()?)?)?;
     for door in &options.doors {
         routes = match door.kind {
             DoorKind::CoFounder => cofounder(routes, door)?,
             DoorKind::Campaign => campaign(routes, door)?,
+            DoorKind::Knowledge => notes_door(routes, door)?,
         };
     }
     Ok(routes.elsewhere(nothing_here, wrong_method))
@@ -64,7 +66,123 @@ fn own() -> Result<Routes, Address> {
         .add(Method::GET, "/tasks", get(tasks::list))?
         .add(Method::DELETE, "/tasks/{task_id}", delete(tasks::cancel))?
         .add(Method::POST, "/v1/embeddings", post(embeddings::create))?
-        .add(Method::GET, "/embeddings/{text}", get(embeddings::show))
+        .add(Method::GET, "/embeddings/{text}", get(embeddings::show))?
+        .add(Method::GET, "/knowledge", get(knowledge::list))?
+        .add(Method::POST, "/knowledge/search", post(knowledge::search))?
+        .add(Method::GET, "/knowledge/{source}", get(knowledge::show))?
+        .add(Method::POST, "/knowledge/{source}/refresh", post(knowledge::refresh))?
+        .add(Method::GET, "/knowledge/{source}/documents", get(knowledge::documents))?
+        .add(Method::GET, "/knowledge/{source}/graph", get(knowledge::graph))
+}
+
+fn uploads(routes: Routes) -> Result<Routes, Address> {
+    const STORE: &str = "/v1/vector_stores/{vector_store_id}";
+    const FILE: &str = "/v1/vector_stores/{vector_store_id}/files/{file_id}";
+    const BATCH: &str = "/v1/vector_stores/{vector_store_id}/file_batches/{batch_id}";
+    routes
+        .add(Method::POST, "/v1/files", post(files::create_file))?
+        .add(Method::GET, "/v1/files", get(files::list_files))?
+        .add(Method::GET, "/v1/files/{file_id}", get(files::show_file))?
+        .add(Method::DELETE, "/v1/files/{file_id}", delete(files::delete_file))?
+        .add(Method::GET, "/v1/files/{file_id}/content", get(files::file_content))?
+        .add(Method::POST, "/v1/vector_stores", post(files::create_store))?
+        .add(Method::GET, "/v1/vector_stores", get(files::list_stores))?
+        .add(Method::GET, STORE, get(files::show_store))?
+        .add(Method::POST, STORE, post(files::change_store))?
+        .add(Method::DELETE, STORE, delete(files::delete_store))?
+        .add(Method::POST, format!("{STORE}/search"), post(files::search))?
+        .add(Method::POST, format!("{STORE}/files"), post(files::attach))?
+        .add(Method::GET, format!("{STORE}/files"), get(files::list_attached))?
+        .add(Method::GET, FILE, get(files::show_attached))?
+        .add(Method::DELETE, FILE, delete(files::detach))?
+        .add(Method::GET, format!("{FILE}/content"), get(files::attached_content))?
+        .add(Method::POST, format!("{STORE}/file_batches"), post(files::create_batch))?
+        .add(Method::GET, BATCH, get(files::show_batch))?
+        .add(Method::GET, format!("{BATCH}/files"), get(files::list_batch))
+}
+
+/// A handler of a door that needs the door and the whole request.
+macro_rules! at_door {
+    ($method:ident, $door:expr, $handler:expr) => {{
+        let door = $door.clone();
+        $method(async move |State(app): State<App>, request: Request| {
+            $handler(app, &door, request).await
+        })
+    }};
+}
+
+/// A handler of a door that looks at nothing of its request.
+macro_rules! of_door {
+    ($method:ident, $door:expr, $handler:expr) => {{
+        let door = $door.clone();
+        $method(async move |State(app): State<App>| $handler(app, &door).await)
+    }};
+}
+
+fn notes_door(routes: Routes, door: &Door) -> Result<Routes, Address> {
+    let at = |address: &str| format!("{}{address}", door.mount.trim_end_matches('/'));
+    let (clear, rebuild, category) = (door.clone(), door.clone(), door.clone());
+    routes
+        .add(Method::POST, at("/chat"), at_door!(post, door, notes::chat))?
+        .add(Method::POST, at("/chat/stream"), at_door!(post, door, notes::stream))?
+        .add(Method::POST, at("/chat/async"), at_door!(post, door, notes::start))?
+        .add(
+            Method::GET,
+            at("/chat/task/{task_id}"),
+            get(async move |State(app): State<App>, PathText(id): PathText, request: Request| {
+                notes::show_task(app, &id, request).await
+            }),
+        )?
+        .add(
+            Method::GET,
+            at("/tasks"),
+            get(async move |State(app): State<App>, request: Request| {
+                notes::tasks(app, request).await
+            }),
+        )?
+        .add(
+            Method::DELETE,
+            at("/tasks/{task_id}"),
+            delete(
+                async move |State(app): State<App>, PathText(id): PathText, request: Request| {
+                    notes::cancel(app, &id, request).await
+                },
+            ),
+        )?
+        .add(Method::GET, at("/health"), of_door!(get, door, notes::health))?
+        .add(Method::GET, at("/agent/info"), of_door!(get, door, notes::info))?
+        .add(Method::GET, at("/knowledge/graph"), at_door!(get, door, notes::graph))?
+        .add(Method::GET, at("/knowledge/search"), at_door!(get, door, notes::search))?
+        .add(Method::GET, at("/knowledge/search/content"), at_door!(get, door, notes::content))?
+        .add(Method::GET, at("/knowledge/categories"), of_door!(get, door, notes::categories))?
+        .add(Method::GET, at("/notes"), of_door!(get, door, notes::list))?
+        .add(Method::GET, at("/notes/structure"), of_door!(get, door, notes::structure))?
+        .add(Method::GET, at("/notes/search"), at_door!(get, door, notes::search))?
+        .add(
+            Method::GET,
+            at("/notes/{category}"),
+            get(async move |State(app): State<App>, PathText(name): PathText| {
+                notes::category(app, &category, &name).await
+            }),
+        )?
+        .add(Method::GET, at("/cache/stats"), of_door!(get, door, notes::cache_stats))?
+        .add(
+            Method::POST,
+            at("/cache/clear"),
+            post(async move |State(app): State<App>, request: Request| {
+                notes::rebuild(app, &clear, true, request).await
+            }),
+        )?
+        .add(
+            Method::POST,
+            at("/cache/rebuild"),
+            post(async move |State(app): State<App>, request: Request| {
+                notes::rebuild(app, &rebuild, false, request).await
+            }),
+        )?
+        .add(Method::POST, at("/sync"), at_door!(post, door, notes::sync))?
+        .add(Method::GET, at("/config/embeddings"), of_door!(get, door, notes::config_embeddings))?
+        .add(Method::GET, at("/config/notes"), of_door!(get, door, notes::config_notes))
 }
 
 fn cofounder(routes: Routes, door: &Door) -> Result<Routes, Address> {

@@ -69,6 +69,10 @@ pub struct Door {
     pub agent: String,
     /// Whether `/state` answers.
     pub expose_state: bool,
+    /// Of a door to notes: which source they are. `None` is the only one.
+    pub source: Option<String>,
+    /// What people are told about the model behind the agent.
+    pub model: String,
 }
 
 impl Door {
@@ -78,6 +82,8 @@ impl Door {
             mount: mount.to_owned(),
             agent: agent.to_owned(),
             expose_state: false,
+            source: None,
+            model: String::new(),
         }
     }
 }
@@ -88,6 +94,8 @@ pub enum DoorKind {
     CoFounder,
     /// Over a workflow.
     Campaign,
+    /// Chat over notes.
+    Knowledge,
 }
 
 /// Every bound of the HTTP side in one place.

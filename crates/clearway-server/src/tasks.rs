@@ -62,7 +62,7 @@ impl Ask {
 }
 
 /// One turn of a history that the client brings along.
-fn said(item: Value, at: usize) -> Result<(Role, String), Vec<Invalid>> {
+pub(crate) fn said(item: Value, at: usize) -> Result<(Role, String), Vec<Invalid>> {
     let at = at.to_string();
     let place = ["body", "conversation_history", &at];
     let mut fields = Fields::of(item, &place).map_err(|invalid| vec![invalid])?;

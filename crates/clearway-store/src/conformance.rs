@@ -10,6 +10,7 @@ mod commits;
 mod differential;
 mod ends;
 mod journal;
+mod knowledge;
 mod memories;
 mod parking;
 mod reading;

@@ -18,6 +18,7 @@ mod conformance;
 mod counts;
 pub mod error;
 pub mod items;
+pub mod knowledge;
 mod mem;
 mod policy;
 mod rules;
@@ -27,6 +28,7 @@ pub mod types;
 
 pub use clock::{ManualClock, SystemClock};
 pub use error::{Error, ErrorKind, Result};
+pub use knowledge::*;
 pub use mem::{Call, Fate, Fault, LoseTail, MemStore, Sharing, When};
 pub use policy::Policy;
 pub use sqlite::{Database, Holder, Inspection, SqliteOptions, SqliteStore, Structure, inspect};
@@ -313,6 +315,9 @@ pub trait Store: Send + Sync + std::fmt::Debug + 'static {
         scope: &ItemScope,
         query: NamespaceQuery,
     ) -> Result<Vec<Vec<String>>>;
+
+    /// Documents, collections and files.
+    fn knowledge(&self) -> &dyn KnowledgeStore;
 
     /// How many runs are ahead of a blocked or ready run, in its pool and on its thread.
     async fn queue_position(&self, run: RunId) -> Result<Option<QueuePosition>>;

@@ -11,6 +11,7 @@
 
 mod data;
 mod ends;
+mod knowledge;
 mod library;
 mod memories;
 mod threads;
@@ -31,11 +32,11 @@ use serde_json::{Map, Value};
 use uuid::Uuid;
 
 use self::data::Data;
-use crate::Store;
 use crate::error::{Error, ErrorKind, Result};
 use crate::policy::Policy;
 use crate::threads::*;
 use crate::types::*;
+use crate::{KnowledgeStore, Store};
 
 /// See the module.
 #[derive(Debug)]
@@ -531,6 +532,10 @@ impl Store for MemStore {
         self.call("queue_position", |data, _| Ok(data.queue_position(run)))
     }
 
+    fn knowledge(&self) -> &dyn KnowledgeStore {
+        self
+    }
+
     fn pool_counts(&self) -> Vec<PoolCount> {
         self.lock().data.counts.list()
     }
@@ -543,7 +548,7 @@ impl Store for MemStore {
                 size_bytes: data.size_bytes(),
                 disk_free_bytes: None,
                 writable: Ok(()),
-                schema_version: 4,
+                schema_version: 5,
             })
         })
     }

@@ -23,6 +23,7 @@ mod history;
 mod inspect;
 mod items;
 mod journal;
+mod knowledge;
 mod known;
 mod lane;
 mod node_cache;
@@ -57,11 +58,11 @@ use self::fail::{explain_io, free_bytes};
 pub use self::inspect::{Database, Holder, Inspection, Structure, inspect};
 use self::read::Readers;
 use self::writer::{Queue, Shared, Writer, closed, lock};
-use crate::Store;
 use crate::error::{Error, ErrorKind, Result};
 use crate::policy::Policy;
 use crate::threads::*;
 use crate::types::*;
+use crate::{KnowledgeStore, Store};
 
 /// The names of the database and of its lock in a data directory.
 const DATABASE: &str = "clearway.db";
@@ -555,6 +556,10 @@ impl Store for SqliteStore {
 
     async fn queue_position(&self, run: RunId) -> Result<Option<QueuePosition>> {
         self.readers.read(move |conn| read::queue_position(conn, run)).await
+    }
+
+    fn knowledge(&self) -> &dyn KnowledgeStore {
+        self
     }
 
     fn pool_counts(&self) -> Vec<PoolCount> {

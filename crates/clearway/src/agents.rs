@@ -6,6 +6,8 @@ use std::sync::Arc;
 use clearway_core::plan::MESSAGES;
 use clearway_core::{Clock, Code, Failure};
 use clearway_engine::chat::{ChatNode, ChatOptions};
+use clearway_engine::knowledge::answer::{AnswerNode, AnswerOptions, Cite};
+use clearway_engine::knowledge::tools::Kind;
 use clearway_engine::tool::{self, Toolbox};
 use clearway_engine::{Agent, Ctx, Node};
 use serde_json::{Map, Value};
@@ -24,9 +26,15 @@ pub(crate) fn compile(
     services: &Services,
     clock: &Arc<dyn Clock>,
 ) -> Vec<(String, Arc<Agent>)> {
-    let one = |(name, agent)| {
-        let toolbox = tools::toolbox(agent, config, services);
-        (String::clone(name), Arc::new(chat(name, agent, toolbox, clock.clone())))
+    let one = |(name, agent): (&String, &config::Agent)| {
+        let compiled = match answering(name, agent, config, services, clock) {
+            Some(answering) => answering,
+            None => {
+                let toolbox = tools::toolbox(agent, config, services);
+                chat(name, agent, toolbox, clock.clone())
+            }
+        };
+        (name.clone(), Arc::new(compiled))
     };
     let mut agents: Vec<_> = config.agents.iter().map(one).collect();
     let shared = Arc::new(config.clone());
@@ -70,6 +78,70 @@ fn chat(
             let graph = tool::agent_nodes(options, toolbox, &tools::channels(agent));
             Agent { plan: Arc::new(graph.plan), nodes: graph.nodes, ..plain }
         }
+    }
+}
+
+/// An agent that answers from its sources and cites them; `None` for any other.
+fn answering(
+    name: &str,
+    agent: &config::Agent,
+    config: &Config,
+    services: &Services,
+    clock: &Arc<dyn Clock>,
+) -> Option<Agent> {
+    let cite = match agent.cite? {
+        config::Cite::Required => Cite::Required,
+        config::Cite::Optional => Cite::Optional,
+    };
+    let knowledge = services.knowledge()?.clone();
+    let there = |tool: &&config::ToolRef| knowledge.sources().contains(&tool.name.as_str());
+    let own: Vec<(Kind, String)> = agent
+        .tools
+        .iter()
+        .filter(there)
+        .filter_map(|tool| Some((kind(tool.kind)?, tool.name.clone())))
+        .collect();
+    let sources: Vec<String> = own
+        .iter()
+        .filter(|(kind, _)| *kind == Kind::Search)
+        .map(|(_, source)| source.clone())
+        .collect();
+    if sources.is_empty() {
+        return None;
+    }
+    let mut others = agent.clone();
+    others.tools.retain(|tool| kind(tool.kind).is_none());
+    // Approval ends the node, and what it found with it.
+    others.confirm.clear();
+    let mut toolbox =
+        tools::toolbox(&others, config, services).unwrap_or_else(|| Toolbox::new(Vec::new()));
+    toolbox.rounds = agent.tool_rounds;
+    let chat = ChatOptions {
+        model: agent.model.clone(),
+        system: system(name, agent, clock.clone()),
+        history_tokens: agent.history_tokens,
+        params: agent.params.clone(),
+    };
+    let options = AnswerOptions { chat, knowledge, sources, tools: own, toolbox, cite };
+    Some(Agent {
+        title: agent.title.clone(),
+        pool: agent.pool.clone(),
+        deadline: agent.deadline,
+        working_limit: agent.working_limit,
+        when_busy: agent.when_busy,
+        // It looks for sources first, and keeps what it found.
+        starts_ahead: false,
+        ..Agent::single(name, "agent", NODE, Arc::new(AnswerNode::new(options)))
+    })
+}
+
+/// A tool's kind, if it is one of a source of knowledge.
+pub(crate) const fn kind(kind: config::ToolKind) -> Option<Kind> {
+    match kind {
+        config::ToolKind::Search => Some(Kind::Search),
+        config::ToolKind::Graph => Some(Kind::Graph),
+        config::ToolKind::Open => Some(Kind::Open),
+        config::ToolKind::Run | config::ToolKind::Mcp | config::ToolKind::Set => None,
     }
 }
 

@@ -140,3 +140,22 @@ pub(crate) const FILES: &[(&str, &str)] = &[
     ("templates/campaign/website.html", include_str!("builtin/templates/campaign/website.html")),
     ("templates/plan/plan.md", include_str!("builtin/templates/plan/plan.md")),
 ];
+
+/// The sample notes of the knowledge agent, by path.
+pub(crate) const NOTES: &[(&str, &str)] = &[
+    ("company/about.md", include_str!("builtin/notes/company/about.md")),
+    ("company/values.md", include_str!("builtin/notes/company/values.md")),
+    (
+        "operations/incident-2025-11.md",
+        include_str!("builtin/notes/operations/incident-2025-11.md"),
+    ),
+    ("operations/support.md", include_str!("builtin/notes/operations/support.md")),
+    ("operations/travel.md", include_str!("builtin/notes/operations/travel.md")),
+    ("people/idris-bakker.md", include_str!("builtin/notes/people/idris-bakker.md")),
+    ("people/maren-osei.md", include_str!("builtin/notes/people/maren-osei.md")),
+    ("people/sofia-lindqvist.md", include_str!("builtin/notes/people/sofia-lindqvist.md")),
+    ("product/installation.md", include_str!("builtin/notes/product/installation.md")),
+    ("product/plans.md", include_str!("builtin/notes/product/plans.md")),
+    ("product/probe.md", include_str!("builtin/notes/product/probe.md")),
+    ("product/roadmap.md", include_str!("builtin/notes/product/roadmap.md")),
+];

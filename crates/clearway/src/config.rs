@@ -36,6 +36,7 @@ use serde_json::{Map, Value};
 pub use self::duration::{read as parse_duration, show as show_duration};
 pub use self::env::Env;
 pub use self::http::Http;
+pub use self::knowledge::{Chunk, Content, Knowledge, Search, Uploads};
 pub use self::prompt::Prompt;
 pub use self::report::{Colour, Place, Problem, Report, Source};
 pub use self::secret::Secret;
@@ -45,6 +46,7 @@ mod auth;
 mod duration;
 mod env;
 mod http;
+mod knowledge;
 mod models;
 pub(crate) mod prompt;
 mod providers;
@@ -94,6 +96,9 @@ pub struct Config {
     pub workflows: BTreeMap<String, workflow::Workflow>,
     pub mcp: BTreeMap<String, Mcp>,
     pub http: Http,
+    /// Sources of knowledge.
+    pub knowledge: BTreeMap<String, Knowledge>,
+    pub uploads: Uploads,
     pub doors: BTreeMap<String, Door>,
     /// `None` when spans are exported nowhere.
     pub telemetry: Option<Telemetry>,
@@ -404,6 +409,17 @@ pub struct Agent {
     pub tool_rounds: u32,
     /// What of its state the model keeps, and how that looks.
     pub state: BTreeMap<String, StatePart>,
+    /// Whether it answers from its sources only, and how strictly; `None` searches when it likes.
+    pub cite: Option<Cite>,
+}
+
+/// Whether an answer must carry citations.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Cite {
+    /// One without a valid citation is written again once, then flagged.
+    Required,
+    /// Citations are checked, and only flagged.
+    Optional,
 }
 
 /// `[doors.NAME]`.
@@ -416,6 +432,8 @@ pub struct Door {
     pub agent: Option<String>,
     /// Whether it shows a thread's state to anybody who knows its key.
     pub expose_state: bool,
+    /// Of a door to notes: which source of knowledge they are.
+    pub source: Option<String>,
 }
 
 /// `[telemetry]` and the `OTEL_…` variables: where spans go, and which.
@@ -490,6 +508,8 @@ pub enum Dialect {
     CoFounder,
     /// Campaigns, over a workflow.
     Campaign,
+    /// Chat over notes.
+    Knowledge,
 }
 
 impl Config {

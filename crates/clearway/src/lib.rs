@@ -51,6 +51,7 @@ pub mod client;
 pub mod config;
 pub mod graph;
 pub mod inspect;
+pub mod knowledge;
 mod mcp;
 mod pdf;
 mod server;
@@ -63,6 +64,7 @@ mod upstream;
 pub mod workflow;
 
 pub use clearway_core::Timestamp;
+pub use clearway_engine::knowledge::ReaderCommand;
 pub use clearway_knowledge as retrieval;
 pub use config::{Config, Report};
 pub use server::{Clearway, Options, Ports, StartError};

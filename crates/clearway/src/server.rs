@@ -9,9 +9,10 @@ use std::time::Duration;
 
 use clearway_core::Clock;
 use clearway_core::thread::ThreadKey;
+use clearway_engine::knowledge::ReaderCommand;
 use clearway_engine::upstream::OutwardPolicy;
 use clearway_engine::{
-    Agent, Agents, CronSpec, Engine, Limits, PoolOptions, Store, Tasks, Webhooks,
+    Agent, Agents, CronSpec, Engine, Knowledge, Lanes, Limits, PoolOptions, Store, Tasks, Webhooks,
 };
 use clearway_server::{
     ApiKey, BindError, Bound, Door, DoorKind, HttpLimits, Server, ServerOptions,
@@ -27,7 +28,7 @@ use crate::config::{self, AuthKey, Config, Dialect, Listen, ServerLimits};
 use crate::services::Services;
 use crate::simulator::Simulator;
 use crate::telemetry;
-use crate::{agents, upstream};
+use crate::{agents, knowledge, upstream};
 
 /// What whoever starts a server decides, beside the configuration.
 #[derive(Clone, Debug, Default)]
@@ -40,6 +41,8 @@ pub struct Options {
     /// Agents written in code, by [`Graph::agent`](crate::graph::Graph::agent), beside those of the
     /// configuration.
     pub graphs: Vec<Arc<Agent>>,
+    /// What reads documents; without it none can be read.
+    pub reader: Option<ReaderCommand>,
 }
 
 /// What to do when the port is taken.
@@ -88,6 +91,13 @@ pub enum StartError {
     Bind(#[from] BindError),
 }
 
+impl StartError {
+    /// Whether another process has the data directory.
+    pub fn is_locked(&self) -> bool {
+        matches!(self, Self::Store(error) if error.kind == clearway_store::ErrorKind::Locked)
+    }
+}
+
 /// A running server.
 ///
 /// Dropping it without [`Clearway::shutdown`] leaves its tasks to the runtime's end; what runs then
@@ -123,10 +133,23 @@ impl Clearway {
         let data = config.server.data.clone().unwrap_or_else(|| PathBuf::from("data"));
         let store = open_store(&data, clock.clone()).await?;
         check_graphs(&options.graphs, &config)?;
-        let services = Services::new(&config, &simulated);
+        let lanes = Lanes::default();
+        let knowledge = Knowledge::new(
+            knowledge::options(&config, options.reader.clone()),
+            store.clone(),
+            upstream.clone(),
+            lanes.clone(),
+            clock.clone(),
+        );
+        let services = Services::new(&config, &simulated, Some(knowledge.clone()));
         let agents = Agents::new(all_agents(&config, &services, &clock, &options.graphs));
         let engine =
-            Engine::start(engine_options(&config), store, upstream, agents, clock.clone()).await?;
+            Engine::start(engine_options(&config, lanes), store, upstream, agents, clock.clone())
+                .await?;
+        if let Err(error) = engine.attach(knowledge) {
+            engine.shutdown(Duration::ZERO).await;
+            return Err(error.into());
+        }
         if let Err(error) = engine.configure_crons(TENANT, crons(&config)).await {
             engine.shutdown(Duration::ZERO).await;
             return Err(error.into());
@@ -180,6 +203,7 @@ impl Clearway {
             ("models", old.models != new.models),
             ("pools", old.pools != new.pools),
             ("doors", old.doors != new.doors || old.default_agent != new.default_agent),
+            ("knowledge", old.knowledge != new.knowledge || old.uploads != new.uploads),
             ("telemetry", old.telemetry != new.telemetry),
             ("auth", old.auth != new.auth),
             ("webhooks", old.webhooks != new.webhooks),
@@ -338,7 +362,7 @@ async fn open_store(directory: &Path, clock: Arc<dyn Clock>) -> Result<Arc<dyn S
     Ok(Arc::new(SqliteStore::open(directory, SqliteOptions::default(), clock).await?))
 }
 
-fn engine_options(config: &Config) -> clearway_engine::Options {
+fn engine_options(config: &Config, lanes: Lanes) -> clearway_engine::Options {
     let pool = |(name, pool): (&String, &crate::config::Pool)| {
         PoolOptions::new(name, pool.slots, pool.queue)
     };
@@ -350,6 +374,7 @@ fn engine_options(config: &Config) -> clearway_engine::Options {
         pools: config.pools.iter().map(pool).collect(),
         limits,
         webhooks: webhooks(&config.webhooks),
+        lanes,
         ..clearway_engine::Options::default()
     }
 }
@@ -395,7 +420,18 @@ fn server_options(config: &Config, listen: SocketAddr, data: &Path) -> ServerOpt
             kind: match door.dialect {
                 Dialect::CoFounder => DoorKind::CoFounder,
                 Dialect::Campaign => DoorKind::Campaign,
+                Dialect::Knowledge => DoorKind::Knowledge,
             },
+            source: door.source.clone().or_else(|| source_of(config, door.agent.as_deref())),
+            model: door.agent.as_ref().and_then(|name| config.agents.get(name)).map_or_else(
+                String::new,
+                |agent| {
+                    config
+                        .models
+                        .get(&agent.model)
+                        .map_or_else(|| agent.model.clone(), |model| model.model.clone())
+                },
+            ),
             mount: door.mount.clone(),
             agent: door.agent.clone().unwrap_or_else(|| config.default_agent.clone()),
             expose_state: door.expose_state,
@@ -423,6 +459,13 @@ fn api_key(key: &AuthKey) -> ApiKey {
     api_key.scopes.clone_from(&key.scopes);
     api_key.limits = key.limits;
     api_key
+}
+
+/// The source that an agent searches first.
+fn source_of(config: &Config, agent: Option<&str>) -> Option<String> {
+    let tools = &config.agents.get(agent?)?.tools;
+    let search = tools.iter().find(|tool| tool.kind == crate::config::ToolKind::Search);
+    search.map(|tool| tool.name.clone())
 }
 
 fn http_limits(configured: &ServerLimits) -> HttpLimits {

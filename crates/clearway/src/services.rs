@@ -6,10 +6,11 @@ use std::fmt;
 use std::sync::Arc;
 
 use clearway_core::Failure;
+use clearway_engine::knowledge::{SearchQuery, Sources, explanation_json};
 use clearway_engine::tool::ToolSource;
-use clearway_engine::{Ctx, Tasks};
+use clearway_engine::{Ctx, Knowledge, Tasks};
 use clearway_upstream::{Outward, OutwardPolicy};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::config::{Config, Http, ToolKind, ToolRef};
 use crate::mcp::{McpTools, Server, Servers};
@@ -20,6 +21,38 @@ pub(crate) struct Services {
     mcp: Arc<Servers>,
     outward: Arc<Outward>,
     http: Arc<Http>,
+    knowledge: Option<Knowledge>,
+}
+
+/// A source of knowledge, for `search` steps.
+#[derive(Debug)]
+struct Source {
+    knowledge: Knowledge,
+    name: String,
+}
+
+#[async_trait::async_trait]
+impl Searcher for Source {
+    async fn search(&self, cx: &Ctx, query: &str, limit: Option<u32>) -> Result<Value, Failure> {
+        let usual = self.knowledge.options().sources.get(&self.name).map(|source| source.search);
+        let mut limits = usual.unwrap_or_default();
+        if let Some(limit) = limit {
+            limits.max_chunks = limit as usize;
+        }
+        let query = SearchQuery {
+            text: query.to_owned(),
+            owner: clearway_engine::knowledge::tools::owner(cx),
+            sources: Sources::Named(vec![self.name.clone()]),
+            documents: None,
+            limits,
+            deadline: None,
+            wait: Some(cx.wait.clone()),
+        };
+        let found = self.knowledge.search(query).await?;
+        let results: Vec<Value> = found.chunks.iter().map(|chunk| chunk.to_json()).collect();
+        let explanation = explanation_json(&found.explanation);
+        Ok(json!({"results": results, "explanation": explanation}))
+    }
 }
 
 /// Answers questions from a knowledge source: what `search` steps use.
@@ -34,12 +67,12 @@ pub(crate) trait Searcher: Send + Sync + fmt::Debug {
 
 impl Services {
     /// `tasks` own what runs in the background.
-    pub(crate) fn new(config: &Config, tasks: &Tasks) -> Self {
+    pub(crate) fn new(config: &Config, tasks: &Tasks, knowledge: Option<Knowledge>) -> Self {
         let mcp = Arc::new(Servers::new(tasks.clone()));
         let http = Arc::new(config.http.clone());
         let outward = Arc::new(Outward::new(policy(&http)));
         mcp.configure(&config.mcp);
-        Self { mcp, outward, http }
+        Self { mcp, outward, http, knowledge }
     }
 
     /// Takes up another configuration; what has not changed goes on as it is.
@@ -58,8 +91,13 @@ impl Services {
                 let server = self.mcp(&tool.name)?;
                 Some(Arc::new(McpTools::new(tool, server)))
             }
-            // The configuration has no knowledge yet that they could name.
-            ToolKind::Search | ToolKind::Graph | ToolKind::Open => None,
+            ToolKind::Search | ToolKind::Graph | ToolKind::Open => {
+                let knowledge = self.knowledge.as_ref()?;
+                let kind = crate::agents::kind(tool.kind)?;
+                let there = knowledge.sources().contains(&tool.name.as_str());
+                there
+                    .then(|| clearway_engine::knowledge::tools::source(knowledge, kind, &tool.name))
+            }
             // Made of the configuration alone.
             ToolKind::Run | ToolKind::Set => None,
         }
@@ -71,10 +109,15 @@ impl Services {
     }
 
     /// The knowledge source of this name.
-    #[expect(clippy::unused_self, reason = "there is no knowledge yet that it could look in")]
     pub(crate) fn searcher(&self, source: &str) -> Option<Arc<dyn Searcher>> {
-        let _ = source;
-        None
+        let knowledge = self.knowledge.clone()?;
+        let there = knowledge.sources().contains(&source);
+        there.then(|| Arc::new(Source { knowledge, name: source.to_owned() }) as Arc<dyn Searcher>)
+    }
+
+    /// What documents say.
+    pub(crate) fn knowledge(&self) -> Option<&Knowledge> {
+        self.knowledge.as_ref()
     }
 
     /// What `http` steps may do.

@@ -92,6 +92,10 @@ macro_rules! pass {
                 self.pass(stringify!($name), self.mem.$name($($arg),*)).await
             })*
 
+            fn knowledge(&self) -> &dyn clearway_store::KnowledgeStore {
+                self.mem.knowledge()
+            }
+
             fn pool_counts(&self) -> Vec<PoolCount> {
                 self.mem.pool_counts()
             }

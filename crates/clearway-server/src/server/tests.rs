@@ -262,6 +262,8 @@ async fn every_address_needs_a_key_once_there_is_one() {
         mount: "/api/v1".to_owned(),
         agent: "agent".to_owned(),
         expose_state: false,
+        source: None,
+        model: String::new(),
     });
     let mut operator = ApiKey::new("operator", "operators-secret", "default");
     operator.scopes.push(crate::Scope::Operate);
@@ -338,6 +340,8 @@ async fn a_socket_begins_with_a_handshake_and_keeps_the_connections_limits() {
         mount: "/api/v1".to_owned(),
         agent: "agent".to_owned(),
         expose_state: false,
+        source: None,
+        model: String::new(),
     });
     let mut server = TestServer::with(options).await;
     let plain = server.get("/api/v1/campaigns/ws").await;

@@ -15,6 +15,7 @@ use clearway_core::{
 
 use super::Sharing;
 use super::ends::Held;
+use super::knowledge::Documents;
 use super::library::Library;
 use super::memories::Memories;
 use crate::counts::{Counts, Move};
@@ -39,6 +40,7 @@ pub(super) struct Data {
     pub(super) journal: BTreeMap<(ThreadId, TaskId, String), NoteRow>,
     pub(super) library: Library,
     pub(super) memories: Memories,
+    pub(super) documents: Documents,
     pub(super) ready: BTreeSet<RunId>,
     pub(super) running: BTreeSet<RunId>,
     pub(super) blocked: BTreeSet<RunId>,

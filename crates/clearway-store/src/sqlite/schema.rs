@@ -19,6 +19,7 @@ pub(super) const MIGRATIONS: &[&str] = &[
     include_str!("../../migrations/sqlite/0002_cost.sql"),
     include_str!("../../migrations/sqlite/0003_graphs.sql"),
     include_str!("../../migrations/sqlite/0004_library.sql"),
+    include_str!("../../migrations/sqlite/0005_knowledge.sql"),
 ];
 
 /// Marks a file as ours: "CLWY".
@@ -147,6 +148,7 @@ pub(super) fn version(conn: &Connection) -> rusqlite::Result<u32> {
 mod tests {
     use super::*;
 
+    const NEWEST: u32 = MIGRATIONS.len() as u32;
     const LATER: &str = "ALTER TABLE runs ADD COLUMN later INTEGER NOT NULL DEFAULT 7";
 
     fn file() -> (tempfile::TempDir, std::path::PathBuf) {
@@ -159,9 +161,9 @@ mod tests {
     fn migrations_are_applied_once_and_in_order() {
         let (_directory, path) = file();
         let mut conn = open_writer(&path).unwrap();
-        assert_eq!(version(&conn).unwrap(), 4);
+        assert_eq!(version(&conn).unwrap(), NEWEST);
         migrate(&mut conn, MIGRATIONS, &path).unwrap();
-        assert_eq!(version(&conn).unwrap(), 4);
+        assert_eq!(version(&conn).unwrap(), NEWEST);
         let schema = |conn: &Connection| -> String {
             let sql =
                 "SELECT group_concat(sql, ';') FROM (SELECT sql FROM sqlite_schema ORDER BY name)";
@@ -170,7 +172,7 @@ mod tests {
         // From the previous version and from nothing the same comes out.
         let later = [MIGRATIONS, &[LATER]].concat();
         migrate(&mut conn, &later, &path).unwrap();
-        assert_eq!(version(&conn).unwrap(), 5);
+        assert_eq!(version(&conn).unwrap(), NEWEST + 1);
         let mut fresh = Connection::open_in_memory().unwrap();
         migrate(&mut fresh, &later, Path::new("fresh")).unwrap();
         assert_eq!(schema(&conn), schema(&fresh));
@@ -185,7 +187,7 @@ mod tests {
         let mut conn = open_writer(&path).unwrap();
         let broken = [MIGRATIONS, &["CREATE TABLE half (x); SELECT nonsense"]].concat();
         migrate(&mut conn, &broken, &path).unwrap_err();
-        assert_eq!(version(&conn).unwrap(), 4);
+        assert_eq!(version(&conn).unwrap(), NEWEST);
         let half: i64 = conn
             .query_row("SELECT count(*) FROM sqlite_schema WHERE name = 'half'", [], |row| {
                 row.get(0)

@@ -84,6 +84,10 @@ macro_rules! pass {
                 self.pass(self.inner.$name($($arg),*)).await
             })*
 
+            fn knowledge(&self) -> &dyn clearway_store::KnowledgeStore {
+                self.inner.knowledge()
+            }
+
             fn pool_counts(&self) -> Vec<PoolCount> {
                 self.inner.pool_counts()
             }

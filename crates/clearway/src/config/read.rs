@@ -15,6 +15,7 @@ use toml::de::DeTable;
 use super::duration::DEADLINE;
 use super::env::Env;
 use super::http::{self, Http};
+use super::knowledge::{self, KnowledgeDraft};
 use super::models::{self, ModelDraft};
 use super::prompt::Prompt;
 use super::report::{Problem, Report, Source};
@@ -23,8 +24,8 @@ use super::walk::{At, Table, Value, Walk, nearest};
 use super::webhooks::CronDraft;
 use super::workflow::{self, Around, WorkflowDraft};
 use super::{
-    Config, Dialect, Door, Listen, LogFormat, Origin, Pool, Provider, Server, ServerLimits, auth,
-    join, providers, resolve, telemetry, webhooks,
+    Cite, Config, Dialect, Door, Listen, LogFormat, Origin, Pool, Provider, Server, ServerLimits,
+    Uploads, auth, join, providers, resolve, telemetry, webhooks,
 };
 
 /// Where prompts and certificates are.
@@ -45,6 +46,8 @@ pub(super) struct Draft {
     /// `None` for one that is broken; that is reported already.
     pub(super) mcp: BTreeMap<String, Option<Mcp>>,
     pub(super) http: Http,
+    pub(super) knowledge: BTreeMap<String, KnowledgeDraft>,
+    pub(super) uploads: Uploads,
     pub(super) doors: BTreeMap<String, DoorDraft>,
     pub(super) crons: BTreeMap<String, CronDraft>,
 }
@@ -65,6 +68,7 @@ pub(super) struct AgentDraft {
     pub(super) confirm: Vec<At<String>>,
     pub(super) tool_rounds: Option<u32>,
     pub(super) state: BTreeMap<String, StatePart>,
+    pub(super) cite: Option<At<Cite>>,
     pub(super) span: Range<usize>,
 }
 
@@ -72,6 +76,7 @@ pub(super) struct AgentDraft {
 pub(super) struct DoorDraft {
     pub(super) door: Door,
     pub(super) agent: Option<At<String>>,
+    pub(super) source: Option<At<String>>,
 }
 
 /// Reads a whole file.
@@ -99,10 +104,14 @@ pub(super) fn config(source: Source, files: &Files, env: &Env) -> Result<Config,
         }),
         mcp: read_named(&root, "mcp", |_, table| Some(tools::mcp(table, files))),
         http: http::read(root.sub("http")),
+        knowledge: read_named(&root, "knowledge", |name, table| {
+            knowledge::read(name, table, files)
+        }),
+        uploads: knowledge::uploads(root.sub("uploads")),
         doors: read_named(&root, "doors", door),
         crons: read_named(&root, "crons", |_, table| webhooks::cron(table)),
     };
-    root.unsupported(&["keys", "knowledge", "graphs", "workers", "alerts", "include"]);
+    root.unsupported(&["keys", "graphs", "workers", "alerts", "include"]);
     root.finish();
     let mut config = resolve::config(&walk, draft, server);
     let problems = walk.take_problems();
@@ -329,6 +338,14 @@ fn agent(table: Table<'_>, files: &Files, read_files: &mut Vec<PathBuf>) -> Agen
         confirm: list("confirm").iter().filter_map(Value::name).collect(),
         tool_rounds: table.get("tool_rounds").and_then(|value| value.count(1..=100)),
         state: state.unwrap_or_default(),
+        cite: table.get("cite").and_then(|value| {
+            let choices = [
+                ("required", Some(Cite::Required)),
+                ("optional", Some(Cite::Optional)),
+                ("off", None),
+            ];
+            Some(At { value: value.one_of(&choices)??, span: value.span() })
+        }),
         span: table.span.clone(),
     };
     for key in ["temperature", "max_tokens"] {
@@ -342,7 +359,6 @@ fn agent(table: Table<'_>, files: &Files, read_files: &mut Vec<PathBuf>) -> Agen
         }
     }
     table.unsupported(&[
-        "cite",
         "knowledge",
         "graph",
         "worker",
@@ -436,11 +452,14 @@ enum OnDisconnect {
     Cancel,
 }
 
-const DIALECTS: &[(&str, Dialect)] =
-    &[("cofounder", Dialect::CoFounder), ("campaigns", Dialect::Campaign)];
+const DIALECTS: &[(&str, Dialect)] = &[
+    ("cofounder", Dialect::CoFounder),
+    ("campaigns", Dialect::Campaign),
+    ("knowledge", Dialect::Knowledge),
+];
 
 /// Dialects that are documented and not built yet.
-const FUTURE_DIALECTS: &[&str] = &["knowledge", "langgraph", "openai", "mcp", "runs"];
+const FUTURE_DIALECTS: &[&str] = &["langgraph", "openai", "mcp", "runs"];
 
 /// A door is called like its dialect, or says which one it speaks.
 fn known_dialect(table: &Table<'_>, name: &str) -> Option<Dialect> {
@@ -479,6 +498,7 @@ fn door(name: &str, table: Table<'_>) -> Option<DoorDraft> {
     });
     let agent = table.get("agent").and_then(|value| value.name());
     let expose_state = table.get("expose_state").and_then(|value| value.boolean());
+    let source = table.get("source").and_then(|value| value.name());
     let dialect = match table.get("dialect") {
         Some(value) => value.one_of(DIALECTS),
         None => known_dialect(&table, name),
@@ -495,11 +515,17 @@ fn door(name: &str, table: Table<'_>) -> Option<DoorDraft> {
     }
     table.unsupported(&["keys", "auth", "cors", "deadline", "limits"]);
     table.finish();
+    let dialect = dialect?;
+    let usual = || match dialect {
+        Dialect::Knowledge => "/knowledge-agent".to_owned(),
+        Dialect::CoFounder | Dialect::Campaign => "/".to_owned(),
+    };
     let door = Door {
-        dialect: dialect?,
-        mount: mount.unwrap_or_else(|| "/".to_owned()),
+        dialect,
+        mount: mount.unwrap_or_else(usual),
         agent: agent.as_ref().map(|agent| agent.value.clone()),
         expose_state: expose_state.unwrap_or(false),
+        source: source.as_ref().map(|source| source.value.clone()),
     };
-    Some(DoorDraft { door, agent })
+    Some(DoorDraft { door, agent, source })
 }

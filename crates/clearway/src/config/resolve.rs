@@ -16,12 +16,12 @@ use super::models::ModelDraft;
 use super::providers::usual_url;
 use super::read::{AgentDraft, Draft};
 use super::report::Problem;
-use super::tools::{self, Names};
+use super::tools::{self, Names, ToolKind};
 use super::walk::{At, Walk, nearest};
 use super::workflow::{self, Workflow, WorkflowDraft};
 use super::{
     ANTHROPIC, Agent, Config, DEFAULT_AGENT, DEFAULT_MODEL, Http, Key, Model, OLLAMA, OPENAI,
-    Origin, Pool, Provider, ProviderKind, Remote, SIM, Secret, Server, Sim, Webhooks,
+    Origin, Pool, Provider, ProviderKind, Remote, SIM, Secret, Server, Sim, Webhooks, knowledge,
 };
 
 const OPENAI_MODEL: &str = "gpt-5-mini";
@@ -58,7 +58,7 @@ pub(super) fn config(walk: &Walk<'_>, draft: Draft, server: Server) -> Config {
     let tools = Names {
         workflows: draft.workflows.keys().cloned().collect(),
         mcp: draft.mcp.keys().cloned().collect(),
-        knowledge: Vec::new(),
+        knowledge: draft.knowledge.keys().cloned().collect(),
     };
     let mut agents: BTreeMap<String, Agent> = draft
         .agents
@@ -79,6 +79,9 @@ pub(super) fn config(walk: &Walk<'_>, draft: Draft, server: Server) -> Config {
             let all = names.iter().chain(built_in).chain(draft.workflows.keys());
             known(walk, "agent", agent, all);
         }
+        if let Some(source) = &door.source {
+            known(walk, "knowledge", source, draft.knowledge.keys());
+        }
     }
     let around = Around { models: &models, agents: &agents, tools: &tools, http: &draft.http };
     let workflows = resolve_workflows(walk, draft.workflows, &around, &mut pools);
@@ -90,6 +93,9 @@ pub(super) fn config(walk: &Walk<'_>, draft: Draft, server: Server) -> Config {
         }
     }
     let crons = draft.crons.into_iter().map(|(name, draft)| (name, draft.cron)).collect();
+    let knowledge = knowledge::resolve(walk, draft.knowledge, &models, |walk, model| {
+        known(walk, "model", model, models.keys())
+    });
     let doors = draft.doors.into_iter().map(|(name, door)| (name, door.door)).collect();
     Config {
         origin: Origin::Text,
@@ -101,6 +107,8 @@ pub(super) fn config(walk: &Walk<'_>, draft: Draft, server: Server) -> Config {
         workflows,
         http: draft.http,
         mcp: draft.mcp.into_iter().filter_map(|(name, mcp)| Some((name, mcp?))).collect(),
+        knowledge,
+        uploads: draft.uploads,
         doors,
         telemetry: None,
         auth: Vec::new(),
@@ -501,6 +509,14 @@ fn resolve_agent(
     let parts: Vec<&str> = draft.state.keys().map(String::as_str).collect();
     let tools = tools::resolve(walk, draft.tools, names, &parts);
     tools::check_confirm(walk, &draft.confirm, &tools);
+    if let Some(cite) = &draft.cite
+        && !tools.iter().any(|tool| tool.kind == ToolKind::Search)
+    {
+        let place = At { value: String::new(), span: cite.span.clone() };
+        let text = format!("`agents.{name}.cite`: there is nothing to cite");
+        let problem = problem_at(walk, Problem::new(text), &place, "no sources");
+        walk.note(problem.help("give it a source: tools = [\"search:NAME\"]"));
+    }
     Some(Agent {
         title: draft.title.unwrap_or_else(|| name.to_owned()),
         model,
@@ -515,6 +531,7 @@ fn resolve_agent(
         confirm: draft.confirm.into_iter().map(|pattern| pattern.value).collect(),
         tool_rounds: draft.tool_rounds.unwrap_or(clearway_engine::tool::ROUNDS),
         state: draft.state,
+        cite: draft.cite.map(|cite| cite.value),
     })
 }
 
@@ -561,6 +578,7 @@ fn built_in_agents(
                 let state: Vec<&str> = agent.state.keys().map(String::as_str).collect();
                 agent.tools.retain(|tool| names.has(tool, &state));
             }
+            config.agents.retain(|_, agent| agent.cite.is_none() || !agent.tools.is_empty());
             config.agents
         }
         Err(report) => {

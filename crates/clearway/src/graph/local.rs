@@ -84,7 +84,7 @@ impl LocalBuilder {
         let mut agents = Vec::new();
         let upstream = match &self.config {
             Some(config) => {
-                let services = Services::new(config, &simulated);
+                let services = Services::new(config, &simulated, None);
                 agents.extend(crate::agents::compile(config, &services, &clock));
                 upstream::build(config, self.simulator.as_ref(), &clock, &simulated)?
             }

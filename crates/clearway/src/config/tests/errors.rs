@@ -705,7 +705,7 @@ fn doors() {
             4 │ [doors.support]
              · ───────────────
              ╰────
-            help: say which dialect it speaks: dialect = "cofounder" or "campaigns"
+            help: say which dialect it speaks: dialect = "cofounder" or "campaigns" or "knowledge"
 
             error: `doors.x.dialect` cannot be `slack`
              ╭─[clearway.toml:7:11]
@@ -713,7 +713,7 @@ fn doors() {
              ·           ───┬───
              ·              ╰── not one of the choices
              ╰────
-            help: one of: cofounder, campaigns
+            help: one of: cofounder, campaigns, knowledge
 
             error: `on_disconnect = "cancel"` is not supported by this version
              ╭─[clearway.toml:8:17]

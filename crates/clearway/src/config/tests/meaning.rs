@@ -11,7 +11,7 @@ fn the_built_in_configuration_is_sound() {
     let (model, provider) = config.default_model();
     assert_eq!(model.model, "sim");
     assert!(
-        matches!(&provider.kind, ProviderKind::Sim(sim) if sim.script.len() == 16),
+        matches!(&provider.kind, ProviderKind::Sim(sim) if sim.script.len() == 18),
         "{provider:?}"
     );
     assert_eq!(config.warnings, [""; 0]);

@@ -1,0 +1,228 @@
+//! Vectors from a provider, for texts that have none.
+//!
+//! A vector belongs to a text: it is looked up by the text's hash before anybody is asked, and kept
+//! as eight-bit numbers with one factor, which is as exact as searching with them is.
+//!
+//! Texts whose vectors cannot be had now are asked for again later; until then they are found by
+//! their words.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::{BufMut, Bytes, BytesMut};
+use clearway_core::{Code, Deadline};
+use clearway_knowledge::ChunkHash;
+use clearway_upstream::{CallCx, Class, EmbedRequest, Purpose};
+use tokio::time::sleep;
+
+use super::index::Change;
+use super::{Inner, Shelf};
+use crate::clock::instant;
+
+/// Texts of one call; the provider layer packs them into requests.
+const BATCH: usize = 128;
+/// The longest that one call may take.
+const LIMIT: Duration = Duration::from_secs(120);
+/// Before what failed is tried again; grows to [`LONGEST_PAUSE`].
+const PAUSE: Duration = Duration::from_secs(2);
+const LONGEST_PAUSE: Duration = Duration::from_secs(60);
+
+pub(crate) fn start(inner: &Arc<Inner>, shelf: &Arc<Shelf>) {
+    let Some(model) = shelf.embeddings.clone() else { return };
+    let (owner, inner, shelf) = (inner.tasks.clone(), inner.clone(), shelf.clone());
+    owner.spawn(async move {
+        let stop = inner.tasks.hard.clone();
+        tokio::select! {
+            () = stop.cancelled() => {}
+            () = serve(&inner, &shelf, &model) => {}
+        }
+    });
+}
+
+/// A text whose vector is missing.
+#[derive(Clone, Debug)]
+struct Wanted {
+    hash: ChunkHash,
+    text: Arc<str>,
+}
+
+async fn serve(inner: &Inner, shelf: &Shelf, model: &str) {
+    let mut pause = PAUSE;
+    // Texts that the provider refuses: asking again changes nothing.
+    let mut refused: HashSet<ChunkHash> = HashSet::new();
+    loop {
+        // What was given before is in the index then, so whatever has no vector there needs one.
+        shelf.until(|state| state.loaded && state.unbuilt == 0 && !state.building).await;
+        let builds = shelf.read(|state| state.builds);
+        let missing = missing(inner, shelf, &refused).await;
+        shelf.with(|state| {
+            state.vectors.waiting = missing.len();
+            state.vectors.looked_at = builds;
+            if missing.is_empty() {
+                state.vectors.failed = 0;
+            }
+        });
+        let failed = !all(inner, shelf, model, missing, &mut refused).await;
+        if failed {
+            sleep(pause).await;
+            pause = (pause * 2).min(LONGEST_PAUSE);
+        } else {
+            pause = PAUSE;
+            shelf.until(|state| state.builds > builds || state.unbuilt > 0).await;
+        }
+    }
+}
+
+async fn missing(inner: &Inner, shelf: &Shelf, refused: &HashSet<ChunkHash>) -> Vec<Wanted> {
+    let snapshot = shelf.index.load();
+    let missing = inner.lanes.run(move || snapshot.edit().without_vector()).await;
+    let missing = missing.unwrap_or_default().into_iter();
+    let text = |chunk: &clearway_knowledge::Chunk| {
+        // As the hash is made of: what is above a text says what it is about.
+        let mut text = chunk.section_path.join(" > ");
+        if !text.is_empty() {
+            text.push('\n');
+        }
+        text.push_str(&chunk.content);
+        text.into()
+    };
+    let wanted = missing.filter(|(hash, _)| !refused.contains(hash));
+    wanted.map(|(hash, chunk)| Wanted { hash, text: text(&chunk) }).collect()
+}
+
+/// Whether every text was settled.
+async fn all(
+    inner: &Inner,
+    shelf: &Shelf,
+    model: &str,
+    missing: Vec<Wanted>,
+    refused: &mut HashSet<ChunkHash>,
+) -> bool {
+    for batch in missing.chunks(BATCH) {
+        let outcome = embed(inner, shelf, model, batch.to_vec(), refused).await;
+        let (left, why) = match outcome {
+            Ok(why) => (0, why),
+            Err((left, why)) => (left.len(), Some(why)),
+        };
+        shelf.with(|state| {
+            let done = batch.len() - left;
+            state.vectors.waiting -= done.min(state.vectors.waiting);
+            // All that wait share the fate.
+            state.vectors.failed = if left == 0 { 0 } else { state.vectors.waiting };
+            state.vectors.error.clone_from(&why);
+        });
+        if left > 0 {
+            let why = why.unwrap_or_default();
+            tracing::warn!(source = shelf.name, texts = left, "vectors are missing: {why}");
+            return false;
+        }
+    }
+    true
+}
+
+/// Those that must be tried again, and why.
+type Left = (Vec<Wanted>, String);
+
+/// Gets the vectors of a batch; says which text was refused, if any.
+async fn embed(
+    inner: &Inner,
+    shelf: &Shelf,
+    model: &str,
+    batch: Vec<Wanted>,
+    refused: &mut HashSet<ChunkHash>,
+) -> Result<Option<String>, Left> {
+    let hashes: Vec<[u8; 16]> = batch.iter().map(|wanted| *wanted.hash.as_bytes()).collect();
+    let (known, missing) = match inner.kept().vectors(model, hashes).await {
+        Ok(rows) => {
+            let known: Vec<(ChunkHash, Arc<[f32]>)> = rows
+                .into_iter()
+                .filter_map(|(hash, bytes)| Some((ChunkHash::from_bytes(hash), unpack(&bytes)?)))
+                .collect();
+            let is_known = |wanted: &Wanted| known.iter().any(|(hash, _)| *hash == wanted.hash);
+            let mut missing: Vec<Wanted> =
+                batch.into_iter().filter(|wanted| !is_known(wanted)).collect();
+            missing.sort_by_key(|wanted| wanted.hash);
+            missing.dedup_by_key(|wanted| wanted.hash);
+            (known, missing)
+        }
+        Err(error) => return Err((batch, error.to_string())),
+    };
+    if !known.is_empty() {
+        shelf.change(Change::Vectors(known)).await;
+    }
+    if missing.is_empty() {
+        return Ok(None);
+    }
+    let deadline = Deadline::after(instant(), LIMIT);
+    let cx = CallCx { class: Class::Run, ..CallCx::new(deadline, inner.call_id("embed")) };
+    let request = EmbedRequest {
+        model: model.to_owned(),
+        texts: missing.iter().map(|wanted| wanted.text.clone()).collect(),
+        purpose: Purpose::Document,
+        dimensions: None,
+    };
+    let answer = match inner.upstream.embed(cx, request).await {
+        Ok(answer) => answer,
+        Err(error) => return Err((missing, error.to_string())),
+    };
+    let (mut made, mut left, mut why) = (Vec::new(), Vec::new(), None);
+    for (wanted, vector) in missing.into_iter().zip(answer.vectors) {
+        match vector {
+            Ok(vector) => made.push((wanted.hash, vector)),
+            Err(error)
+                if error.code() == Code::InvalidRequest
+                    || error.code() == Code::UpstreamInputTooLong =>
+            {
+                refused.insert(wanted.hash);
+                why = Some(error.to_string());
+            }
+            Err(error) => {
+                why = Some(error.to_string());
+                left.push(wanted);
+            }
+        }
+    }
+    let rows = made.iter().map(|(hash, vector)| (*hash.as_bytes(), pack(vector))).collect();
+    if let Err(error) = inner.kept().keep_vectors(model, rows).await {
+        tracing::warn!(source = shelf.name, "vectors could not be kept: {error}");
+    }
+    let count = made.len() as u64;
+    shelf.change(Change::Vectors(made)).await;
+    shelf.with(|state| state.vectors.embedded += count);
+    if left.is_empty() { Ok(why) } else { Err((left, why.unwrap_or_default())) }
+}
+
+/// A factor and eight-bit numbers.
+fn pack(vector: &[f32]) -> Bytes {
+    let most = vector.iter().fold(0_f32, |most, value| most.max(value.abs()));
+    let factor = if most > 0.0 { most / 127.0 } else { 1.0 };
+    let mut bytes = BytesMut::with_capacity(4 + vector.len());
+    bytes.put_f32_le(factor);
+    bytes.extend(vector.iter().map(|value| ((value / factor).round() as i8).cast_unsigned()));
+    bytes.freeze()
+}
+
+fn unpack(bytes: &[u8]) -> Option<Arc<[f32]>> {
+    let (factor, numbers) = bytes.split_first_chunk::<4>()?;
+    let factor = f32::from_le_bytes(*factor);
+    (!numbers.is_empty())
+        .then(|| numbers.iter().map(|number| f32::from(number.cast_signed()) * factor).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn vectors_come_back_almost_as_they_were() {
+        let vector: Vec<f32> = (0..256_u16).map(|at| (f32::from(at) * 0.7).sin() * 3.0).collect();
+        let back = unpack(&pack(&vector)).unwrap();
+        for (one, other) in vector.iter().zip(back.iter()) {
+            assert!((one - other).abs() <= 3.0 / 254.0 + 1e-6);
+        }
+        assert_eq!(unpack(&pack(&[0.0, 0.0])).unwrap()[..], [0.0, 0.0]);
+        assert_eq!(unpack(&[]), None);
+        assert_eq!(unpack(&[0, 0, 0, 0]), None);
+    }
+}

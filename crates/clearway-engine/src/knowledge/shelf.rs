@@ -1,0 +1,282 @@
+//! One source: its index, and how far its documents are.
+
+use std::collections::BTreeMap;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use clearway_core::Timestamp;
+use clearway_ingest::protocol::Trouble;
+use clearway_knowledge::{ChunkOptions, Index};
+use serde_json::{Value, json};
+use tokio::sync::{Notify, mpsc, watch};
+
+use super::index::Change;
+use super::{SourceContent, SourceOptions, UPLOADS, UploadOptions, lock};
+use crate::clock::{Clocks, instant};
+
+/// See the module.
+#[derive(Debug)]
+pub(crate) struct Shelf {
+    pub name: String,
+    /// Of its documents in the store.
+    pub tenant: &'static str,
+    pub content: Option<SourceContent>,
+    pub chunk: ChunkOptions,
+    pub embeddings: Option<String>,
+    pub index: Index,
+    /// Documents have changed, or somebody asked to look.
+    pub wake: Notify,
+    pub read_all: AtomicBool,
+    /// To the task that builds; taken by it.
+    pub changes: mpsc::Sender<Change>,
+    pub changes_out: Mutex<Option<mpsc::Receiver<Change>>>,
+    /// Grows with every change of `state`.
+    pub moved: watch::Sender<u64>,
+    state: Mutex<State>,
+}
+
+/// How far a shelf is.
+#[derive(Debug, Default)]
+pub(crate) struct State {
+    /// What was stored before the start is in the index.
+    pub loaded: bool,
+    pub phase: Phase,
+    /// Of the look at the documents that is under way, or the last one.
+    pub total: usize,
+    pub done: usize,
+    pub changed: usize,
+    pub removed: usize,
+    pub begun: Option<Instant>,
+    pub took: Option<Duration>,
+    pub last_scan: Option<Timestamp>,
+    /// How many looks were begun, and how many ended.
+    pub scans_wanted: u64,
+    pub scans_done: u64,
+    /// Why the source as a whole cannot be looked at.
+    pub problem: Option<String>,
+    /// By document.
+    pub failures: BTreeMap<String, Trouble>,
+    /// What readers noted about documents that were read.
+    pub notes: BTreeMap<String, Vec<String>>,
+    /// Changes that are in no index yet.
+    pub unbuilt: usize,
+    pub building: bool,
+    pub builds: u64,
+    pub build_took: Option<Duration>,
+    /// The latent space is younger than the last great change.
+    pub learned: bool,
+    pub vectors: Vectors,
+}
+
+/// How far its vectors are.
+#[derive(Debug, Default)]
+pub(crate) struct Vectors {
+    /// Texts that were sent to the provider since the start.
+    pub embedded: u64,
+    pub waiting: usize,
+    /// Of those that wait, how many were tried in vain.
+    pub failed: usize,
+    /// The build after which somebody looked which are missing.
+    pub looked_at: u64,
+    pub error: Option<String>,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Phase {
+    /// Reads what earlier processes stored.
+    #[default]
+    Loading,
+    /// Looks which documents there are.
+    Scanning,
+    /// Reads those that changed.
+    Reading,
+    Idle,
+}
+
+impl Phase {
+    const fn as_str(self) -> &'static str {
+        match self {
+            Self::Loading => "loading",
+            Self::Scanning => "scanning",
+            Self::Reading => "reading",
+            Self::Idle => "idle",
+        }
+    }
+}
+
+/// Changes that may wait for the builder; whoever has more waits.
+const CHANGES: usize = 512;
+/// Troubles that are shown.
+const SHOWN: usize = 200;
+
+impl Shelf {
+    pub(crate) fn configured(name: &str, source: &SourceOptions) -> Self {
+        Self::new(name, Some(source.content.clone()), source.chunk, source.embeddings.clone())
+    }
+
+    pub(crate) fn uploads(options: &UploadOptions) -> Self {
+        Self::new(UPLOADS, None, options.chunk, options.embeddings.clone())
+    }
+
+    fn new(
+        name: &str,
+        content: Option<SourceContent>,
+        chunk: ChunkOptions,
+        embeddings: Option<String>,
+    ) -> Self {
+        let (changes, changes_out) = mpsc::channel(CHANGES);
+        let state = State { scans_wanted: 1, ..State::default() };
+        Self {
+            name: name.to_owned(),
+            tenant: "",
+            content,
+            chunk,
+            embeddings,
+            index: Index::default(),
+            wake: Notify::new(),
+            read_all: AtomicBool::new(false),
+            changes,
+            changes_out: Mutex::new(Some(changes_out)),
+            moved: watch::channel(0).0,
+            state: Mutex::new(state),
+        }
+    }
+
+    /// How documents are read and cut here: when this changes, all are read again.
+    pub(crate) fn recipe(&self) -> String {
+        let ChunkOptions { max_tokens, overlap_tokens } = self.chunk;
+        format!("{READING}/{max_tokens}/{overlap_tokens}")
+    }
+
+    pub(crate) fn with<T>(&self, change: impl FnOnce(&mut State) -> T) -> T {
+        let outcome = change(&mut lock(&self.state));
+        self.moved.send_modify(|moved| *moved += 1);
+        outcome
+    }
+
+    pub(crate) fn read<T>(&self, look: impl FnOnce(&State) -> T) -> T {
+        look(&lock(&self.state))
+    }
+
+    pub(crate) fn refresh(&self, all: bool) {
+        if all {
+            self.read_all.store(true, Ordering::Relaxed);
+        }
+        self.with(|state| state.scans_wanted += 1);
+        self.wake.notify_one();
+    }
+
+    /// Waits until what was stored before the start can be searched.
+    pub(crate) async fn loaded(&self) {
+        self.until(|state| state.loaded).await;
+    }
+
+    /// Waits until nothing is left to do.
+    pub(crate) async fn settled(&self) {
+        let embeds = self.embeddings.is_some();
+        self.until(|state| state.is_settled(embeds)).await;
+    }
+
+    pub(crate) async fn until(&self, done: impl Fn(&State) -> bool) {
+        let mut moved = self.moved.subscribe();
+        while !self.read(&done) {
+            if moved.changed().await.is_err() {
+                return;
+            }
+        }
+    }
+
+    /// Whether more documents may be found soon.
+    pub(crate) fn is_reading(&self) -> bool {
+        self.read(|state| state.phase != Phase::Idle || state.unbuilt > 0 || state.building)
+    }
+
+    /// For people and programs.
+    pub(crate) fn status(&self, clocks: &Clocks) -> Value {
+        let snapshot = self.index.load();
+        let stats = snapshot.stats();
+        let state = lock(&self.state);
+        let failures: Vec<Value> = state
+            .failures
+            .iter()
+            .take(SHOWN)
+            .map(|(path, trouble)| {
+                json!({"path": path, "kind": trouble.kind.as_str(), "message": trouble.message})
+            })
+            .collect();
+        let notes: Vec<Value> = state
+            .notes
+            .iter()
+            .take(SHOWN)
+            .map(|(path, notes)| json!({"path": path, "notes": notes}))
+            .collect();
+        let (folder, watched) = match &self.content {
+            Some(SourceContent::Folder { path, watch, .. }) => {
+                (Some(path.display().to_string()), *watch)
+            }
+            Some(SourceContent::BuiltIn(_)) | None => (None, false),
+        };
+        let running = state.begun.filter(|_| state.phase != Phase::Idle);
+        let vectors = self.embeddings.as_ref().map(|model| {
+            json!({
+                "model": model,
+                "embedded": state.vectors.embedded,
+                "waiting": state.vectors.waiting,
+                "failed": state.vectors.failed,
+                "error": state.vectors.error,
+            })
+        });
+        json!({
+            "source": self.name,
+            "folder": folder,
+            "watched": watched,
+            "phase": state.phase.as_str(),
+            "settled": state.is_settled(self.embeddings.is_some()),
+            "documents": stats.documents,
+            "chunks": stats.chunks,
+            "terms": stats.terms,
+            "index_bytes": stats.index_bytes,
+            "text_bytes": stats.text_bytes,
+            "progress": {
+                "done": state.done,
+                "total": state.total,
+                "changed": state.changed,
+                "removed": state.removed,
+                "seconds": running.map(|begun| (instant() - begun).as_secs_f64()),
+            },
+            "last_scan_at": state.last_scan.map(|at| at.to_string()),
+            "last_scan_seconds": state.took.map(|took| took.as_secs_f64()),
+            "problem": state.problem,
+            "failed": state.failures.len(),
+            "failures": failures,
+            "notes": notes,
+            "index": {
+                "builds": state.builds,
+                "building": state.building,
+                "behind": state.unbuilt,
+                "seconds": state.build_took.map(|took| took.as_secs_f64()),
+            },
+            "embeddings": vectors,
+            "now": clocks.now().to_string(),
+        })
+    }
+}
+
+impl State {
+    fn is_settled(&self, embeds: bool) -> bool {
+        // What failed is tried again for as long as it takes.
+        let embedded = self.vectors.looked_at == self.builds
+            || (self.vectors.failed > 0 && self.vectors.failed >= self.vectors.waiting);
+        self.loaded
+            && self.phase == Phase::Idle
+            && self.scans_done >= self.scans_wanted
+            && self.unbuilt == 0
+            && !self.building
+            && self.learned
+            && (!embeds || (embedded && self.vectors.waiting <= self.vectors.failed))
+    }
+}
+
+/// Grows with every change of how documents are read and cut.
+const READING: u32 = 1;
