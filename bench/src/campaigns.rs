@@ -81,7 +81,7 @@ async fn watch(server: &Process, watched: Duration) -> Result<Watched> {
     }
     let (mut rows, mut failures) = (Vec::new(), 0);
     for (path, probe) in probes {
-        let probed = tokio::task::spawn_blocking(move || probe.finish()).await??;
+        let probed = probe.finish()?;
         failures += probed.failures;
         rows.push((path, probed.times));
     }

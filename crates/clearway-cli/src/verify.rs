@@ -331,10 +331,8 @@ async fn ended(client: &Client, ids: &[String], seen: &Seen) -> Result<String> {
 }
 
 fn log_lines(log: &str, ids: &[String]) -> Result<String> {
-    let mut from = 0;
-    for text in ["pool initialized"] {
-        from = log.find(text).with_context(|| format!("no line `{text}`"))?;
-    }
+    let first = "pool initialized";
+    let from = log.find(first).with_context(|| format!("no line `{first}`"))?;
     for (id, user) in ids.iter().zip(["verify_ann", "verify_bob"]) {
         let lines = [
             format!("starting generation for {id} by user {user}"),

@@ -121,7 +121,6 @@ mod tests {
         let mut guarded = gate.guard(called);
         let elsewhere = Waker::noop();
         assert!(guarded.poll_unpin(&mut Context::from_waker(elsewhere)).is_pending());
-        let waits = async { guarded.await };
-        tokio::join!(waits, async { notify.notify_one() });
+        tokio::join!(guarded, async { notify.notify_one() });
     }
 }

@@ -534,7 +534,7 @@ pub(crate) async fn structure(app: App, door: &Door) -> Result<Json<Value>, Prob
 /// A folder with what is in it.
 #[derive(Default)]
 struct Folder<'n> {
-    folders: BTreeMap<&'n str, Folder<'n>>,
+    folders: BTreeMap<&'n str, Self>,
     files: Vec<&'n str>,
 }
 

@@ -2,7 +2,7 @@
 //!
 //! `cargo run -p clearway --example approval`
 
-#![expect(clippy::print_stdout, reason = "it is an example that prints")]
+#![cfg_attr(not(test), expect(clippy::print_stdout, reason = "it is an example that prints"))]
 
 use std::sync::Arc;
 

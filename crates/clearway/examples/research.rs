@@ -3,7 +3,7 @@
 //!
 //! `cargo run -p clearway --example research`
 
-#![expect(clippy::print_stdout, reason = "it is an example that prints")]
+#![cfg_attr(not(test), expect(clippy::print_stdout, reason = "it is an example that prints"))]
 
 use std::sync::Arc;
 

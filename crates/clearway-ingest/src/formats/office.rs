@@ -177,12 +177,9 @@ pub(super) fn docx(bytes: &[u8]) -> Result<Parsed, Trouble> {
             }
         }
         Xml::Text(text) if in_text => paragraph.push_str(text),
-        Xml::Close("p") if rows > 0 => {
-            // Inside a table a paragraph is a part of its cell.
-            if !paragraph.is_empty() && !paragraph.ends_with(' ') {
-                paragraph.push(' ');
-            }
-        }
+        // Inside a table a paragraph is a part of its cell.
+        Xml::Close("p") if rows > 0 && (paragraph.is_empty() || paragraph.ends_with(' ')) => {}
+        Xml::Close("p") if rows > 0 => paragraph.push(' '),
         Xml::Close("p") => {
             match heading_level(&style) {
                 Some(level) => builder.heading(level, &paragraph),

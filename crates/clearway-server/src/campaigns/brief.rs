@@ -98,8 +98,7 @@ async fn start(app: &App, door: &Door, request: Request) -> Result<Value, Proble
     let metadata = [("key", &id), ("created_by", &by)];
     let metadata = metadata.map(|(name, text)| (name.to_owned(), text.clone().into()));
     let thread = key.thread_id(&caller.tenant);
-    let mut options = RunOptions::default();
-    options.webhook = wishes.webhook;
+    let options = RunOptions { webhook: wishes.webhook, ..RunOptions::default() };
     let submitted = app
         .engine
         .submit(Submit {

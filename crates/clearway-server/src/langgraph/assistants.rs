@@ -110,13 +110,13 @@ async fn check_change(app: &App, caller: &Caller, id: Uuid) -> Result<(), Proble
 
 // ## Making and changing
 
+type Object = Map<String, Value>;
+
 /// `config` and `context`, each of which also says what is in the other.
 ///
 /// # Errors
 /// 400 when both say something.
-fn settings(
-    fields: &mut Fields,
-) -> Result<(Option<Map<String, Value>>, Option<Map<String, Value>>), Problem> {
+fn settings(fields: &mut Fields) -> Result<(Option<Object>, Option<Object>), Problem> {
     let mut given = |name: &str| match fields.value(name) {
         None | Some(Value::Null) => None,
         Some(Value::Object(map)) => Some(map),

@@ -502,10 +502,10 @@ impl Projector {
             .filter(|(id, _)| {
                 of_task.is_none_or(|task| (0..64).any(|n| TaskId(task).message(n) == **id))
             })
-            .filter_map(|(id, speaking)| {
+            .map(|(id, speaking)| {
                 speaking.text.clear();
                 speaking.is_over = false;
-                Some(*id)
+                *id
             })
             .collect();
         open.sort_unstable();

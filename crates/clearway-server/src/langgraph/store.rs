@@ -323,17 +323,17 @@ mod tests {
         ];
         assert_eq!(tests, wanted);
         let refused = read(json!({"a": {"$in": [1]}})).unwrap_err();
-        assert_eq!(refused.http_status(), StatusCode::UNPROCESSABLE_ENTITY);
+        assert_eq!(refused.status_code(), StatusCode::UNPROCESSABLE_ENTITY);
     }
 
     #[test]
     fn namespaces_have_labels_without_dots() {
         let label = |text: &str| vec![text.to_owned()];
         assert!(namespace(label("a b/ü")).is_ok());
-        assert_eq!(namespace(Vec::new()).unwrap_err().http_status(), StatusCode::BAD_REQUEST);
+        assert_eq!(namespace(Vec::new()).unwrap_err().status_code(), StatusCode::BAD_REQUEST);
         for bad in ["", "a.b", &"x".repeat(513), "\0"] {
             let refused = namespace(label(bad)).unwrap_err();
-            assert_eq!(refused.http_status(), StatusCode::UNPROCESSABLE_ENTITY, "{bad}");
+            assert_eq!(refused.status_code(), StatusCode::UNPROCESSABLE_ENTITY, "{bad}");
         }
         assert!(namespace(vec!["a".to_owned(); 33]).is_err());
         assert!(check_key(String::new()).is_err());

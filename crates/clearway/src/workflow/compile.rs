@@ -78,7 +78,7 @@ pub(crate) fn agent(
         // Steps may write outward.
         starts_ahead: false,
         shown_channels: (!workflow.channels.is_empty())
-            .then(|| workflow.channels.iter().map(|(name, _)| name.as_str().into()).collect()),
+            .then(|| workflow.channels.keys().map(|name| name.as_str().into()).collect()),
         fold: (!workflow.channels.is_empty()).then(|| RESULT.into()),
         ..Agent::single(name, "workflow", first, code)
     }

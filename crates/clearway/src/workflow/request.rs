@@ -176,6 +176,7 @@ fn failed(step: &str, error: &OutwardError) -> ActionError {
 }
 
 /// An answer is what was asked for, or the step's failure.
+#[expect(clippy::result_large_err, reason = "it is what an action answers, once a request")]
 fn judge(
     step: &str,
     request: &HttpRequest,
