@@ -38,7 +38,7 @@ impl Gate {
     /// The future, polled for the first time and then only when it has something to say.
     pub(crate) fn guard<F: Future + Unpin>(&self, future: F) -> Guarded<F> {
         self.0.rung.store(true, Ordering::Relaxed);
-        Guarded { future, bell: self.0.clone(), waker: self.0.clone().into(), task: None }
+        Guarded { future, bell: self.0.clone(), waker: self.0.clone().into() }
     }
 }
 
@@ -49,8 +49,6 @@ pub(crate) struct Guarded<F> {
     bell: Arc<Bell>,
     /// The bell, for the future.
     waker: Waker,
-    /// Whom the bell wakes.
-    task: Option<Waker>,
 }
 
 impl<F: Future + Unpin> Future for Guarded<F> {
@@ -58,10 +56,8 @@ impl<F: Future + Unpin> Future for Guarded<F> {
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<F::Output> {
         let this = &mut *self;
-        if !this.task.as_ref().is_some_and(|task| task.will_wake(cx.waker())) {
-            this.task = Some(cx.waker().clone());
-            this.bell.task.register(cx.waker());
-        }
+        // Each time, and before looking: whoever rings takes the waker with him.
+        this.bell.task.register(cx.waker());
         if !this.bell.rung.load(Ordering::Relaxed) || !this.bell.rung.swap(false, Ordering::Acquire)
         {
             return Poll::Pending;
@@ -99,6 +95,17 @@ mod tests {
         notify.notify_one();
         guarded.await;
         assert_eq!(polls.load(Ordering::Relaxed), 2);
+    }
+
+    #[tokio::test]
+    async fn a_call_is_heard_after_one_that_meant_nothing() {
+        let (gate, polls) = (Gate::default(), AtomicU32::new(0));
+        let late = std::future::poll_fn(|cx| {
+            cx.waker().wake_by_ref();
+            if polls.fetch_add(1, Ordering::Relaxed) < 3 { Poll::Pending } else { Poll::Ready(()) }
+        });
+        gate.guard(late).await;
+        assert_eq!(polls.load(Ordering::Relaxed), 4);
     }
 
     #[tokio::test]

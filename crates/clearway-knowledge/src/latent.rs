@@ -59,7 +59,7 @@ impl Latent {
         // In as many directions as there are texts or terms, each would lie apart from all others.
         let wanted = DIMENSIONS.min(rows.len() / 4).min(terms / 6);
         let mut width = (wanted + SPARE).min(terms).min(rows.len());
-        if width < 2 {
+        if wanted < 2 || width < 2 {
             return Ok(None);
         }
         let mut basis = start(terms, width);

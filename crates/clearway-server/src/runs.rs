@@ -90,11 +90,11 @@ pub(crate) async fn events(
     request: Request,
 ) -> Result<Response, Problem> {
     let query = Query::own(request.uri(), &["after", "limit"])?;
-    let run = own_run(&app, request.headers(), run_id(&id)?).await?.record.id;
     let begin = match query.get("after") {
         Some(text) => after(text, "`after`")?,
         None => last_event_id(request.headers())?.unwrap_or(Begin::Start),
     };
+    let run = own_run(&app, request.headers(), run_id(&id)?).await?.record.id;
     if wants_json(request.headers()) {
         let limit = limit(&query, 1000)? as usize;
         let (events, next) = app.engine.events(run, begin, limit).await?;

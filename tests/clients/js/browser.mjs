@@ -38,6 +38,7 @@ const here = dirname(fileURLToPath(import.meta.url));
 
 async function bundle({ module, generation }) {
   const made = await build({
+    absWorkingDir: here,
     entryPoints: [join(here, "pages/app.jsx")],
     bundle: true,
     write: false,

@@ -36,7 +36,8 @@ async fn the_number_of_threads_is_the_same_under_load() -> Result<()> {
     .await?;
     let busy = world.server()?.census()?;
     assert_eq!(busy.threads, rest.threads, "threads grew with the load");
-    assert!(busy.files >= rest.files + 2 * STREAMS, "the load was not there");
+    // A few that were open at the start may be closed by now.
+    assert!(busy.files + 10 >= rest.files + 2 * STREAMS, "the load was not there");
     let ready = world.client().get("/health/ready").send().await?.expect(200)?.json();
     assert_eq!(ready["threads"], ready["threads_at_start"], "{ready}");
     while let Some(events) = streams.join_next().await {

@@ -16,6 +16,7 @@ mod dev;
 mod doctor;
 mod durable;
 mod input;
+mod knowledge;
 mod lab;
 mod langgraph;
 mod limits;

@@ -126,7 +126,15 @@ impl Builder {
         };
         let built: Option<Snapshot> = self.inner.lanes.run(job).await.flatten();
         let Some(snapshot) = built else {
-            self.shelf.with(|state| state.building = false);
+            // Either everything stops, or building panicked: what stands goes on to answer, and the
+            // same is not tried again before something changes.
+            if !self.inner.tasks.hard.is_cancelled() {
+                tracing::error!(source = self.shelf.name, "the index could not be built");
+            }
+            self.shelf.with(|state| {
+                state.building = false;
+                state.learned = true;
+            });
             return;
         };
         let (chunks, took) = (snapshot.stats().chunks, instant() - begun);

@@ -226,7 +226,11 @@ impl Ingest {
                 state.failures.insert(String::new(), Trouble::new(TroubleKind::TooLarge, text));
             }
         });
-        let root = root.display().to_string();
+        // Readers work in another folder: a relative path would lead them elsewhere.
+        let root = std::path::absolute(root)
+            .map_err(|error| format!("{}: {error}", root.display()))?
+            .display()
+            .to_string();
         let mut work = Vec::new();
         for (path, file) in found.files {
             let known = known.remove(&path);

@@ -471,6 +471,14 @@ fn together(mut answers: Vec<Candidates>) -> Candidates {
     {
         return only;
     }
+    // A word is unknown when none of the indexes has it.
+    let unknown_words: Vec<String> = answers.first().map_or_else(Vec::new, |first| {
+        let words = first.scanned.unknown_words.iter();
+        let nowhere = |word: &&String| {
+            answers.iter().all(|answer| answer.scanned.unknown_words.contains(*word))
+        };
+        words.filter(nowhere).cloned().collect()
+    });
     let mut all = Candidates { hits: Vec::new(), scanned: Scanned::default() };
     for answer in answers {
         let Candidates { hits, scanned } = answer;
@@ -479,9 +487,9 @@ fn together(mut answers: Vec<Candidates>) -> Candidates {
         all.scanned.chunks_in_scope += scanned.chunks_in_scope;
         all.scanned.matched += scanned.matched;
         all.scanned.has_words |= scanned.has_words;
-        all.scanned.unknown_words.extend(scanned.unknown_words);
         all.scanned.corrected.extend(scanned.corrected);
     }
+    all.scanned.unknown_words = unknown_words;
     all.scanned.unknown_words.sort_unstable();
     all.scanned.unknown_words.dedup();
     all.hits.sort_by(|a, b| b.scores.similarity.total_cmp(&a.scores.similarity));

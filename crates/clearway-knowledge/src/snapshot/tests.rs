@@ -233,3 +233,14 @@ mod properties {
         assert_eq!(answer.expect("not stopped").explanation.to_string(), "no document is in scope");
     }
 }
+
+#[test]
+fn many_texts_with_few_words_in_common_are_indexed() {
+    let mut builder = IndexBuilder::new();
+    for at in 0..60 {
+        add(&mut builder, &format!("n{at}"), None, &format!("# Note {at}\n\nThe word{at} stands."));
+    }
+    let snapshot = builder.build(Learn::Anew, &go_on).expect("not stopped");
+    assert_eq!(snapshot.stats().latent_dimensions, 0);
+    assert_eq!(ids(&snapshot, "word7", Viewer::Anonymous), ["n7"]);
+}

@@ -31,7 +31,7 @@ pub(super) struct Facts {
 
 impl Facts {
     pub(super) fn of(app: &App, record: &RunRecord) -> Self {
-        let own = &record.metadata[super::runs::OWN];
+        let own = super::runs::own_of(record);
         let graph = own["graph_id"].as_str().unwrap_or(&record.agent);
         Self {
             run: record.id,

@@ -94,9 +94,10 @@ impl Follower {
 
     /// The next run to read: of those that began or ended, the one that did so first.
     async fn next(&self, show: &impl Show) -> Result<Option<RunRecord>, clearway_engine::Error> {
+        // The active one first: should it end before the list is read, it is there as ended.
+        let active = self.app.engine.thread(self.thread).await?.and_then(|one| one.active_run);
         let query = RunQuery { thread: Some(self.thread), limit: RUNS, ..RunQuery::default() };
         let (runs, _) = self.app.engine.runs(query).await?;
-        let active = self.app.engine.thread(self.thread).await?.and_then(|one| one.active_run);
         let ready = runs.into_iter().map(|view| view.record).filter(|run| {
             !self.done.contains(&run.id)
                 && !run.rolled_back

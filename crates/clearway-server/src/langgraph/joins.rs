@@ -21,7 +21,9 @@ use super::frames::{Frames, Ids};
 use super::graph::Graph;
 use super::modes::{Modes, Projector};
 use super::request::{RunRequest, query_modes};
-use super::runs::{OWN, On, Started, address, check_stateless, put_location, read_request, start};
+use super::runs::{
+    On, Started, address, check_stateless, own_of, put_location, read_request, start,
+};
 use super::stream::{self, Reader, RunStream, Waiting};
 use super::{Params, state, threads};
 use crate::Problem;
@@ -161,7 +163,7 @@ async fn follow_known(
         let text = "event: error\r\ndata: {\"error\":\"HTTPException\",\"message\":\"404: Run not found\"}\r\n\r\n";
         return Ok(stream::answer(Body::from(text)));
     };
-    let own = &record.metadata[OWN];
+    let own = own_of(&record);
     let of_run = own["modes"].as_array().map(|names| {
         let names = names.iter().filter_map(Value::as_str);
         names.filter_map(|name| Modes::parse(name).ok()).fold(Modes::NONE, Modes::with)
@@ -251,11 +253,8 @@ async fn outcome(app: &App, run: RunId, graph: &Graph, had_ended: bool) -> Value
         Status::Success if !record.rolled_back => {}
         _ => return json!({}),
     }
-    let found = match record.checkpoint {
-        Some(checkpoint) => app.engine.state_at(record.thread, Some(checkpoint)).await,
-        None => Ok(None),
-    };
-    let found = match found {
+    // One that changed nothing made no checkpoint: it ends with what its thread stands at.
+    let found = match app.engine.state_at(record.thread, record.checkpoint).await {
         Ok(Some(found)) => found,
         Ok(None) => return json!({}),
         Err(error) => return json!({"__error__": stream::error(&error.0)}),

@@ -271,7 +271,7 @@ mod tests {
     #[test]
     fn shown_messages_are_whole() {
         let shown = complete(&json!({"type": "ai", "content": "x", "id": "1", "extra": 1}));
-        expect_test::expect![[r#"{"additional_kwargs":{},"content":"x","extra":1,"id":"1","invalid_tool_calls":[],"name":null,"response_metadata":{},"tool_calls":[],"type":"ai","usage_metadata":null}"#]]
+        expect_test::expect![[r#"{"content":"x","additional_kwargs":{},"response_metadata":{},"type":"ai","name":null,"id":"1","tool_calls":[],"invalid_tool_calls":[],"usage_metadata":null,"extra":1}"#]]
             .assert_eq(&shown.to_string());
         let other = json!({"type": "note", "content": 1, "id": "x"});
         assert_eq!(complete(&other), other);

@@ -526,7 +526,15 @@ impl Projector {
 
     /// Shows supersteps up to `last` whose checkpoints are here.
     fn flush_until(&mut self, event: &Event, last: i64, out: &mut Vec<Item>) {
-        while self.steps.front().is_some_and(|step| step.checkpoint.step <= last) {
+        while let Some(next) = self.steps.front()
+            && next.checkpoint.step <= last
+        {
+            // What a run begins with commits with its first superstep: whoever watched live had not
+            // seen it before a call ended, and nobody else may find it elsewhere.
+            let begins = !matches!(next.checkpoint.source, Source::Loop);
+            if begins && self.completed.is_empty() && last != i64::MAX {
+                break;
+            }
             let Some(step) = self.steps.pop_front() else { break };
             self.superstep(event, step, out);
         }

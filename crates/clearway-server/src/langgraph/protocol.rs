@@ -26,7 +26,7 @@ use super::follow::{Show, ThreadBody, follow};
 use super::frames::{Frames, Ids, THREAD_BITS, put_json, thread_seq};
 use super::modes::{Item, Modes, Projector, What};
 use super::request::{RunRequest, question};
-use super::runs::{On, start};
+use super::runs::{On, own_of, start};
 use super::{Params, stream, threads};
 use crate::Problem;
 use crate::app::{Address, App, Routes};
@@ -681,17 +681,20 @@ async fn thread_stream(
         Some(Err(_)) => return Err(unprocessable("Last-Event-ID is not text")),
     };
     threads::overview(&app, thread).await?;
+    let query = RunQuery { thread: Some(thread), limit: 1, ..RunQuery::default() };
+    let (runs, _) = app.engine.runs(query).await?;
+    let newest = runs.first().map(|view| &view.record);
+    let last = newest.map_or(0, |one| one.thread_ord);
     let begun = match seen {
-        Some(_) => Begun::After(seen.unwrap_or(0)),
-        None => {
-            let query = RunQuery { thread: Some(thread), limit: 1, ..RunQuery::default() };
-            let (runs, _) = app.engine.runs(query).await?;
-            let last = runs.first().map(|view| &view.record);
-            Begun::Now {
-                last: last.map_or(0, |one| one.thread_ord),
-                events: last.filter(|one| !one.status.is_terminal()).map_or(0, |one| one.next_seq),
-            }
+        // One that is under way is still to come, too.
+        Some(seen) => {
+            let under_way = newest.is_some_and(|one| !one.status.is_terminal());
+            Begun::After { seen, last: last - i64::from(under_way) }
         }
+        None => Begun::Now {
+            last,
+            events: newest.filter(|one| !one.status.is_terminal()).map_or(0, |one| one.next_seq),
+        },
     };
     let pieces = follow(&app, thread, ThreadFrames { begun });
     Ok(stream::answer(ThreadBody::new(pieces)))
@@ -711,8 +714,8 @@ fn last_seen(text: &str) -> Result<u64, Problem> {
 /// Where a client of a thread's stream begins.
 #[derive(Debug)]
 enum Begun {
-    /// With runs that can be resumed, behind a frame.
-    After(u64),
+    /// Behind a frame, with runs that can be resumed and with all behind the newest one.
+    After { seen: u64, last: i64 },
     /// With what comes after so many events of the newest run.
     Now { last: i64, events: u64 },
 }
@@ -726,12 +729,12 @@ impl ThreadFrames {
     fn frames(&self, run: &RunRecord) -> Frames {
         let ord = run.thread_ord.unsigned_abs();
         let made_ms = run.created_at.0.unsigned_abs();
-        let own = &run.metadata[super::runs::OWN];
+        let own = own_of(run);
         let named = own["modes"].as_array().into_iter().flatten().filter_map(Value::as_str);
         let modes = named.filter_map(|name| Modes::parse(name).ok());
         let modes = modes.reduce(Modes::with).unwrap_or(Modes::VALUES.with(Modes::TUPLES));
         let seen = match self.begun {
-            Begun::After(_) => None,
+            Begun::After { .. } => None,
             Begun::Now { last, events } if run.thread_ord == last && events > 0 => {
                 Some(EventId { seq: events - 1, fence: u32::MAX, part: u8::MAX })
             }
@@ -744,10 +747,11 @@ impl ThreadFrames {
 impl Show for ThreadFrames {
     fn wants(&self, run: &RunRecord) -> bool {
         match self.begun {
-            Begun::After(seen) => {
-                let last = (run.thread_ord.unsigned_abs() + 1) << THREAD_BITS;
-                let is_kept = run.metadata[super::runs::OWN]["resumable"] != false;
-                !run.status.is_terminal() || (is_kept && seen < last)
+            Begun::After { seen, last } => {
+                let end = (run.thread_ord.unsigned_abs() + 1) << THREAD_BITS;
+                let is_kept = own_of(run)["resumable"] != false;
+                // A later one may have ended before it was looked at.
+                run.thread_ord > last || !run.status.is_terminal() || (is_kept && seen < end)
             }
             Begun::Now { last, events } => {
                 run.thread_ord > last || (run.thread_ord == last && events > 0)
@@ -761,7 +765,7 @@ impl Show for ThreadFrames {
 
     fn show(&mut self, run: &RunRecord, item: &Item, of: &Projector, out: &mut BytesMut) {
         let seq = thread_seq(run.thread_ord.unsigned_abs(), item.id);
-        if matches!(self.begun, Begun::After(seen) if seq <= seen) {
+        if matches!(self.begun, Begun::After { seen, .. } if seq <= seen) {
             return;
         }
         self.frames(run).put(item, of, out);
@@ -770,7 +774,7 @@ impl Show for ThreadFrames {
     fn over(&mut self, run: &RunRecord, out: &mut BytesMut) {
         let (ord, made) = (run.thread_ord.unsigned_abs(), run.created_at.0);
         let seq = ((ord + 1) << THREAD_BITS) - 1;
-        if matches!(self.begun, Begun::After(seen) if seq <= seen) {
+        if matches!(self.begun, Begun::After { seen, .. } if seq <= seen) {
             return;
         }
         out.extend_from_slice(b"event: metadata\r\ndata: ");

@@ -34,7 +34,12 @@ use crate::extract::{self, Fields, Query};
 use crate::{Problem, idempotency, view};
 
 /// Where this door keeps what only it knows about a run, in the run's metadata.
-pub(super) const OWN: &str = "langgraph";
+const OWN: &str = "langgraph";
+
+/// What this door knows about a run; null when the run came through another one.
+pub(super) fn own_of(record: &RunRecord) -> &Value {
+    record.metadata.get(OWN).unwrap_or(&Value::Null)
+}
 
 pub(super) fn routes(routes: Routes) -> Result<Routes, Address> {
     routes

@@ -179,7 +179,9 @@ async fn show(State(app): State<App>, request: Request) -> Result<Json<Value>, P
         labels.filter(|label| !label.is_empty()).map(ToOwned::to_owned).collect();
     let key = query.get("key").ok_or_else(|| unprocessable("`key` is required"))?.to_owned();
     let refresh = query.get("refresh_ttl").is_none_or(|text| text != "false" && text != "0");
-    let (labels, key) = (namespace(labels)?, check_key(key)?);
+    // Text without a label is a label that cannot be.
+    let labels = namespace(labels).map_err(|no| no.status(StatusCode::UNPROCESSABLE_ENTITY))?;
+    let key = check_key(key)?;
     let scope = scope(request.headers())?;
     let found = app.engine.item(&scope, &labels, &key, used(refresh)).await?;
     Ok(Json(found.as_ref().map_or(Value::Null, shape)))

@@ -341,6 +341,28 @@ async fn stateless_runs_leave_no_thread_behind() {
 }
 
 #[tokio::test]
+async fn a_run_that_changes_nothing_ends_with_what_its_thread_stands_at() {
+    let mut server = TestServer::start().await;
+    let thread = thread(&mut server).await;
+    let wait = format!("/threads/{thread}/runs/wait");
+    json_of(&mut server, "POST", &wait, &hello("hi")).await;
+    let again = json_of(&mut server, "POST", &wait, &json!({"assistant_id": "agent"})).await;
+    assert_eq!(contents(&again), ["hi", "you said: hi"]);
+}
+
+#[tokio::test]
+async fn runs_of_other_doors_can_be_joined() {
+    let mut server = TestServer::start().await;
+    let turn = json!({"user_id": "u", "conversation_id": "c", "message": "hi"});
+    assert_eq!(server.post("/chat", &turn).await.status, 200);
+    let run = server.newest().await.unwrap();
+    let values = json_of(&mut server, "GET", &format!("/runs/{run}/join"), &Value::Null).await;
+    assert_eq!(contents(&values).last(), Some(&"you said: hi"));
+    let stream = send(&mut server, "GET", &format!("/runs/{run}/stream"), "").await;
+    assert_eq!(stream.status, 200);
+}
+
+#[tokio::test]
 async fn deleting_takes_history_and_threads_away() {
     let mut server = TestServer::start().await;
     let thread = thread(&mut server).await;

@@ -161,7 +161,7 @@ async fn operators_see_what_there_is() {
         assert!(!ready.json()[name].is_null(), "{name}");
     }
     assert_eq!(server.get("/pools").await.json()["pools"].as_array().unwrap().len(), 1);
-    assert_eq!(server.get("/providers").await.json(), json!({"providers": []}));
+    assert_eq!(server.get("/providers").await.json(), json!({"providers": [], "calls": []}));
     let metrics = server.get("/metrics").await;
     assert!(metrics.body.contains("clearway_pool_runs") && metrics.body.ends_with("# EOF\n"));
     assert!(server.get("/").await.body.contains("/openapi.json"));

@@ -50,7 +50,10 @@ fn hash(text: &str) -> ChunkHash {
     hash
 }
 
+/// Stores it under an id that is its own in its tenant and source.
 async fn put(bed: &Bed, new: NewDocument) -> Uuid {
+    let whole = [&*new.tenant, &*new.source, &*new.path].join("\n");
+    let new = NewDocument { id: Uuid::new_v5(&Uuid::nil(), whole.as_bytes()), ..new };
     match bed.store.knowledge().put_document(new).await.unwrap() {
         DocumentStored::Stored(id) => id,
         other => panic!("not stored: {other:?}"),

@@ -517,6 +517,14 @@ fn resolve_agent(
         let problem = problem_at(walk, Problem::new(text), &place, "no sources");
         walk.note(problem.help("give it a source: tools = [\"search:NAME\"]"));
     }
+    // Such an agent answers within one node, and an approval would end it with what it found.
+    if draft.cite.is_some()
+        && let Some(pattern) = draft.confirm.first()
+    {
+        let text = format!("`agents.{name}`: an agent with `cite` cannot ask for approval");
+        let problem = problem_at(walk, Problem::new(text), pattern, "would ask nobody");
+        walk.note(problem.help("leave out `cite`, or give these tools to another agent"));
+    }
     Some(Agent {
         title: draft.title.unwrap_or_else(|| name.to_owned()),
         model,

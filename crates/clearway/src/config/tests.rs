@@ -37,3 +37,4 @@ fn check_with(text: &str, env: &Env, expected: Expect) {
 mod errors;
 mod meaning;
 mod outside;
+mod tools;

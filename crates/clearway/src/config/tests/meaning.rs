@@ -173,7 +173,8 @@ vectors = { provider = "openai", model = "e", embedding = true, price = { input 
 #[test]
 fn the_documented_example_is_right() {
     let page = include_str!("../../../../../docs/configuration.md");
-    let (_, rest) = page.split_once("```toml\n").unwrap();
+    let (_, rest) = page.split_once("A whole example").unwrap();
+    let (_, rest) = rest.split_once("```toml\n").unwrap();
     let (example, _) = rest.split_once("```").unwrap();
     let names = ["OPENAI_API_KEY", "OPENAI_API_KEY_2", "ANTHROPIC_API_KEY"];
     let config = parse_with(example, &Env::new(names.map(|name| (name, "sk-x"))));

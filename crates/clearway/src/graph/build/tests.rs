@@ -86,7 +86,7 @@ fn input_is_checked_against_the_state() {
     };
     assert!(check(serde_json::json!({"log": ["a"]})).is_ok());
     assert!(check(serde_json::json!({"log": "a"})).is_ok(), "a lone value is a list of one");
-    let failure = check(serde_json::json!({"lgo": ["a"]})).unwrap_err();
+    let failure = check(serde_json::json!({"lo": ["a"]})).unwrap_err();
     assert_eq!(failure.code, Code::InvalidRequest);
     assert!(failure.message.contains("did you mean `log`?"), "{failure}");
     let failure = check(serde_json::json!({"log": [1]})).unwrap_err();
