@@ -14,7 +14,7 @@
 //!     Ok(Count::update().seen([state.seen.len() as u32]).into())
 //! }
 //!
-//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! # fn main() -> Result<(), clearway::graph::Error> {
 //! let graph = Graph::<Count>::builder("count")
 //!     .node("step", step.retry(3))
 //!     .start("step")
