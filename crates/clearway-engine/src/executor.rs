@@ -45,7 +45,6 @@ use crate::engine::{Inner, bounded_by};
 use crate::gate::Gate;
 use crate::ledger::Ledger;
 use crate::live::{End, Live};
-use crate::pace::Executing;
 use crate::pools::Slot;
 use crate::schedules;
 use crate::started::{Context, Started};
@@ -71,7 +70,6 @@ pub(crate) async fn execute(
     ahead: Option<Ahead>,
 ) {
     let (run, thread) = (claim.record.id, claim.record.thread);
-    let _executing = Executing::start();
     let context = Context {
         run: claim.record.id.to_string(),
         thread: claim.record.thread.to_string(),

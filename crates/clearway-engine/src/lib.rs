@@ -35,7 +35,6 @@ mod lanes;
 mod ledger;
 mod live;
 pub mod metrics;
-pub mod pace;
 mod pools;
 mod schedules;
 mod started;

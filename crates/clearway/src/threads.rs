@@ -4,7 +4,7 @@ use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use clearway_engine::{Lanes, pace};
+use clearway_engine::Lanes;
 use tokio::runtime::{Builder, Runtime};
 
 /// More workers than this make tokens dearer, not faster: each wakes for less work.
@@ -36,7 +36,6 @@ pub fn runtime(worker_threads: Option<u32>) -> Result<Runtime, ThreadsError> {
         .max_blocking_threads(Lanes::THREADS)
         .thread_keep_alive(Duration::from_secs(u64::from(u32::MAX)))
         .thread_name("clearway")
-        .on_thread_park(pace::before_park)
         .enable_all()
         .build()
         .map_err(refused)?;
