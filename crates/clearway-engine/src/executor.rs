@@ -104,7 +104,7 @@ struct Executor {
     agent: Option<Arc<Agent>>,
     context: Context,
     machine: Machine,
-    calls: FuturesUnordered<CallFuture>,
+    calls: Calls,
     open: HashMap<u32, OpenCall>,
     commit: Option<CommitFuture>,
     /// A commit that waits for the run to be accepted.
@@ -155,6 +155,39 @@ struct OpenCall {
 type CallFuture = Pin<Box<dyn Future<Output = (u32, CallEnd)> + Send>>;
 type CommitFuture = Pin<Box<dyn Future<Output = CommitEnd> + Send>>;
 type KeepFuture = Pin<Box<dyn Future<Output = (u32, Result<Journaled, Failure>)> + Send>>;
+
+/// The calls of a superstep.
+///
+/// One alone is polled with the task's own waker: a token of a chat wakes the task, and finds no
+/// queue and no waker of its own in between.
+#[derive(Default)]
+struct Calls {
+    alone: Option<CallFuture>,
+    beside: FuturesUnordered<CallFuture>,
+}
+
+impl Calls {
+    fn push(&mut self, call: CallFuture) {
+        if self.is_empty() {
+            self.alone = Some(call);
+            return;
+        }
+        self.beside.extend(self.alone.take());
+        self.beside.push(call);
+    }
+
+    fn is_empty(&self) -> bool {
+        self.alone.is_none() && self.beside.is_empty()
+    }
+
+    /// The next call that ends; `None` when there is none. Cancel-safe.
+    async fn next(&mut self) -> Option<(u32, CallEnd)> {
+        let Some(call) = &mut self.alone else { return self.beside.next().await };
+        let ended = call.await;
+        self.alone = None;
+        Some(ended)
+    }
+}
 
 enum CommitEnd {
     Ack(CommitAck),
@@ -224,7 +257,7 @@ impl Executor {
             agent,
             context,
             machine,
-            calls: FuturesUnordered::new(),
+            calls: Calls::default(),
             open: HashMap::new(),
             commit: None,
             held: None,

@@ -427,17 +427,27 @@ impl Live {
 }
 
 /// Wakers taken out from under the lock.
-struct Wakers(Vec<(u64, Waker)>);
+struct Wakers {
+    first: Option<Waker>,
+    others: Vec<(u64, Waker)>,
+}
 
 impl Wakers {
     fn wake(self) {
-        self.0.into_iter().for_each(|(_, waker)| waker.wake());
+        self.first.into_iter().for_each(Waker::wake);
+        self.others.into_iter().for_each(|(_, waker)| waker.wake());
     }
 }
 
 impl LiveState {
     fn take_wakers(&mut self) -> Wakers {
-        Wakers(std::mem::take(&mut self.wakers))
+        // One reader is the usual case, once a token: the list keeps its memory.
+        let first = self.wakers.pop().map(|(_, waker)| waker);
+        let others = match self.wakers.is_empty() {
+            true => Vec::new(),
+            false => std::mem::take(&mut self.wakers),
+        };
+        Wakers { first, others }
     }
 }
 

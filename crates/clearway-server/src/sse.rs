@@ -109,7 +109,8 @@ impl<R: Render> Stream<R> {
                 Next::Reply => {
                     let (engine, run) = (self.app.engine.clone(), self.run);
                     self.source = Source::Reply(Box::pin(async move {
-                        let record = engine.run(run).await?.record;
+                        // It ended here a moment ago, so this is in memory.
+                        let record = engine.wait(run).await?;
                         engine.reply(&record).await
                     }));
                 }

@@ -107,9 +107,8 @@ impl Decoder {
     pub fn feed(&mut self, chunk: Bytes) {
         if self.at == self.chunk.len() {
             self.event.forget_dispatched();
-            self.event.spill(&self.chunk);
+            self.release();
             self.chunk = chunk;
-            self.at = 0;
         } else {
             // Kept whole, so that positions in it stay right.
             let mut joined = BytesMut::with_capacity(self.chunk.len() + chunk.len());
@@ -132,12 +131,23 @@ impl Decoder {
         self.event.forget_dispatched();
         match self.advance() {
             Ok(true) => Ok(Some(self.event.dispatch(&self.chunk))),
-            Ok(false) => Ok(None),
+            Ok(false) => {
+                self.release();
+                Ok(None)
+            }
             Err(broken) => {
                 self.broken = Some(broken);
                 Err(broken)
             }
         }
+    }
+
+    /// Gives a consumed chunk back before the next is read: whoever reads from the socket finds its
+    /// buffer unshared and fills it again, instead of making one for each read.
+    fn release(&mut self) {
+        self.event.spill(&self.chunk);
+        self.chunk = Bytes::new();
+        self.at = 0;
     }
 
     /// The event that the end of the bytes left unfinished, as if a blank line had followed.
