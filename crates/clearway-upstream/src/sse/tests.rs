@@ -187,3 +187,16 @@ proptest! {
         fuzz(&bytes);
     }
 }
+
+#[test]
+fn a_consumed_chunk_is_given_back() {
+    let mut decoder = Decoder::default();
+    let chunk = Bytes::from(b"data: whole\n\ndata: be".to_vec());
+    decoder.feed(chunk.clone());
+    assert_eq!(decoder.next().unwrap().unwrap().data, b"whole");
+    assert!(!chunk.is_unique());
+    assert_eq!(decoder.next(), Ok(None));
+    assert!(chunk.is_unique(), "the reader of the socket cannot fill its buffer again");
+    decoder.feed(Bytes::from_static(b"gun\n\n"));
+    assert_eq!(decoder.next().unwrap().unwrap().data, b"begun");
+}
