@@ -27,6 +27,7 @@ use crate::clock::{Clocks, Ids, instant};
 use crate::health::{Health, Process};
 use crate::knowledge::Knowledge;
 use crate::lanes::Lanes;
+use crate::ledger::Books;
 use crate::live::{End, Hub, Live};
 use crate::metrics::{self, Metrics};
 use crate::pools::Pools;
@@ -69,14 +70,15 @@ pub(crate) struct Inner {
     pub deadline_armed: Notify,
     /// The earliest deadline of a queued run, in store time; `i64::MAX` for none.
     next_deadline: AtomicI64,
+    /// When the next run is due that was accepted for later, likewise. Others of them, and those from
+    /// before a restart, are found within the dispatcher's poll.
+    next_start: AtomicI64,
     pub watchdog: Watchdog,
     /// Set once, by whoever puts the server together.
     pub knowledge: OnceLock<Knowledge>,
     pub process: Process,
     /// When this engine began.
     pub started_at: Timestamp,
-    /// Mean time a run holds its slot, in milliseconds, for honest answers to "when?".
-    slot_time_ms: AtomicI64,
 }
 
 impl Engine {
@@ -127,10 +129,19 @@ impl Engine {
             ready,
             deadline_armed: Notify::new(),
             next_deadline: AtomicI64::new(i64::MAX),
+            next_start: AtomicI64::new(i64::MAX),
             watchdog,
             knowledge: OnceLock::new(),
             process: Process::measure(),
-            slot_time_ms: AtomicI64::new(0),
+        });
+        let books = Arc::new(Books::new(inner.metrics.clone(), inner.clocks.clone()));
+        inner.upstream.observe_embeddings(books.clone());
+        let (store, stopped) = (inner.store.clone(), inner.tasks.hard.clone());
+        inner.tasks.spawn(async move {
+            tokio::select! {
+                () = books.keep(&*store) => {}
+                () = stopped.cancelled() => books.flush(&*store).await,
+            }
         });
         let (pulse, stopped) = (inner.watchdog.pulse(), inner.tasks.hard.clone());
         inner.tasks.spawn(async move {
@@ -242,11 +253,12 @@ impl Engine {
     /// `store_unavailable`.
     pub async fn runs(&self, query: RunQuery) -> Result<(Vec<RunView>, Option<RunId>), Error> {
         let page = self.inner.store.runs(query).await?;
-        let mut views = Vec::with_capacity(page.runs.len());
-        for record in page.runs {
-            views.push(self.inner.view(record).await);
-        }
-        Ok((views, page.next))
+        Ok((self.inner.views(page.runs).await, page.next))
+    }
+
+    /// What runs do right now: one more read for all that queue, the rest is in memory.
+    pub async fn views(&self, records: Vec<RunRecord>) -> Vec<RunView> {
+        self.inner.views(records).await
     }
 
     /// Runs as stored, newest first, without what they do right now: one read, however many they are.
@@ -556,10 +568,11 @@ const HAND_BACK: Duration = Duration::from_secs(5);
 impl Inner {
     /// When a run behind `ahead` others of a pool should start, from how long runs hold a slot.
     pub(crate) fn queue_eta(&self, pool: &str, ahead: u32) -> Duration {
-        let slots = self.pools.get(pool).map_or(1, |pool| pool.slots().max(1));
-        let mean_ms = self.slot_time_ms.load(Ordering::Relaxed).max(100) as u64;
-        let ms = mean_ms.saturating_mul(u64::from(ahead) + 1) / u64::from(slots);
-        Duration::from_millis(ms).clamp(Duration::from_secs(1), Duration::from_secs(600))
+        let (slots, held) = self.pools.get(pool).map_or((1, ASSUMED_HELD), |pool| {
+            (pool.slots().max(1), pool.held().unwrap_or(ASSUMED_HELD))
+        });
+        let turns = held.saturating_mul(ahead.saturating_add(1)) / slots;
+        turns.clamp(Duration::from_secs(1), Duration::from_secs(600))
     }
 
     /// The live end of a run, or its row if it has ended.
@@ -649,14 +662,33 @@ impl Inner {
     }
 
     pub(crate) async fn view(&self, record: RunRecord) -> RunView {
-        if record.status.is_terminal() {
-            return RunView { record, waiting: None, position: None, calls: Vec::new() };
-        }
-        let waits = matches!(record.status, Status::Blocked | Status::Ready);
-        let position = match waits {
+        let position = match queues(&record) {
             true => self.store.queue_position(record.id).await.ok().flatten(),
             false => None,
         };
+        self.view_at(record, position)
+    }
+
+    async fn views(&self, records: Vec<RunRecord>) -> Vec<RunView> {
+        let queued: Vec<RunId> =
+            records.iter().filter(|record| queues(record)).map(|record| record.id).collect();
+        let positions = match queued.is_empty() {
+            true => Vec::new(),
+            // A list without places is better than none.
+            false => self.store.queue_positions(queued).await.unwrap_or_default(),
+        };
+        let mut positions = positions.into_iter();
+        let view = |record: RunRecord| {
+            let position = queues(&record).then(|| positions.next().flatten()).flatten();
+            self.view_at(record, position)
+        };
+        records.into_iter().map(view).collect()
+    }
+
+    fn view_at(&self, record: RunRecord, position: Option<QueuePosition>) -> RunView {
+        if record.status.is_terminal() {
+            return RunView { record, waiting: None, position: None, calls: Vec::new() };
+        }
         let live = self.hub.get(record.id);
         let mut waiting = match &live {
             Some(live) => live.wait.read(instant()),
@@ -734,11 +766,9 @@ impl Inner {
             let wait = metrics::Wait { kind: kind.as_str().to_owned() };
             metrics.waited.get_or_create(&wait).inc_by(spent.as_secs_f64());
         }
-        // A moving mean over about the last 16 runs.
-        let held = instant().saturating_duration_since(claimed_at).as_millis() as i64;
-        let mean = self.slot_time_ms.load(Ordering::Relaxed);
-        let next = if mean == 0 { held } else { mean + (held - mean) / 16 };
-        self.slot_time_ms.store(next.max(1), Ordering::Relaxed);
+        if let Some(pool) = self.pools.get(&record.pool) {
+            pool.was_held(record.worked);
+        }
     }
 
     fn refresh_gauges(&self) {
@@ -799,6 +829,25 @@ impl Inner {
         }
     }
 
+    /// A run was accepted that is due so much later.
+    pub(crate) fn delayed(&self, delay: Duration) {
+        // The store's clock and ours may differ by a moment.
+        let at = self.clocks.now().plus(delay + Duration::from_millis(2));
+        self.next_start.fetch_min(at.0, Ordering::AcqRel);
+        self.wake_dispatcher();
+    }
+
+    /// Time until the next run is due that was accepted for later, at most `most`. Forgets one that is due.
+    pub(crate) fn until_start(&self, most: Duration) -> Duration {
+        let at = self.next_start.load(Ordering::Acquire);
+        let now = self.clocks.now();
+        if at <= now.0 {
+            let order = (Ordering::AcqRel, Ordering::Acquire);
+            let _ = self.next_start.compare_exchange(at, i64::MAX, order.0, order.1);
+        }
+        Timestamp(at).since(now).min(most)
+    }
+
     /// Time until the earliest known deadline of a queued run, at most `most`. Forgets a deadline
     /// that is due, as the sweep that follows reports the next one.
     pub(crate) fn until_armed(&self, most: Duration) -> Duration {
@@ -838,6 +887,14 @@ pub(crate) async fn bounded_by<T>(
         let text = "the store did not answer in time";
         Err(clearway_store::Error::new(clearway_store::ErrorKind::Other, text).outcome_unknown())
     })
+}
+
+/// How long a run is assumed to hold a slot of a pool in which none has ended yet.
+const ASSUMED_HELD: Duration = Duration::from_secs(20);
+
+/// Whether a run has others ahead of it.
+fn queues(record: &RunRecord) -> bool {
+    matches!(record.status, Status::Blocked | Status::Ready)
 }
 
 /// What a waiting run's row says about its wait.
