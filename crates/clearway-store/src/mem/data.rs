@@ -10,7 +10,8 @@ use clearway_core::plan::Frontier;
 use clearway_core::run::Parked;
 use clearway_core::thread::ThreadRecord;
 use clearway_core::{
-    AttemptRecord, AttemptsOf, CheckpointId, Failure, InstanceId, RunId, RunRecord, Status, TaskId, ThreadId, Timestamp,
+    AttemptRecord, AttemptsOf, CheckpointId, Failure, InstanceId, RunId, RunRecord, Status, TaskId,
+    ThreadId, Timestamp,
 };
 
 use super::Sharing;
