@@ -26,7 +26,8 @@ use clearway_core::journal::Entry;
 use clearway_core::run::Budget;
 use clearway_core::thread::ThreadRecord;
 use clearway_core::{
-    AttemptRecord, AttemptsOf, CheckpointId, Clock, InstanceId, Priority, RunId, RunRecord, ThreadId, Timestamp,
+    AttemptRecord, AttemptsOf, CheckpointId, Clock, InstanceId, Priority, RunId, RunRecord,
+    ThreadId, Timestamp,
 };
 use serde_json::{Map, Value};
 use uuid::Uuid;
@@ -566,7 +567,7 @@ impl Store for MemStore {
                 size_bytes: data.size_bytes(),
                 disk_free_bytes: None,
                 writable: Ok(()),
-                schema_version: 5,
+                schema_version: 6,
             })
         })
     }
