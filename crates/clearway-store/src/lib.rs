@@ -38,7 +38,8 @@ pub use types::*;
 use clearway_core::journal::Entry;
 use clearway_core::run::Budget;
 use clearway_core::{
-    AttemptRecord, AttemptsOf, CheckpointId, InstanceId, Priority, RunId, RunRecord, ThreadId, Timestamp,
+    AttemptRecord, AttemptsOf, CheckpointId, InstanceId, Priority, RunId, RunRecord, ThreadId,
+    Timestamp,
 };
 
 /// Durable memory of all runs and threads.

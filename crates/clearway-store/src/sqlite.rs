@@ -13,8 +13,8 @@
 
 mod admission;
 mod artifacts;
-mod attempts;
 mod assistants;
+mod attempts;
 mod channels;
 mod claim;
 mod commit;
@@ -49,7 +49,8 @@ use clearway_core::journal::Entry;
 use clearway_core::run::Budget;
 use clearway_core::thread::ThreadRecord;
 use clearway_core::{
-    AttemptRecord, AttemptsOf, CheckpointId, Clock, InstanceId, Priority, RunId, RunRecord, ThreadId, Timestamp,
+    AttemptRecord, AttemptsOf, CheckpointId, Clock, InstanceId, Priority, RunId, RunRecord,
+    ThreadId, Timestamp,
 };
 use serde_json::{Map, Value};
 use tokio::task::JoinHandle;
