@@ -13,7 +13,6 @@ use axum::Json;
 use axum::extract::Request;
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
-use clearway_core::message::Role;
 use clearway_core::run::RunRecord;
 use clearway_core::thread::ThreadKey;
 use clearway_core::{Code, Failure, Message, RunId, Status, ThreadId};
@@ -28,65 +27,21 @@ use tokio::time::{Duration, timeout};
 use uuid::Uuid;
 
 use crate::app::App;
+use crate::ask::Ask;
 use crate::caller::caller;
-use crate::extract::{self, Fields, Invalid, Query, read_body, shown};
+use crate::extract::{self, Query, read_body, shown};
 use crate::knowledge::{knowledge, owner};
-use crate::problem::Shape;
 use crate::runs::put_run_headers;
 use crate::server::Door;
 use crate::sse::{CancelGuard, Stream};
-use crate::tasks::said;
 use crate::{Problem, idempotency, runs, view};
 
 /// The dialect's name in run records and thread keys.
 const DIALECT: &str = "knowledge";
 
-/// `POST …/chat`, `…/chat/stream` and `…/chat/async`.
-#[derive(Debug)]
-struct Ask {
-    message: String,
-    history: Vec<(Role, String)>,
-    user: Option<String>,
-    conversation: Option<String>,
-    metadata: Map<String, Value>,
-    deadline: Option<Value>,
-}
-
-impl Ask {
-    fn parse(body: &[u8]) -> Result<Self, Vec<Invalid>> {
-        let mut fields = Fields::parse(body)?;
-        let message = fields.text("message");
-        fields.not_blank("message", &message);
-        let user = fields.nullable_text("user_id");
-        let conversation = fields.nullable_text("conversation_id");
-        for (name, text) in [("user_id", &user), ("conversation_id", &conversation)] {
-            if let Some(text) = text {
-                fields.check_name(name, text);
-            }
-        }
-        let metadata = fields.object("metadata");
-        let deadline = fields.value("deadline_ms");
-        let mut history = Vec::new();
-        for (at, item) in fields.list("conversation_history").into_iter().enumerate() {
-            match said(item, at) {
-                Ok(said) => history.push(said),
-                Err(invalid) => fields.absorb(invalid),
-            }
-        }
-        fields.finish()?;
-        Ok(Self { message, history, user, conversation, metadata, deadline })
-    }
-}
-
 /// Every body of this door, for whatever bytes.
 pub(crate) fn fuzz(data: &[u8]) {
     let _ = Ask::parse(data);
-}
-
-fn unprocessable(invalid: Vec<Invalid>) -> Problem {
-    Problem::from(invalid.clone())
-        .status(StatusCode::UNPROCESSABLE_ENTITY)
-        .shape(Shape::Invalid(invalid))
 }
 
 /// A failed chat is the run's failure, whatever it was: one status for all.
@@ -107,7 +62,7 @@ async fn accept(
     address: &str,
     background: bool,
 ) -> Result<Accepted, Problem> {
-    let ask = Ask::parse(body).map_err(unprocessable)?;
+    let ask = Ask::parse(body).map_err(Problem::unprocessable)?;
     let query = Query::parse(&parts.uri)?;
     let leave = match query.get("on_disconnect") {
         None | Some("continue") => false,
@@ -135,11 +90,7 @@ async fn accept(
         Some(key) => key.thread_id(&caller.tenant),
         None => ThreadId(app.engine.new_id()),
     };
-    let of = |(role, text): &(Role, String)| {
-        Message::new(*role, text.as_str(), app.engine.new_id().to_string()).to_value()
-    };
-    let mut messages: Vec<Value> = ask.history.iter().map(of).collect();
-    messages.push(of(&(Role::Human, ask.message)));
+    let messages = ask.messages(app);
     let kind = if background {
         Kind::Background { working_limit: asked.map(|asked| asked.min(agent.working_limit)) }
     } else {

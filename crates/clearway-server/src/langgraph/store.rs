@@ -216,7 +216,7 @@ async fn search(State(app): State<App>, request: Request) -> Result<Response, Pr
     let found = match limit {
         0 => Vec::new(),
         limit => {
-            let search = ItemSearch { prefix, filter, words: Vec::new(), offset, limit };
+            let search = ItemSearch { prefix, filter, offset, limit, ..ItemSearch::default() };
             app.engine.search_items(&scope, query.as_deref(), search, used(refresh)).await?
         }
     };
