@@ -11,8 +11,8 @@ use crate::app::{Address, App, Routes};
 use crate::extract::{PathText, shown};
 use crate::server::{Door, DoorKind, ServerOptions};
 use crate::{
-    Problem, attempts, campaigns, codes, cofounder, control, embeddings, files, knowledge, langgraph, notes,
-    ops, runs, storage, tasks,
+    Problem, attempts, campaigns, codes, cofounder, control, embeddings, files, knowledge,
+    langgraph, notes, ops, runs, storage, tasks,
 };
 
 /// All addresses of a server with these doors.

@@ -124,7 +124,7 @@ async fn attempts_are_kept_with_their_commit(mut bed: Bed) {
     bed.commit(step.clone()).await;
     // The same commit again brings nothing, and neither does one that is refused.
     bed.commit(step.clone()).await;
-    let stale = StepCommit { fence: 9, number: 2, ..step };
+    let stale = StepCommit { fence: 9, number: 2, events: None, ..step };
     assert_eq!(bed.commit(stale).await, CommitAck::Fenced);
     let end = StepCommit { attempts: vec![attempt("b", 1)], ..first.end(Status::Error) };
     bed.commit(end).await;

@@ -256,14 +256,16 @@ async fn equals_share_the_calls_and_the_slow_one_gets_few() {
 
 #[tokio::test(start_paused = true)]
 async fn an_equal_that_fails_is_left_out_and_comes_back() {
-    let lab = Lab::faulty(&["unavailable", "", ""], spread);
+    let quick =
+        |fault| clearway_sim::Options { ttft: Duration::from_millis(100), ..options(fault) };
+    let lab = Lab::new(["unavailable", "", ""].map(quick), spread);
     for _ in 0..60 {
         lab.call().await.assert_whole();
     }
     // Each failure makes it dearer than the others, so few calls find it out.
     assert!(lab.requests(0) <= 6, "{}", lab.requests(0));
     lab.sims[0].change(|control| control.fault = None);
-    tokio::time::sleep(Duration::from_secs(60)).await;
+    tokio::time::sleep(Duration::from_secs(90)).await;
     let before = lab.requests(0);
     for _ in 0..60 {
         lab.call().await.assert_whole();

@@ -278,6 +278,7 @@ prompt   = "You are {{ agent.title }}."
 pool     = "campaigns"
 deadline = "60s"
 when_busy = "interrupt"
+keep = 3
 
 [doors.cofounder]
 mount = "/cofounder"
@@ -292,6 +293,7 @@ expose_state = true
     assert_eq!(config.pools["chat"], Pool { slots: 256, queue: 2000 });
     let agent = &config.agents["cofounder"];
     assert_eq!((agent.when_busy, agent.history_tokens), (Multitask::Interrupt, 6000));
+    assert_eq!(agent.keep, clearway_engine::Keep::Last(3));
     assert_eq!(config.models["writer"].params["stop"], serde_json::json!(["x"]));
     let provider = &config.providers["openai"];
     assert_eq!(
