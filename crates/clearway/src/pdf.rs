@@ -188,7 +188,7 @@ impl Layout {
                 };
                 self.y += size * 0.8;
                 // A heading does not stay alone at the foot of a page.
-                self.room(size * 3.5)?;
+                self.room(size * 6.0)?;
                 self.heading = Some(size);
             }
             Tag::Strong => self.bold += 1,
@@ -423,7 +423,7 @@ impl Layout {
 
     /// What sets a title apart.
     fn bar(&mut self) {
-        self.y += 9.0;
+        self.y += 13.0;
         let (y, [r, g, b]) = (self.y, ACCENT);
         let Some(page) = self.pages.last_mut() else { return };
         page.set_fill_rgb(r, g, b).rect(MARGIN, HEIGHT - y, 54.0, 3.0).fill_nonzero();

@@ -221,7 +221,11 @@ async fn kills_among_workflows_repeat_no_write_and_no_superstep() -> Result<()> 
         .filter(|run| run["agent"] == "many")
         .filter_map(|run| run["run_id"].as_str())
         .collect();
-    assert_eq!(known, runs.iter().map(String::as_str).collect::<BTreeSet<_>>(), "lost, or started twice");
+    assert_eq!(
+        known,
+        runs.iter().map(String::as_str).collect::<BTreeSet<_>>(),
+        "lost, or started twice"
+    );
     assert_eq!(all.len(), 2 * runs.len(), "each has one child");
     for run in &all {
         assert_eq!(run["status"], "success", "{run}");

@@ -814,9 +814,9 @@ fn title_of(name: &str) -> String {
 /// `keep`: which checkpoints of a thread stay.
 pub(super) fn keep(value: &Value<'_>) -> Option<clearway_engine::Keep> {
     use clearway_engine::Keep;
-    match value.text() {
-        Some(_) => value.one_of(&[("all", Keep::All), ("ends", Keep::RunEnds)]),
-        None => value.count(1..=1_000_000).map(Keep::Last),
+    match value.is_number() {
+        false => value.one_of(&[("all", Keep::All), ("ends", Keep::RunEnds)]),
+        true => value.count(1..=1_000_000).map(Keep::Last),
     }
 }
 
