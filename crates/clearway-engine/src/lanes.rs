@@ -65,7 +65,7 @@ impl Lanes {
 /// One more OS thread, for long work that nobody waits for: it steps back whenever anybody else
 /// wants the processor, so that whoever asks does not notice it.
 #[derive(Clone, Debug)]
-pub struct Background {
+pub(crate) struct Background {
     jobs: mpsc::Sender<Job>,
 }
 
@@ -75,13 +75,13 @@ impl Background {
     /// Jobs that wait while one runs; whoever has more waits for room.
     const QUEUE: usize = 1;
     /// How far it steps back: a tenth of what others get where the processor is scarce.
-    pub const NICE: i32 = 10;
+    pub(crate) const NICE: i32 = 10;
 
     /// Starts the thread; it ends with the last handle.
     ///
     /// # Errors
     /// The host refuses one more thread.
-    pub fn start(name: &str) -> std::io::Result<Self> {
+    pub(crate) fn start(name: &str) -> std::io::Result<Self> {
         let (jobs, mut queue) = mpsc::channel::<Job>(Self::QUEUE);
         std::thread::Builder::new().name(name.to_owned()).spawn(move || {
             // Of this thread alone. A host that refuses leaves it as fast as others.
@@ -96,7 +96,7 @@ impl Background {
 
     /// Runs a job after those that came before. `None` when it panicked, or the thread has ended. A
     /// job whose caller has left is still run, so it must look now and then whether to go on.
-    pub async fn run<T: Send + 'static>(
+    pub(crate) async fn run<T: Send + 'static>(
         &self,
         work: impl FnOnce() -> T + Send + 'static,
     ) -> Option<T> {

@@ -420,7 +420,9 @@ async fn nobody_finds_what_is_somebody_elses() -> Result<()> {
         });
         let at = format!("/v1/vector_stores/{ann_store}/search");
         let answer = world.client().post(at).header("x-user-id", "ann").json(&body).send().await?;
-        assert_eq!(answer.expect(200)?.text().contains("oak"), found, "{year}");
+        let answer = answer.expect(200)?.json();
+        let hits = answer["data"].as_array().context("data")?.len();
+        assert_eq!(hits > 0, found, "{year}: {answer}");
     }
 
     // What ann deletes is gone from the index, too.
