@@ -50,6 +50,11 @@ pub(crate) fn store_id(text: &str) -> Option<Uuid> {
 }
 
 fn openai(problem: Problem) -> Problem {
+    // More than may be kept is the caller's to mend.
+    let problem = match problem.code() {
+        Code::LimitExceeded => problem.status(http::StatusCode::BAD_REQUEST),
+        _ => problem,
+    };
     problem.shape(Shape::OpenAi { param: None, code: None })
 }
 

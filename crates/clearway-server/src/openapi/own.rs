@@ -56,7 +56,10 @@ fn operations(paths: &mut Map<String, Value>) {
             path: "/providers/attempts",
             id: "attempts_of_no_run",
             summary: "Attempts at provider calls that belong to no run, newest first",
-            parameters: vec![limit(), query("after", json!({"type": "integer"}), "the `next` of the page before")],
+            parameters: vec![
+                limit(),
+                query("after", json!({"type": "integer"}), "the `next` of the page before"),
+            ],
             answers: &[("200", "a page", JSON, "Attempts")],
             refusals: own(LIST),
             ..Operation::default()
@@ -173,7 +176,10 @@ fn runs(paths: &mut Map<String, Value>) {
             path: "/runs/{run_id}/attempts",
             id: "run_attempts",
             summary: "A run's attempts at provider calls, oldest first",
-            parameters: vec![limit(), query("after", json!({"type": "integer"}), "the `next` of the page before")],
+            parameters: vec![
+                limit(),
+                query("after", json!({"type": "integer"}), "the `next` of the page before"),
+            ],
             answers: &[("200", "a page", JSON, "Attempts")],
             refusals: own(READ),
             ..Operation::default()
@@ -371,7 +377,6 @@ fn embeddings(paths: &mut Map<String, Value>) {
             sends: Some(Sends::Body("Embed")),
             answers: &[("200", "a vector for each text", JSON, "Embeddings")],
             refusals: Refusals(Style::OpenAi, EMBED),
-            ..Operation::default()
         },
     );
     let purpose = json!({"type": "string", "enum": ["query", "document"], "default": "query"});
