@@ -141,7 +141,8 @@ pub(crate) fn attention(args: &AttentionArgs, output: Output) -> Result<Exit> {
             ));
         }
         if body["more"] == true {
-            output.note("there is more than could be looked at: settle some of these and ask again");
+            output
+                .note("there is more than could be looked at: settle some of these and ask again");
         }
         Ok(Exit::Ok)
     })

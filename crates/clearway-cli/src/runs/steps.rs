@@ -38,9 +38,7 @@ impl Steps {
             let all = MultiProgress::new();
             let (bar, template) = match names.len() {
                 0 => (ProgressBar::new_spinner(), "{spinner} {pos} steps done  {elapsed}"),
-                total => {
-                    (ProgressBar::new(total as u64), "{bar:30} {pos}/{len} steps  {elapsed}")
-                }
+                total => (ProgressBar::new(total as u64), "{bar:30} {pos}/{len} steps  {elapsed}"),
             };
             let whole = all.add(bar.with_style(style(template)));
             whole.enable_steady_tick(TICK);
