@@ -59,13 +59,28 @@ bench-limits *args: (bench "limits" args)
 
 bench-providers *args: (bench "providers" args)
 
+# Outages, hidden limits and crowds, for six minutes.
+bench-drills *args: (bench "drills" args)
+
+bench-layer *args: (bench "layer" args)
+
+# random schedules of what providers may do, many more than the tests play
+schedules seeds="100000":
+    CLEARWAY_SEEDS={{seeds}} cargo nextest run --release -p clearway-upstream random_schedules
+
 bench-turns *args: (bench "turns" args)
 
 bench-cancel *args: (bench "cancel" args)
 
 bench-kill *args: (bench "kill" args)
 
+bench-kill-workflows *args: (bench "kill-workflows" args)
+
 bench-drain *args: (bench "drain" args)
+
+bench-rejoin *args: (bench "rejoin" args)
+
+bench-langgraph *args: (bench "langgraph" args)
 # Whether everything else stays fast while every campaign slot is busy.
 bench-campaigns *args: (bench "campaigns" args)
 

@@ -23,6 +23,15 @@ struct Event {
     data: Value,
 }
 
+/// A run was left in the middle and taken up under another lease.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Takeover {
+    /// Its last event before.
+    pub(crate) left_ms: i64,
+    /// Its first event after.
+    pub(crate) taken_ms: i64,
+}
+
 /// A run's whole log.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Log(Vec<Event>);
@@ -50,8 +59,22 @@ impl Log {
         }
     }
 
-    /// What is wrong with it; nothing when it is the log of a success.
+    /// What is wrong with it; nothing when it is the log of a success with this reply.
     pub(crate) fn problems(&self, expected: &Expected) -> Vec<String> {
+        let mut problems = self.shape_problems();
+        let text = self.standing_text();
+        if text != expected.text() {
+            let shown: String = text.chars().take(120).collect();
+            problems.push(format!(
+                "the text that stands is not the reply ({} bytes): {shown}",
+                text.len()
+            ));
+        }
+        problems
+    }
+
+    /// The same whatever it says.
+    pub(crate) fn shape_problems(&self) -> Vec<String> {
         let mut problems = Vec::new();
         let mut wrong = |what: String| problems.push(what);
         for (n, event) in self.0.iter().enumerate() {
@@ -80,11 +103,6 @@ impl Log {
             Some(_) => {}
             None => wrong("the log is empty".to_owned()),
         }
-        let text = self.standing_text();
-        if text != expected.text() {
-            let shown: String = text.chars().take(120).collect();
-            wrong(format!("the text that stands is not the reply ({} bytes): {shown}", text.len()));
-        }
         problems
     }
 
@@ -112,6 +130,21 @@ impl Log {
 
     pub(crate) fn len(&self) -> usize {
         self.0.len()
+    }
+
+    /// When it was interrupted and taken up again. A run that parked waited for something else than a server.
+    pub(crate) fn takeovers(&self) -> Vec<Takeover> {
+        let mut found = Vec::new();
+        let mut started = false;
+        for pair in self.0.windows(2) {
+            let [last, first] = pair else { continue };
+            started |= last.kind == "run.started";
+            let parked = matches!(last.kind.as_str(), "run.parked" | "run.released");
+            if first.fence > last.fence && started && !parked {
+                found.push(Takeover { left_ms: last.at_ms, taken_ms: first.at_ms });
+            }
+        }
+        found
     }
 
     /// When it was taken up again after a kill at `kill_ms`, if it was being executed then.
@@ -228,6 +261,14 @@ mod tests {
         assert_eq!(log.resumed_after(5), None, "not started yet");
         assert_eq!(log.resumed_after(25), Some(30));
         assert_eq!(log.resumed_after(100), None, "over");
+    }
+
+    #[test]
+    fn takeovers_are_found_and_parking_is_none() {
+        let mut events = good();
+        assert_eq!(log(&events).takeovers(), [Takeover { left_ms: 20, taken_ms: 30 }]);
+        events[2].0 = "run.parked";
+        assert_eq!(log(&events).takeovers(), []);
     }
 
     #[test]

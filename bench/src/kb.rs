@@ -17,6 +17,7 @@ use rusqlite::{Connection, params};
 use crate::report::{Kind, Report, Section, number};
 use crate::stats::Hist;
 
+pub(crate) mod chats;
 mod scale;
 
 /// Parameters of `kb`.

@@ -281,7 +281,7 @@ impl Outcome<'_> {
     clippy::disallowed_methods,
     reason = "compared with the times in the server's log, on the same machine"
 )]
-fn now_ms() -> i64 {
+pub(crate) fn now_ms() -> i64 {
     let since =
         std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
     i64::try_from(since.as_millis()).unwrap_or(i64::MAX)

@@ -24,11 +24,15 @@ mod bed;
 mod campaigns;
 mod cancel;
 mod drain;
+mod drills;
 mod expect;
+mod flows;
 mod health;
 mod http;
 mod kb;
 mod kill;
+mod langgraph;
+mod layer;
 mod limits;
 mod load;
 mod overhead;
@@ -37,6 +41,7 @@ mod providers;
 mod rejoin;
 mod report;
 mod rng;
+mod sink;
 mod sse;
 mod stats;
 mod steps;
@@ -80,12 +85,20 @@ enum Command {
     Cancel(cancel::Options),
     /// kill -9 at random moments under a mixed load.
     Kill(kill::Options),
+    /// kill -9 at random moments among campaigns and workflows that write outward.
+    KillWorkflows(flows::Options),
     /// Queries beside bulk embeddings, and crowds at a slow provider.
     Providers(providers::Options),
+    /// An outage of a minute, a hidden limit, crowds with one question and without time. Takes six minutes.
+    Drills(drills::Options),
+    /// What the provider layer alone adds, beside a bare client.
+    Layer(layer::Options),
     /// SIGTERM under load.
     Drain(drain::Options),
     /// Clients of LangGraph's door that hang up and come back.
     Rejoin(rejoin::Options),
+    /// LangGraph's door: a crowd of streams, first events, cancels.
+    Langgraph(langgraph::Options),
     /// Whether everything else stays fast while every campaign slot is busy.
     Campaigns(campaigns::Options),
     /// A conversation's bytes on disk at 50, 100, 200 and 400 turns.
@@ -100,10 +113,12 @@ enum Command {
     History(store::history::Options),
     /// A small tenant beside one that floods.
     Fairness(store::fairness::Options),
-    /// All of these except `history`, as they are by default.
+    /// All of these except `history` and `drills`, as they are by default.
     All,
     /// Retrieval: its quality beside SQLite's FTS5 on a test collection, or its speed by the number of chunks.
     Kb(kb::Options),
+    /// Chats with the knowledge agent while a whole folder is read and indexed anew.
+    KbChats(kb::chats::Options),
     /// Tries to start one thread, says how that went, and waits. Used by `limits`.
     #[command(hide = true)]
     TryThread,
@@ -162,9 +177,11 @@ fn raise_open_files() -> Result<()> {
 async fn run(cli: Cli) -> Result<bool> {
     let tools = match &cli.command {
         // Below the server there is nothing to build.
-        Command::Store(_) | Command::Claims(_) | Command::History(_) | Command::Fairness(_) => {
-            Tools { clearway: PathBuf::new(), nginx: cli.nginx }
-        }
+        Command::Store(_)
+        | Command::Claims(_)
+        | Command::History(_)
+        | Command::Fairness(_)
+        | Command::Layer(_) => Tools { clearway: PathBuf::new(), nginx: cli.nginx },
         _ => Tools::find(cli.clearway, cli.nginx).await?,
     };
     let mut report = Report::default();
@@ -172,14 +189,18 @@ async fn run(cli: Cli) -> Result<bool> {
         Command::All => {
             for name in [
                 "overhead",
+                "layer",
+                "providers",
                 "turns",
                 "cancel",
                 "limits",
                 "drain",
                 "rejoin",
+                "langgraph",
                 "campaigns",
                 "streams",
                 "kill",
+                "kill-workflows",
                 "storage",
                 "steps",
                 "store",
@@ -206,12 +227,17 @@ async fn one(tools: &Tools, command: &Command, report: &mut Report) -> Result<()
         Command::Turns(options) => turns::run(tools, options, report).await,
         Command::Cancel(options) => cancel::run(tools, options, report).await,
         Command::Kill(options) => kill::run(tools, options, report).await,
+        Command::KillWorkflows(options) => flows::run(tools, options, report).await,
+        Command::Drills(options) => drills::run(tools, options, report).await,
+        Command::Layer(options) => layer::run(options, report).await,
         Command::Drain(options) => drain::run(tools, options, report).await,
         Command::Providers(options) => providers::run(tools, options, report).await,
         Command::Rejoin(options) => rejoin::run(tools, options, report).await,
+        Command::Langgraph(options) => langgraph::run(tools, options, report).await,
         Command::Campaigns(options) => campaigns::run(tools, options, report).await,
         Command::Storage(options) => storage::run(tools, options, report).await,
         Command::Steps(options) => steps::run(tools, options, report).await,
+        Command::KbChats(options) => kb::chats::run(tools, options, report).await,
         Command::Store(options) => store::raw::run(options, report).await,
         Command::Claims(options) => store::claims::run(options, report).await,
         Command::History(options) => store::history::run(options, report).await,

@@ -121,15 +121,15 @@ async fn restart(bed: &Bed, mut server: Process) -> Result<Process> {
 }
 
 #[derive(Debug, Default)]
-struct Client {
-    frames: Vec<Frame>,
+pub(crate) struct Client {
+    pub(crate) frames: Vec<Frame>,
     hang_ups: u64,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
-struct Frame {
-    name: String,
-    data: String,
+pub(crate) struct Frame {
+    pub(crate) name: String,
+    pub(crate) data: String,
     id: String,
 }
 
@@ -162,7 +162,7 @@ async fn client(address: SocketAddr, seed: u64, restarts: bool) -> Result<Client
 }
 
 /// Reads up to so many frames. `true` when the stream is over.
-async fn read(
+pub(crate) async fn read(
     conn: &mut Conn,
     buffer: &mut Vec<u8>,
     client: &mut Client,
@@ -261,7 +261,7 @@ async fn check(
 }
 
 /// The text of each message, as LangGraph's SDKs put it together: pieces are appended, whole messages take the place.
-fn said(frames: &[Frame]) -> Result<HashMap<String, String>> {
+pub(crate) fn said(frames: &[Frame]) -> Result<HashMap<String, String>> {
     let mut said: HashMap<String, String> = HashMap::new();
     for frame in frames.iter().filter(|frame| frame.name == "messages") {
         let pair: Value = serde_json::from_str(&frame.data)?;

@@ -183,6 +183,7 @@ fn superstep(claim: &mut Claim, state: &mut State, step: u64, steps: u64) -> Ste
         spent: Spent::default(),
         worked: Duration::from_millis(1),
         usage: Usage::default(),
+        attempts: Vec::new(),
     }
 }
 

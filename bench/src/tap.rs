@@ -178,7 +178,10 @@ async fn serve(mut stream: TcpStream, calls: &Calls) -> Result<()> {
 }
 
 /// The length of head and body of the next request, which `buffer` then begins with.
-async fn read_request(stream: &mut TcpStream, buffer: &mut Vec<u8>) -> Result<Option<usize>> {
+pub(crate) async fn read_request(
+    stream: &mut TcpStream,
+    buffer: &mut Vec<u8>,
+) -> Result<Option<usize>> {
     loop {
         if let Some(length) = request_length(buffer)?
             && buffer.len() >= length
@@ -196,7 +199,10 @@ fn request_length(buffer: &[u8]) -> Result<Option<usize>> {
     let mut request = httparse::Request::new(&mut fields);
     let httparse::Status::Complete(head) = request.parse(buffer)? else { return Ok(None) };
     let length = request.headers.iter().find(|f| f.name.eq_ignore_ascii_case("content-length"));
-    let length = length.context("a request without a length")?;
+    let Some(length) = length else {
+        ensure!(matches!(request.method, Some("GET" | "HEAD")), "a request without a length");
+        return Ok(Some(head));
+    };
     Ok(Some(head + std::str::from_utf8(length.value)?.trim().parse::<usize>()?))
 }
 

@@ -51,8 +51,11 @@ const EDGES: &[(&str, &[&str])] = &[
         "clearway-testkit",
         &["clearway-core", "clearway-store", "clearway-upstream", "clearway-engine"],
     ),
-    // Measures the store and retrieval in its own process, and the server from outside.
-    ("clearway-bench", &["clearway-core", "clearway-store", "clearway-knowledge"]),
+    // Measures store, retrieval and provider layer in its own process, and the server from outside.
+    (
+        "clearway-bench",
+        &["clearway-core", "clearway-store", "clearway-knowledge", "clearway-upstream"],
+    ),
     ("xtask", &[]),
 ];
 

@@ -150,7 +150,7 @@ fn corpus(count: usize, questions: usize) -> (IndexBuilder, Vec<String>) {
 }
 
 /// A word: frequent ones are everybody's, the others belong to a theme more often than not.
-fn word(rng: &mut Rng, theme: u64) -> String {
+pub(super) fn word(rng: &mut Rng, theme: u64) -> String {
     let uniform = (rng.next() >> 11) as f64 / (1_u64 << 53) as f64;
     // Zipf: the logarithm of the rank is uniform.
     let rank = ((WORDS as f64).powf(uniform) as u64).min(WORDS - 1);

@@ -1,120 +1,245 @@
-//! `clearway chat`: talk to the default agent of a running server.
+//! `clearway chat [AGENT]`: talk to an agent of a running server.
 //!
-//! Each line is a background run, so what was asked is answered even when this program is not there
-//! any more to read it.
+//! Each line is a background run, so what was asked is answered even when this program is not there any more to read
+//! it. While an answer comes, a terminal's lines are read all the same: `/cancel` stops it, anything else is said next.
+//!
+//! Without an agent the server's default one is spoken to, in a conversation with a name; a named agent, and a fork, is a
+//! thread with an id.
 
+use std::collections::VecDeque;
 use std::io::{IsTerminal, Write};
 
-use anyhow::Result;
+use anyhow::{Context as _, Result, bail};
 use clearway::client::Client;
 use serde_json::{Value, json};
+use tokio::sync::mpsc;
 
 use crate::cli::ChatArgs;
 use crate::exit::Exit;
 use crate::output::Output;
 use crate::runs::watch::{self, Show};
-use crate::runs::{block_on, encode, exit_of};
+use crate::runs::{block_on, encode, exit_of, path};
+
+const HELP: &str = "/fork goes on in a copy, the original stays; /state shows what the conversation came to; /cancel stops \
+                    an answer that is coming; /new begins another conversation; /quit ends; Ctrl+C leaves, and the \
+                    answer is kept";
+
+/// Lines that were typed while an answer came.
+const TYPED_AHEAD: usize = 16;
 
 pub(crate) fn run(args: &ChatArgs, output: Output) -> Result<Exit> {
     let client = args.client.client()?;
-    // Only text is shown: events are for `runs watch`.
-    let text_only = Output { quiet: true, ..output };
-    let mut conversation = args
-        .conversation
-        .clone()
-        .unwrap_or_else(|| format!("cli-{}-{}", clearway::now().0, std::process::id()));
+    let place = match (&args.agent, &args.conversation) {
+        (Some(agent), thread) => Place::Thread { agent: agent.clone(), id: thread.clone() },
+        (None, Some(name)) => Place::Named(name.clone()),
+        (None, None) => Place::named(),
+    };
+    let is_terminal = std::io::stdin().is_terminal();
+    let lines = lines()?;
+    let user = args.user.clone();
+    let mut talk = Talk {
+        client,
+        output,
+        user,
+        place,
+        last: None,
+        lines,
+        ahead: VecDeque::new(),
+        is_terminal,
+    };
     block_on(async {
-        let say = async |conversation: &str, message: &str| {
-            say(&client, &args.user, conversation, message, text_only).await
-        };
-        if let Some(message) = &args.message {
-            return say(&conversation, message).await;
-        }
-        let is_terminal = std::io::stdin().is_terminal();
-        if is_terminal {
-            output.note(
-                "type a line and press Enter; /help tells more, an empty line or Ctrl+D ends",
-            );
-        }
-        loop {
-            if is_terminal {
-                output.print_part("> ");
-            }
-            let mut line = String::new();
-            // Nothing else happens in this process, so waiting for a person here blocks nobody.
-            let read = std::io::stdin().read_line(&mut line)?;
-            if read == 0 || line.trim().is_empty() {
-                std::io::stdout().flush()?;
-                return Ok(Exit::Ok);
-            }
-            if let Some(command) = line.trim().strip_prefix('/') {
-                match told(&client, &args.user, &mut conversation, command, output).await? {
-                    Told::Go => continue,
-                    Told::End => return Ok(Exit::Ok),
-                }
-            }
-            let exit = say(&conversation, line.trim()).await?;
-            if exit != Exit::Ok && !is_terminal {
-                return Ok(exit);
-            }
+        match &args.message {
+            Some(message) => talk.say(message).await,
+            None => talk.converse().await,
         }
     })
 }
 
-enum Told {
-    Go,
-    End,
+/// Where it is talked.
+enum Place {
+    /// A conversation with the default agent.
+    Named(String),
+    /// A thread; made with the first line when there is none yet.
+    Thread { agent: String, id: Option<String> },
 }
 
-/// A command of the conversation, as against something said in it.
-async fn told(
-    client: &Client,
-    user: &str,
-    conversation: &mut String,
-    command: &str,
+impl Place {
+    fn named() -> Self {
+        Self::Named(format!("cli-{}-{}", clearway::now().0, std::process::id()))
+    }
+}
+
+struct Talk {
+    client: Client,
     output: Output,
-) -> Result<Told> {
-    match command.split_whitespace().next().unwrap_or_default() {
-        "state" => {
-            let path =
-                format!("/state?user_id={}&conversation_id={}", encode(user), encode(conversation));
-            match client.get(&path).await {
-                Ok(state) => output.print(&format!("{state:#}")),
-                Err(error) => output.error(&error.to_string()),
+    user: String,
+    place: Place,
+    /// The newest run.
+    last: Option<String>,
+    lines: mpsc::Receiver<std::io::Result<String>>,
+    ahead: VecDeque<String>,
+    is_terminal: bool,
+}
+
+impl Talk {
+    async fn converse(&mut self) -> Result<Exit> {
+        if self.is_terminal {
+            let hint =
+                "type a line and press Enter; /help tells more, an empty line or Ctrl+D ends";
+            self.output.note(hint);
+        }
+        loop {
+            if self.is_terminal {
+                self.output.print_part("> ");
+            }
+            let line = match self.ahead.pop_front() {
+                Some(line) => Some(line),
+                None => self.lines.recv().await.transpose()?,
+            };
+            let line = line.unwrap_or_default();
+            let line = line.trim();
+            if line.is_empty() || matches!(line, "/quit" | "/exit") {
+                std::io::stdout().flush()?;
+                return Ok(Exit::Ok);
+            }
+            if let Some(command) = line.strip_prefix('/') {
+                // A command that fails ends no conversation.
+                if let Err(error) = self.told(command).await {
+                    self.output.error(&format!("error: {error:#}"));
+                }
+                continue;
+            }
+            let exit = self.say(line).await?;
+            if exit != Exit::Ok && !self.is_terminal {
+                return Ok(exit);
             }
         }
-        "new" => {
-            *conversation = format!("cli-{}-{}", clearway::now().0, std::process::id());
-            output.note("a new conversation");
-        }
-        "quit" | "exit" => return Ok(Told::End),
-        _ => output.note(
-            "/state shows what the conversation came to, /new begins another one, \
-             /quit ends; Ctrl+C leaves, and the answer is kept",
-        ),
     }
-    Ok(Told::Go)
+
+    /// A command, as against something said.
+    async fn told(&mut self, command: &str) -> Result<()> {
+        match command.split_whitespace().next().unwrap_or_default() {
+            "state" => {
+                let state = match &self.place {
+                    Place::Named(name) => {
+                        let (user, name) = (encode(&self.user), encode(name));
+                        let path = format!("/state?user_id={user}&conversation_id={name}");
+                        self.client.get(&path).await?
+                    }
+                    Place::Thread { id: None, .. } => bail!("nothing has been said yet"),
+                    Place::Thread { id: Some(id), .. } => {
+                        let path = format!("/threads/{}/state", encode(id));
+                        self.client.get(&path).await?["values"].clone()
+                    }
+                };
+                self.output.print(&format!("{state:#}"));
+            }
+            "fork" => self.fork().await?,
+            "new" => {
+                self.place = match &self.place {
+                    Place::Named(_) => Place::named(),
+                    Place::Thread { agent, .. } => Place::Thread { agent: agent.clone(), id: None },
+                };
+                self.output.note("a new conversation");
+            }
+            "cancel" => self.output.note("nothing is being answered"),
+            _ => self.output.note(HELP),
+        }
+        Ok(())
+    }
+
+    /// Goes on in a copy of the conversation.
+    async fn fork(&mut self) -> Result<()> {
+        let (agent, id) = match (&self.place, &self.last) {
+            (Place::Thread { agent, id: Some(id) }, _) => (agent.clone(), id.clone()),
+            (_, Some(run)) => {
+                let run = self.client.get(&path(run, "")).await?;
+                let text = |key: &str| run[key].as_str().map(ToOwned::to_owned);
+                let agent = text("agent").context("a run without an agent")?;
+                (agent, text("thread_id").context("a run without a thread")?)
+            }
+            (_, None) => bail!("nothing has been said yet"),
+        };
+        let path = format!("/threads/{}/copy", encode(&id));
+        let copy = self.client.post(&path, Some(&json!({}))).await?;
+        let copy = copy["thread_id"].as_str().context("a copy without an id")?.to_owned();
+        self.output.note(&format!("going on in thread {copy}; thread {id} stays as it is"));
+        self.place = Place::Thread { agent, id: Some(copy) };
+        Ok(())
+    }
+
+    /// One turn.
+    async fn say(&mut self, message: &str) -> Result<Exit> {
+        let run = self.submit(message).await?;
+        self.last = Some(run.clone());
+        // Only text is shown: events are for `runs watch`.
+        let output = Output { quiet: true, ..self.output };
+        let Self { client, lines, ahead, is_terminal, .. } = self;
+        let answer = watch::watch(client, &run, None, Show::Text, output);
+        tokio::pin!(answer);
+        let mut listening = *is_terminal;
+        let exit = loop {
+            tokio::select! {
+                exit = &mut answer => break exit?,
+                line = lines.recv(), if listening => match line.transpose()? {
+                    Some(line) if line.trim() == "/cancel" => {
+                        client.post(&path(&run, "/cancel"), None).await?;
+                    }
+                    Some(line) if ahead.len() < TYPED_AHEAD => ahead.push_back(line),
+                    Some(_) => output.error("one thing after another: this line is forgotten"),
+                    None => listening = false,
+                }
+            }
+        };
+        if exit != Exit::Ok {
+            let (_, run) = exit_of(client, &run).await?;
+            output.error(&format!("error: {}", failure(&run)));
+        }
+        Ok(exit)
+    }
+
+    /// Hands a line over; the run that answers it.
+    async fn submit(&mut self, message: &str) -> Result<String> {
+        let (accepted, key) = match &mut self.place {
+            Place::Named(name) => {
+                let body =
+                    json!({"message": message, "user_id": self.user, "conversation_id": name});
+                (self.client.post("/chat/async", Some(&body)).await?, "task_id")
+            }
+            Place::Thread { agent, id } => {
+                let id = match id {
+                    Some(id) => id,
+                    None => {
+                        let made = self.client.post("/threads", Some(&json!({}))).await?;
+                        let made = made["thread_id"].as_str().context("a thread without an id")?;
+                        id.insert(made.to_owned())
+                    }
+                };
+                let said = json!([{"role": "user", "content": message}]);
+                let body = json!({"assistant_id": agent, "input": {"messages": said}});
+                let path = format!("/threads/{}/runs", encode(id));
+                (self.client.post(&path, Some(&body)).await?, "run_id")
+            }
+        };
+        let run = accepted[key].as_str();
+        let run = run.with_context(|| format!("the answer has no `{key}`: {accepted}"))?;
+        Ok(run.to_owned())
+    }
 }
 
-/// One turn.
-async fn say(
-    client: &Client,
-    user: &str,
-    conversation: &str,
-    message: &str,
-    output: Output,
-) -> Result<Exit> {
-    let body = json!({"message": message, "user_id": user, "conversation_id": conversation});
-    let accepted = client.post("/chat/async", Some(&body)).await?;
-    let Some(id) = accepted["task_id"].as_str() else {
-        anyhow::bail!("the server did not say which task it made of this: {accepted}");
+/// Lines of the input, read in a thread of their own: a person who thinks keeps nothing from happening. It ends with
+/// the input or with the process.
+fn lines() -> Result<mpsc::Receiver<std::io::Result<String>>> {
+    let (give, take) = mpsc::channel(TYPED_AHEAD);
+    let read = move || {
+        for line in std::io::stdin().lines() {
+            if give.blocking_send(line).is_err() {
+                return;
+            }
+        }
     };
-    let exit = watch::watch(client, id, None, Show::Text, output).await?;
-    if exit != Exit::Ok {
-        let (_, run) = exit_of(client, id).await?;
-        output.error(&format!("error: {}", failure(&run)));
-    }
-    Ok(exit)
+    std::thread::Builder::new().name("lines".into()).spawn(read).context("reading the input")?;
+    Ok(take)
 }
 
 fn failure(run: &Value) -> String {

@@ -54,6 +54,9 @@ fn good(config: &Config, file: &Path) -> String {
     let mut text = format!("{} is fine", file.display());
     text += &format!("\n  agents     {}", names(config.agents.keys().collect()));
     text += &format!("\n  models     {}", names(config.models.keys().collect()));
+    for (name, model) in config.models.iter().filter(|(_, model)| !model.spread.is_empty()) {
+        text += &format!("\n             {name} is shared with {}", model.spread.join(", "));
+    }
     text += &format!("\n  providers  {}", names(config.providers.keys().collect()));
     text += &format!("\n  pools      {}", names(config.pools.keys().collect()));
     for warning in &config.warnings {
@@ -68,6 +71,12 @@ fn good_json(config: &Config) -> Value {
         "agents": config.agents.keys().collect::<Vec<_>>(),
         "default_agent": config.default_agent,
         "models": config.models.keys().collect::<Vec<_>>(),
+        "spread": config
+            .models
+            .iter()
+            .filter(|(_, model)| !model.spread.is_empty())
+            .map(|(name, model)| (name.clone(), json!(model.spread)))
+            .collect::<serde_json::Map<_, _>>(),
         "providers": config.providers.keys().collect::<Vec<_>>(),
         "pools": config.pools.keys().collect::<Vec<_>>(),
         "warnings": config.warnings,

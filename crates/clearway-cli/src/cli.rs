@@ -396,13 +396,15 @@ pub(crate) fn client(server: &str) -> Result<Client, clearway::client::Error> {
 
 #[derive(Debug, Args)]
 pub(crate) struct ChatArgs {
+    /// Whom to talk to; without it, the server's default agent.
+    pub(crate) agent: Option<String>,
     /// Say this and print the answer; without it, lines are read from the input.
     #[arg(long, short)]
     pub(crate) message: Option<String>,
     /// Who is talking.
     #[arg(long, default_value = "cli")]
     pub(crate) user: String,
-    /// Go on with this conversation; without it, each start is a new one.
+    /// Go on with this conversation (with AGENT, its thread's id); without it, each start is a new one.
     #[arg(long, value_name = "NAME")]
     pub(crate) conversation: Option<String>,
     #[command(flatten)]
@@ -604,6 +606,9 @@ pub(crate) struct ResolveArgs {
     /// Only this node's write.
     #[arg(long)]
     pub(crate) node: Option<String>,
+    /// Only the write with this idempotency key, as `runs show` and `attention` tell it.
+    #[arg(long)]
+    pub(crate) key: Option<String>,
 }
 
 #[derive(Debug, Args)]

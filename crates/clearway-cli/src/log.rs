@@ -73,7 +73,7 @@ fn layers(lines: telemetry::Layer, telemetry: Option<telemetry::Layer>) -> Vec<t
 }
 
 fn filter(output: Output) -> EnvFilter {
-    let default = if output.quiet { "warn" } else { "info" };
+    let default = if output.quiet { "warn" } else { "info,rmcp=warn" };
     let filter = match std::env::var("RUST_LOG") {
         Ok(text) if !text.trim().is_empty() => match EnvFilter::try_new(&text) {
             Ok(filter) => filter,

@@ -21,15 +21,14 @@ pub(crate) fn run(args: &RunsArgs, output: Output) -> Result<Exit> {
                 let (_, run) = exit_of(&client, &args.id).await?;
                 // A chat is its text, a workflow its steps and files.
                 let by_steps = matches!(run["door"].as_str(), Some("runs" | "campaign"));
-                let show = if by_steps { watch::Show::Steps(None) } else { watch::Show::Text };
+                let show = if by_steps { watch::Show::steps_of(&run) } else { watch::Show::Text };
                 let show = if output.json { watch::Show::Text } else { show };
+                let text_only = show == watch::Show::Text;
                 let exit = watch::watch(&client, &args.id, args.after.clone(), show, output);
                 let exit = exit.await?;
-                match show {
-                    watch::Show::Steps(_) => {
-                        crate::workflow::finish(&client, &args.id, output).await
-                    }
-                    watch::Show::Text => Ok(exit),
+                match text_only {
+                    false => crate::workflow::finish(&client, &args.id, output).await,
+                    true => Ok(exit),
                 }
             }
             RunsCommand::Cancel(args) => cancel(&client, &args.id, output).await,
@@ -43,8 +42,10 @@ pub(crate) fn run(args: &RunsArgs, output: Output) -> Result<Exit> {
                     Some(done) => json!({"done": loose(done)}),
                     None => json!({"retry": true}),
                 };
-                if let Some(node) = &args.node {
-                    body["node"] = node.as_str().into();
+                for (name, value) in [("node", &args.node), ("key", &args.key)] {
+                    if let Some(value) = value {
+                        body[name] = value.as_str().into();
+                    }
                 }
                 told(&client, &args.id, "/resolve", &body, output).await
             }
@@ -166,9 +167,44 @@ pub(crate) fn table<const N: usize>(head: &[&str; N], rows: &[[String; N]]) -> S
 }
 
 async fn show(client: &Client, id: &str, output: Output) -> Result<Exit> {
-    let run = client.get(&path(id, "")).await?;
-    output.print(&if output.json { run.to_string() } else { shown(&run) });
+    let mut run = client.get(&path(id, "")).await?;
+    let attempts = client.get(&path(id, "/attempts?limit=1000")).await?["attempts"].take();
+    if output.json {
+        run["attempts"] = attempts;
+        output.print(&run.to_string());
+        return Ok(Exit::Ok);
+    }
+    output.print(&shown(&run));
+    let rows: Vec<_> = attempts.as_array().into_iter().flatten().map(attempt).collect();
+    if !rows.is_empty() {
+        output.print("");
+        let head = ["ENDED", "NODE", "ROUTE", "OUTCOME", "TOKENS", "COST", "TOOK"];
+        output.print(&table(&head, &rows));
+    }
     Ok(Exit::Ok)
+}
+
+/// One attempt at a provider call, in a line.
+fn attempt(attempt: &Value) -> [String; 7] {
+    let text = |key: &str| attempt[key].as_str().unwrap_or_default();
+    let number = |key: &str| attempt[key].as_u64().unwrap_or_default();
+    let tokens = match text("source") {
+        "none" => String::new(),
+        source => {
+            let (input, output) = (number("input_tokens"), number("output_tokens"));
+            let guessed = if source == "provider" { "" } else { ", estimated" };
+            format!("{input} in, {output} out{guessed}")
+        }
+    };
+    [
+        time(text("at")),
+        text("node").to_owned(),
+        format!("{}/{}", text("provider"), text("model")),
+        text("outcome").to_owned(),
+        tokens,
+        attempt["cost"].as_f64().map(|cost| format!("{cost:.6}")).unwrap_or_default(),
+        format!("{:.1} s", number("ms") as f64 / 1000.0),
+    ]
 }
 
 /// A run for people: what is there, and nothing that is not.
@@ -216,6 +252,10 @@ fn shown(run: &Value) -> String {
     }
     if let Some(sentence) = run["waiting_on"]["sentence"].as_str() {
         put("waits", sentence.to_owned());
+    }
+    for write in run["undecided"].as_array().into_iter().flatten() {
+        let text = |name: &str| write[name].as_str().unwrap_or_default();
+        put("undecided", format!("write of `{}`, key {}", text("node"), text("idempotency_key")));
     }
     if let Some(message) = run["error"]["message"].as_str() {
         put("error", format!("{}: {message}", run["error"]["code"].as_str().unwrap_or_default()));

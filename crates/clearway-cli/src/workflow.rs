@@ -34,8 +34,7 @@ pub(crate) fn run(args: &WorkflowArgs, output: Output) -> Result<Exit> {
             return Ok(Exit::Ok);
         }
         output.note(&format!("run {id}"));
-        let total = run["steps"].as_u64();
-        watch::watch(&client, &id, None, Show::Steps(total), output).await?;
+        watch::watch(&client, &id, None, Show::steps_of(&run), output).await?;
         finish(&client, &id, output).await
     })
 }
@@ -140,6 +139,10 @@ pub(crate) fn attention(args: &AttentionArgs, output: Output) -> Result<Exit> {
                 text("detail"),
                 text("command")
             ));
+        }
+        if body["more"] == true {
+            output
+                .note("there is more than could be looked at: settle some of these and ask again");
         }
         Ok(Exit::Ok)
     })

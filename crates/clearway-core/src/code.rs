@@ -121,6 +121,8 @@ codes! {
     UpstreamStreamIdle = "upstream.stream_idle",
     /// Bytes arrived, but nothing that is output.
     UpstreamStreamStalled = "upstream.stream_stalled",
+    /// Fewer tokens in a second than the provider's `rate_floor`.
+    UpstreamStreamTooSlow = "upstream.stream_too_slow",
     /// The stream ended without its terminal event.
     UpstreamStreamTruncated = "upstream.stream_truncated",
     UpstreamStreamMalformed = "upstream.stream_malformed",

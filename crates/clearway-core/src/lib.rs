@@ -12,6 +12,7 @@
 //!
 //! Start reading at [`machine`], then [`log`] and [`channel`].
 
+pub mod attempt;
 pub mod channel;
 pub mod code;
 pub mod event;
@@ -26,6 +27,7 @@ pub mod thread;
 pub mod time;
 pub mod wait;
 
+pub use attempt::{AttemptRecord, AttemptsOf};
 pub use code::{Code, Failure};
 pub use event::{Event, EventKind};
 pub use id::{CheckpointId, EventId, InstanceId, RunId, TaskId, ThreadId};

@@ -159,6 +159,7 @@ impl Machine {
             (None, true) => machine.plan.first(machine.run, 0),
             (Some(_), _) | (None, false) => start.frontier.clone(),
         };
+        machine.due.depth = start.frontier.depth;
         // What stops it before it starts must not touch the state: it may be what is wrong.
         let poisoned = (start.fruitless >= POISON_LIMIT).then(|| {
             let text = format!("started {} times without finishing a superstep", start.fruitless);
@@ -198,6 +199,11 @@ impl Machine {
     /// Takes the state after the end, for the cache of hot threads.
     pub fn take_state(&mut self) -> State {
         std::mem::take(&mut self.state)
+    }
+
+    /// How deep the thread is, with this run's supersteps so far.
+    pub const fn depth(&self) -> u64 {
+        self.due.depth
     }
 
     pub const fn is_done(&self) -> bool {
@@ -264,6 +270,7 @@ impl Machine {
     fn take_in(&mut self, input: Vec<Write>, before: &Frontier) -> Result<(), Failure> {
         let ops = channel::reduce(self.plan.channels(), input)?;
         let deltas = self.apply(ops);
+        self.due.depth += 2;
         let next = self.due.clone();
         // What the thread had stopped at is not gone on with any more.
         self.settled.extend(before.due.iter().map(|due| due.task));
@@ -289,6 +296,7 @@ impl Machine {
             self.due = self.plan.jump(&self.due, targets, self.run, 0)?;
         }
         let source = if command.fork { Source::Fork } else { Source::Update };
+        self.due.depth += 1;
         let next = self.due.clone();
         self.unsaved.push(Checkpoint { step: -1, source, next, deltas });
         Ok(())
@@ -491,7 +499,8 @@ impl Machine {
             .map(|(due, output, _)| Finished { node: due.node.clone(), goto: output.goto.clone() })
             .collect();
         let step = self.step + 1;
-        let next = self.plan.next(&self.due, &ended, self.run, step + 1)?;
+        let mut next = self.plan.next(&self.due, &ended, self.run, step + 1)?;
+        next.depth += self.plan.counts(&ended);
         let writes = finished.iter().flat_map(|(_, output, _)| output.writes.iter().cloned());
         let ops = channel::reduce(self.plan.channels(), writes)?;
         let deltas = self.apply(ops);

@@ -37,6 +37,8 @@ pub struct Plan {
     scopes: Vec<Scope>,
     max_steps: u32,
     max_calls: usize,
+    /// A node of nobody's, whose supersteps do not count in [`Frontier::depth`].
+    fold: Option<Arc<str>>,
 }
 
 #[derive(Clone, Debug)]
@@ -125,6 +127,11 @@ impl Plan {
         &self.channels
     }
 
+    /// A node that only makes a result of what others wrote, and is not counted.
+    pub const fn fold(&self) -> Option<&Arc<str>> {
+        self.fold.as_ref()
+    }
+
     pub const fn max_steps(&self) -> u32 {
         self.max_steps
     }
@@ -148,7 +155,14 @@ impl Plan {
         self.frontier(due, BTreeMap::new(), run, step)
     }
 
-    /// What is due when somebody else decides where to go, keeping what joins have seen.
+    /// How much deeper a superstep with these calls leads.
+    pub fn counts(&self, finished: &[Finished]) -> u64 {
+        let is_fold = |call: &Finished| self.fold.as_ref() == Some(&call.node);
+        u64::from(!finished.iter().all(is_fold))
+    }
+
+    /// What is due when somebody else decides where to go, keeping what joins have seen and how deep
+    /// that is.
     ///
     /// # Errors
     /// As [`Plan::next`].
@@ -164,7 +178,8 @@ impl Plan {
         round.close(run, step)
     }
 
-    /// What is due after the calls in `finished`, which were the superstep before `step`.
+    /// What is due after the calls in `finished`, which were the superstep before `step`. How deep that
+    /// is, is left to the caller ([`Plan::counts`]).
     ///
     /// Nodes come in plan order and each once; sent calls come behind them in the order of sending.
     ///
@@ -270,7 +285,7 @@ impl Plan {
             .into_iter()
             .map(|(target, sources)| (name(target), sources.into_iter().map(name).collect()))
             .collect();
-        Frontier { due, arrived }
+        Frontier { due, arrived, depth: 0 }
     }
 }
 
@@ -282,6 +297,7 @@ struct Round<'a> {
     arrived: BTreeMap<usize, BTreeSet<usize>>,
     /// Nodes that ended, or were left, in this round: their subgraphs may be over.
     touched: BTreeSet<usize>,
+    depth: u64,
 }
 
 impl<'a> Round<'a> {
@@ -295,7 +311,14 @@ impl<'a> Round<'a> {
                 Some((at(target)?, sources.iter().filter_map(at).collect()))
             })
             .collect();
-        Self { plan, nodes: BTreeSet::new(), sends: Vec::new(), arrived, touched: BTreeSet::new() }
+        Self {
+            plan,
+            nodes: BTreeSet::new(),
+            sends: Vec::new(),
+            arrived,
+            touched: BTreeSet::new(),
+            depth: before.depth,
+        }
     }
 
     fn go(&mut self, targets: &[Goto]) -> Result<(), Failure> {
@@ -374,7 +397,9 @@ impl<'a> Round<'a> {
         }
         let nodes = self.nodes.into_iter().map(|at| (at, None));
         let sends = self.sends.into_iter().map(|(at, payload)| (at, Some(payload)));
-        Ok(self.plan.frontier(nodes.chain(sends).collect(), self.arrived, run, step))
+        let due = nodes.chain(sends).collect();
+        let depth = self.depth;
+        Ok(Frontier { depth, ..self.plan.frontier(due, self.arrived, run, step) })
     }
 }
 

@@ -201,12 +201,18 @@ pub struct RunOptions {
     pub detailed: bool,
     /// Supersteps that the run may take, instead of the plan's limit.
     pub max_steps: Option<u32>,
+    /// What its caller set for this run alone: prompts, templates and nodes can read it.
+    pub context: Map<String, Value>,
 }
 
 impl RunOptions {
     /// Whether the run is started and driven like one without options.
     pub fn is_plain(&self) -> bool {
-        *self == Self { detailed: self.detailed, max_steps: self.max_steps, ..Self::default() }
+        self.command.is_none()
+            && self.breaks == Breaks::default()
+            && self.budget.is_unlimited()
+            && self.base.is_none()
+            && self.webhook.is_none()
     }
 
     /// Whether there is nothing to keep.
@@ -244,6 +250,9 @@ impl RunOptions {
         if let Some(max_steps) = self.max_steps {
             object.insert("max_steps".to_owned(), max_steps.into());
         }
+        if !self.context.is_empty() {
+            object.insert("context".to_owned(), self.context.clone().into());
+        }
         Value::Object(object)
     }
 
@@ -269,6 +278,7 @@ impl RunOptions {
             webhook: value["webhook"].as_str().map(ToOwned::to_owned),
             detailed: value["detailed"] == true,
             max_steps: value["max_steps"].as_u64().and_then(|most| u32::try_from(most).ok()),
+            context: value["context"].as_object().cloned().unwrap_or_default(),
         })
     }
 }

@@ -41,6 +41,7 @@ pub(crate) struct Busy {
 /// What is foreseen about a thread before the store is asked.
 struct Foreseen {
     head: Option<CheckpointId>,
+    depth: u64,
     state: State,
 }
 
@@ -108,12 +109,15 @@ impl Inner {
                 (None, None)
             }
         };
-        let (id, thread) = (new.id, new.thread);
+        let (id, thread, delay) = (new.id, new.thread, new.delay);
         let admission = match bounded(self.store.create_run(new.clone())).await {
             // The answer was lost: the second try finds the run by its id and says so.
             Err(error) if !error.certainly_aborted => bounded(self.store.create_run(new)).await,
             other => other,
         };
+        if !delay.is_zero() {
+            self.delayed(delay);
+        }
         if let (Ok(Admission::Claimed(claim)), Some(run)) =
             (&admission, ahead.take_if(|run| run.fits(&admission)))
         {
@@ -164,25 +168,25 @@ impl Inner {
             Entry::Vacant(free) => free.insert(Busy { run: new.id, admitting: Some(told) }),
         };
         let cached = self.cache.take_for(new.thread, &new.tenant, new.owner.as_deref());
-        if let Some((head, state)) = cached {
-            return Some((Foreseen { head: Some(head), state }, admitting));
+        if let Some((head, depth, state)) = cached {
+            return Some((Foreseen { head: Some(head), depth, state }, admitting));
         }
         if matches!(bounded(self.store.thread(new.thread)).await, Ok(None)) {
-            return Some((Foreseen { head: None, state: State::new() }, admitting));
+            return Some((Foreseen { head: None, depth: 0, state: State::new() }, admitting));
         }
         self.idle(new.thread, new.id);
         None
     }
 
     fn start_ahead(self: &Arc<Self>, new: &NewRun, foreseen: Foreseen, slot: Slot) -> Ahead {
-        let Foreseen { head, state } = foreseen;
+        let Foreseen { head, depth, state } = foreseen;
         let version = state.version();
         let claim = Claim {
             record: self.foreseen_record(new),
             thread_version: version,
             head,
             created: None,
-            frontier: Frontier::default(),
+            frontier: Frontier { depth, ..Frontier::default() },
             journal: Vec::new(),
             taken_in: false,
         };

@@ -50,8 +50,6 @@ pub struct Agent {
     pub starts_ahead: bool,
     /// The channels that are its author's, for those who show a thread's values; `None` is all.
     pub shown_channels: Option<BTreeSet<Arc<str>>>,
-    /// A node that is none of its author's: it makes a result of what the others wrote, last.
-    pub fold: Option<Arc<str>>,
 }
 
 impl Agent {
@@ -76,7 +74,6 @@ impl Agent {
             input_schema: None,
             starts_ahead: true,
             shown_channels: None,
-            fold: None,
         }
     }
 

@@ -28,6 +28,8 @@ struct Inner {
 #[derive(Debug)]
 struct Entry {
     head: CheckpointId,
+    /// How deep that is.
+    depth: u64,
     tenant: String,
     owner: Option<String>,
     state: State,
@@ -48,13 +50,13 @@ impl StateCache {
         (entry.head == head).then_some(entry.state)
     }
 
-    /// Takes what is there for a caller who may see it, with the head it belongs to.
+    /// Takes what is there for a caller who may see it, with the head it belongs to and how deep that is.
     pub(crate) fn take_for(
         &self,
         thread: ThreadId,
         tenant: &str,
         owner: Option<&str>,
-    ) -> Option<(CheckpointId, State)> {
+    ) -> Option<(CheckpointId, u64, State)> {
         let mut inner = lock(&self.inner);
         let entry = inner.entries.get(&thread)?;
         if entry.tenant != tenant || entry.owner.as_deref() != owner {
@@ -62,7 +64,7 @@ impl StateCache {
         }
         let entry = inner.entries.remove(&thread)?;
         inner.weight -= entry.weight;
-        Some((entry.head, entry.state))
+        Some((entry.head, entry.depth, entry.state))
     }
 
     /// Forgets a thread whose head was moved by somebody else.
@@ -74,7 +76,7 @@ impl StateCache {
     }
 
     /// Keeps the state that `run` has left at `head`.
-    pub(crate) fn put(&self, run: &RunRecord, head: CheckpointId, state: State) {
+    pub(crate) fn put(&self, run: &RunRecord, head: CheckpointId, depth: u64, state: State) {
         const ENTRY: usize = 256;
         let thread = run.thread;
         let weight = state.weight() + ENTRY;
@@ -85,7 +87,7 @@ impl StateCache {
         inner.clock += 1;
         let used = inner.clock;
         let (tenant, owner) = (run.tenant.clone(), run.owner.clone());
-        let entry = Entry { head, tenant, owner, state, weight, used };
+        let entry = Entry { head, depth, tenant, owner, state, weight, used };
         if let Some(old) = inner.entries.insert(thread, entry) {
             inner.weight -= old.weight;
         }
@@ -141,11 +143,12 @@ mod tests {
     fn a_state_is_handed_out_to_its_owner_only() {
         let cache = StateCache::new(10_000);
         let (thread, head) = (ThreadId(Uuid::from_u128(1)), CheckpointId(Uuid::from_u128(9)));
-        cache.put(&run(1, "ada"), head, state(10));
+        cache.put(&run(1, "ada"), head, 3, state(10));
         assert!(cache.take_for(thread, "default", Some("bob")).is_none());
         assert!(cache.take_for(thread, "other", Some("ada")).is_none());
         assert!(cache.take_for(thread, "default", None).is_none());
-        assert_eq!(cache.take_for(thread, "default", Some("ada")).unwrap().0, head);
+        let (found, depth, _) = cache.take_for(thread, "default", Some("ada")).unwrap();
+        assert_eq!((found, depth), (head, 3));
     }
 
     #[test]
@@ -153,7 +156,7 @@ mod tests {
         let cache = StateCache::new(10_000);
         let id = |n: u128| Uuid::from_u128(n);
         for n in 0..20 {
-            cache.put(&run(n, "ada"), CheckpointId(id(n)), state(1000));
+            cache.put(&run(n, "ada"), CheckpointId(id(n)), 0, state(1000));
         }
         assert!(cache.take(ThreadId(id(0)), CheckpointId(id(0))).is_none(), "evicted");
         assert!(cache.take(ThreadId(id(19)), CheckpointId(id(7))).is_none(), "another head");
@@ -162,7 +165,7 @@ mod tests {
             "and then it is gone"
         );
         assert!(cache.take(ThreadId(id(18)), CheckpointId(id(18))).is_some());
-        cache.put(&run(1, "ada"), CheckpointId(id(1)), state(20_000));
+        cache.put(&run(1, "ada"), CheckpointId(id(1)), 0, state(20_000));
         assert!(
             cache.take(ThreadId(id(1)), CheckpointId(id(1))).is_none(),
             "larger than the cache"

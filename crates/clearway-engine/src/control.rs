@@ -10,16 +10,17 @@ use bytes::Bytes;
 use clearway_core::channel::{self, Write};
 use clearway_core::journal::{Entry, Journal};
 use clearway_core::machine::{Checkpoint, Delta, Source};
-use clearway_core::plan::{Finished, Frontier};
+use clearway_core::plan::{END, Finished, Frontier};
 use clearway_core::run::Budget;
 use clearway_core::thread::ThreadRecord;
 use clearway_core::wait::WaitKind;
 use clearway_core::{
-    CheckpointId, Code, Failure, Priority, RunId, RunRecord, Status, TaskId, ThreadId,
+    AttemptRecord, AttemptsOf, CheckpointId, Code, Failure, Priority, RunId, RunRecord, Status,
+    TaskId, ThreadId,
 };
 use clearway_store::{
-    ArtifactRecord, ArtifactScope, CheckpointRecord, Keep, Pruned, RunQuery, StateUpdate,
-    ThreadQuery, ThreadState, ThreadStorage, Updated, Woken,
+    ArtifactRecord, ArtifactScope, CheckpointRecord, Keep, Pruned, RunQuery, Stand, StateUpdate,
+    ThreadQuery, ThreadSearch, ThreadState, ThreadStorage, Updated, Woken,
 };
 use serde_json::{Value, json};
 use uuid::Uuid;
@@ -64,14 +65,34 @@ pub enum Decision {
     Retry,
 }
 
+/// Which of a run's undecided writes are meant.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Which<'a> {
+    All,
+    /// Those of one node; a fan-out has several.
+    Node(&'a str),
+    /// The one that the other side knows by this idempotency key.
+    Key(&'a str),
+}
+
+impl Which<'_> {
+    fn means(self, write: &Undecided) -> bool {
+        match self {
+            Self::All => true,
+            Self::Node(node) => write.node == node,
+            Self::Key(key) => write.idempotency_key() == key,
+        }
+    }
+}
+
 /// A change of a thread's state by hand.
 #[derive(Clone, Debug)]
 pub struct StateChange {
     pub writes: Vec<Write>,
     /// The checkpoint to start from; the head when `None`. An earlier one begins a branch.
     pub from: Option<CheckpointId>,
-    /// The node that the change counts as coming from: what follows it is due then. Without one,
-    /// what was due stays due.
+    /// The node that the change counts as coming from: what follows it is due then, which is nothing
+    /// for [`END`]. Without one, what was due stays due.
     pub as_node: Option<String>,
 }
 
@@ -84,6 +105,14 @@ pub struct Attention {
     pub detail: String,
     /// The command that ends it.
     pub command: String,
+}
+
+/// What needs somebody.
+#[derive(Clone, Debug, Default)]
+pub struct Needs {
+    pub items: Vec<Attention>,
+    /// There was more to look at than was looked at.
+    pub more: bool,
 }
 
 impl Engine {
@@ -145,39 +174,44 @@ impl Engine {
         Ok(found)
     }
 
-    /// Decides about the undecided writes of a run (of one node, if it is given), and lets it go on.
+    /// Decides about undecided writes of a run, and lets it go on. What happened to one write says
+    /// nothing about the next, so a result is taken for exactly one.
     ///
     /// # Errors
-    /// `nothing_waits` when there are none, or several and no node is given; `run_not_found`,
-    /// `store_unavailable`.
+    /// `nothing_waits` when there are none, or the run goes on; `invalid_request` when a result is given and several are
+    /// meant; `run_not_found`, `store_unavailable`.
     pub async fn resolve(
         &self,
         run: RunId,
-        node: Option<&str>,
+        which: Which<'_>,
         decision: &Decision,
         by: &str,
     ) -> Result<Vec<Undecided>, Error> {
+        let status = self.inner().record(run).await?.status;
+        if status != Status::Waiting && !matches!(which, Which::Key(_)) {
+            // What it writes right now has no outcome either, and must not be decided about.
+            let text = format!(
+                "run {run} is {}: only writes of a run that waits can be decided about at once",
+                status.as_str()
+            );
+            return Err(Error::new(Code::NothingWaits, text));
+        }
         let all = self.undecided(run).await?;
-        let known: BTreeSet<String> = all.iter().map(|write| write.node.clone()).collect();
-        let chosen: Vec<Undecided> =
-            all.into_iter().filter(|write| node.is_none_or(|node| write.node == node)).collect();
+        let known: Vec<String> = all
+            .iter()
+            .map(|write| format!("node `{}`, key {}", write.node, write.idempotency_key()))
+            .collect();
+        let known = known.join("; ");
+        let chosen: Vec<Undecided> = all.into_iter().filter(|write| which.means(write)).collect();
         if chosen.is_empty() {
             let text = match known.is_empty() {
                 true => format!("run {run} has no write that needs a decision"),
-                false => {
-                    let nodes: Vec<_> = known.into_iter().collect();
-                    format!(
-                        "no undecided write of this node; there are some of: {}",
-                        nodes.join(", ")
-                    )
-                }
+                false => format!("no such write needs a decision; there are: {known}"),
             };
             return Err(Error::new(Code::NothingWaits, text));
         }
-        if chosen.len() > 1 && node.is_none() && matches!(decision, Decision::Done(_)) {
-            let nodes: Vec<_> = known.into_iter().collect();
-            let text =
-                format!("several writes need a decision; say which node: {}", nodes.join(", "));
+        if chosen.len() > 1 && matches!(decision, Decision::Done(_)) {
+            let text = format!("several writes need a decision, say which by its key: {known}");
             return Err(Error::new(Code::InvalidRequest, text));
         }
         let data = match decision {
@@ -308,7 +342,9 @@ impl Engine {
         let step = from.as_ref().map_or(-1, |at| at.step) + 1;
         // Calls that are due because of this change belong to no run; their ids come of it.
         let planner = RunId(id.0);
-        let next = match &change.as_node {
+        let mut next = match &change.as_node {
+            // Nothing is left to do.
+            Some(node) if node == END => Frontier { depth: before.depth, ..Frontier::default() },
             Some(node) => {
                 if !agent.plan.has_node(node) {
                     let text = format!("agent `{}` has no node `{node}`", agent.name);
@@ -320,6 +356,8 @@ impl Engine {
             None if parent.is_none() => agent.plan.first(planner, 0),
             None => before.clone(),
         };
+        // As the first of a thread it also stands for the input that there was none of.
+        next.depth += if parent.is_none() { 2 } else { 1 };
         let mut state = from.map(|at| at.state).unwrap_or_default();
         // New ops are numbered above those of all branches.
         state.raise_version(record.version);
@@ -351,7 +389,10 @@ impl Engine {
         let updated = bounded(inner.store.update_state(update)).await?;
         inner.cache.forget(thread);
         match updated {
-            Updated::Done => Ok(id),
+            Updated::Done => {
+                inner.watched.changed(thread);
+                Ok(id)
+            }
             Updated::Busy { active } => {
                 let text = format!("run {active} is active on this thread");
                 let failure = Failure::new(Code::ThreadBusy, text).retryable();
@@ -403,6 +444,21 @@ impl Engine {
         storage.ok_or_else(|| Error::new(Code::ThreadNotFound, "no such thread"))
     }
 
+    // ## Attempts
+
+    /// Attempts at provider calls that are booked, behind `after`.
+    ///
+    /// # Errors
+    /// `store_unavailable`.
+    pub async fn attempts(
+        &self,
+        of: AttemptsOf,
+        after: Option<i64>,
+        limit: u32,
+    ) -> Result<Vec<AttemptRecord>, Error> {
+        Ok(self.inner().store.attempts(of, after, limit).await?)
+    }
+
     // ## Artifacts
 
     /// # Errors
@@ -428,65 +484,112 @@ impl Engine {
 
     // ## What needs somebody
 
-    /// Runs that wait for a person, a decision, a budget or a provider's recovery, and threads with
-    /// open questions whose last run is among the newest `limit` that ended.
+    /// Runs that wait for a decision, a signal, a budget or a provider's recovery, and open questions of threads: at most
+    /// `limit` of each.
     ///
     /// # Errors
     /// `store_unavailable`.
-    pub async fn attention(
+    pub async fn attention(&self, tenant: Option<&str>, limit: u32) -> Result<Needs, Error> {
+        let mut needs = Needs::default();
+        self.waiting_for_somebody(tenant, limit as usize, &mut needs).await?;
+        let search = ThreadSearch {
+            tenant: tenant.map(ToOwned::to_owned),
+            stand: Some(Stand::Interrupted),
+            limit,
+            ..ThreadSearch::default()
+        };
+        let store = &self.inner().store;
+        let page = store.search_threads(search).await?;
+        needs.more |= page.more;
+        for thread in page.threads {
+            let Some(last) = thread.last.filter(|last| last.status == Status::Success) else {
+                continue;
+            };
+            let state = store.state(thread.record.id, None).await?;
+            let questions = state.as_ref().map(Self::questions).unwrap_or_default();
+            let Some(run) = store.run(last.id).await?.filter(|_| !questions.is_empty()) else {
+                continue;
+            };
+            needs.items.extend(questions.iter().map(|question| Attention {
+                kind: WaitKind::Person,
+                detail: format!("node `{}` asks", question.node),
+                command: format!("clearway runs answer {} JSON", run.id),
+                run: run.clone(),
+            }));
+        }
+        Ok(needs)
+    }
+
+    /// Runs that are parked until somebody does something. Most of those that wait need nobody (timers, child runs), so
+    /// pages are turned until there are enough.
+    async fn waiting_for_somebody(
         &self,
         tenant: Option<&str>,
-        limit: u32,
-    ) -> Result<Vec<Attention>, Error> {
-        let inner = self.inner();
-        let query = RunQuery {
+        limit: usize,
+        needs: &mut Needs,
+    ) -> Result<(), Error> {
+        let mut query = RunQuery {
             tenant: tenant.map(ToOwned::to_owned),
             statuses: vec![Status::Waiting],
-            limit,
+            limit: WAITING_PAGE,
             ..RunQuery::default()
         };
-        let mut found = Vec::new();
-        for run in inner.store.runs(query).await?.runs {
-            let Some(parked) = &run.parked else { continue };
-            let id = run.id;
-            let command = match parked.park.kind {
-                WaitKind::Decision => {
-                    format!("clearway runs resolve {id} --done JSON | --retry")
-                }
-                WaitKind::Budget => {
-                    format!("clearway runs budget {id} --tokens N --cost X --calls N")
-                }
-                WaitKind::Outage => format!("clearway runs wake {id}"),
-                WaitKind::Signal => format!("clearway runs signal {id} NAME [JSON]"),
-                _ => continue,
-            };
-            let (kind, detail) = (parked.park.kind, parked.park.detail.clone());
-            found.push(Attention { run, kind, detail, command });
+        for _ in 0..WAITING_PAGES {
+            let page = self.inner().store.runs(query.clone()).await?;
+            for run in page.runs {
+                let Some(parked) = &run.parked else { continue };
+                let id = run.id;
+                let command = match parked.park.kind {
+                    WaitKind::Decision => {
+                        needs.items.extend(self.decisions(&run).await?);
+                        continue;
+                    }
+                    WaitKind::Budget => {
+                        format!("clearway runs budget {id} --tokens N --cost X --calls N")
+                    }
+                    WaitKind::Outage => format!("clearway runs wake {id}"),
+                    WaitKind::Signal => format!("clearway runs signal {id} NAME [JSON]"),
+                    _ => continue,
+                };
+                let (kind, detail) = (parked.park.kind, parked.park.detail.clone());
+                needs.items.push(Attention { run, kind, detail, command });
+            }
+            match page.next {
+                Some(next) if needs.items.len() < limit => query.after = Some(next),
+                Some(_) => break,
+                None => return Ok(()),
+            }
         }
-        let query = RunQuery {
-            tenant: tenant.map(ToOwned::to_owned),
-            statuses: vec![Status::Success],
-            limit,
-            ..RunQuery::default()
+        needs.more = true;
+        Ok(())
+    }
+}
+
+/// Waiting runs that are looked at for what needs somebody: a page, and how many of them.
+const WAITING_PAGE: u32 = 500;
+const WAITING_PAGES: u32 = 20;
+
+impl Engine {
+    /// One for each undecided write of a run that waits for a decision.
+    async fn decisions(&self, run: &RunRecord) -> Result<Vec<Attention>, Error> {
+        let writes = self.undecided(run.id).await?;
+        let item = |write: &Undecided| {
+            let key = write.idempotency_key();
+            Attention {
+                run: run.clone(),
+                kind: WaitKind::Decision,
+                detail: format!(
+                    "whether write `{}` of node `{}` happened, announced {}; the other side knows it by \
+                     the idempotency key {key}",
+                    write.name, write.node, write.at
+                ),
+                command: format!(
+                    "clearway runs resolve {} --key {key} --done JSON | --retry",
+                    run.id
+                ),
+            }
         };
-        for run in inner.store.runs(query).await?.runs {
-            if run.next.is_empty() || run.rolled_back {
-                continue;
-            }
-            let Some(state) = inner.store.state(run.thread, None).await? else { continue };
-            if Some(state.checkpoint) != run.checkpoint {
-                continue;
-            }
-            for question in Self::questions(&state) {
-                found.push(Attention {
-                    kind: WaitKind::Person,
-                    detail: format!("node `{}` asks", question.node),
-                    command: format!("clearway runs answer {} JSON", run.id),
-                    run: run.clone(),
-                });
-            }
-        }
-        Ok(found)
+        Ok(writes.iter().map(item).collect())
     }
 }
 

@@ -47,7 +47,7 @@ impl Inner {
             tokio::select! {
                 () = self.tasks.soft.cancelled() => return,
                 () = self.ready.notified() => {}
-                () = tokio::time::sleep(IDLE_POLL) => {}
+                () = tokio::time::sleep(self.until_start(IDLE_POLL)) => {}
             }
             while self.claim_ready().await {}
         }
@@ -79,7 +79,8 @@ impl Inner {
             slots: slots.iter().map(|(pool, free)| (pool.clone(), free.len() as u32)).collect(),
             ageing: self.options.ageing,
         };
-        match bounded(self.store.claim(request)).await {
+        let claimed = bounded(self.store.claim(request)).await;
+        let any = match claimed {
             Ok(claims) => {
                 let any = !claims.is_empty();
                 for claim in claims {
@@ -96,7 +97,10 @@ impl Inner {
                 tracing::warn!("claiming failed, trying again: {error}");
                 false
             }
-        }
+        };
+        // What is ready may be ready later only: telling oneself of these slots would never end.
+        slots.into_values().flatten().for_each(Slot::put_back);
+        any
     }
 
     /// Starts the task of a claimed run.

@@ -385,7 +385,10 @@ impl Ctx {
             parent,
             id: Some(run),
             kind: Kind::Background { working_limit: None },
-            options: RunOptions::default(),
+            options: RunOptions {
+                context: self.record.options.context.clone(),
+                ..RunOptions::default()
+            },
             ..Submit::new(thread, &child.agent, "child", child.input)
         };
         self.inner.clone().submit_boxed(submit).await.map_err(|error| error.0)?;

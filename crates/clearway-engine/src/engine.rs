@@ -11,7 +11,7 @@ use clearway_core::event::{Body, Event};
 use clearway_core::message::Role;
 use clearway_core::plan::MESSAGES;
 use clearway_core::thread::ThreadRecord;
-use clearway_core::wait::{Spent, WaitKind, Waiting};
+use clearway_core::wait::WaitKind;
 use clearway_core::{
     Clock, Code, Failure, InstanceId, Message, RunId, RunRecord, Status, ThreadId, Timestamp,
 };
@@ -20,6 +20,7 @@ use clearway_upstream::Upstream;
 use tokio::sync::{Notify, broadcast};
 use uuid::Uuid;
 
+use self::views::waits_for;
 use crate::admission::Busy;
 use crate::agent::Agents;
 use crate::cache::StateCache;
@@ -27,6 +28,7 @@ use crate::clock::{Clocks, Ids, instant};
 use crate::health::{Health, Process};
 use crate::knowledge::Knowledge;
 use crate::lanes::Lanes;
+use crate::ledger::Books;
 use crate::live::{End, Hub, Live};
 use crate::metrics::{self, Metrics};
 use crate::pools::Pools;
@@ -36,6 +38,8 @@ use crate::threads::Watched;
 use crate::watchdog::Watchdog;
 use crate::webhooks;
 use crate::{CancelOutcome, Error, Options, PoolView, ResetThread, RunView, Submit, Submitted};
+
+mod views;
 
 /// Accepts, runs, shows and stops runs. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -69,14 +73,15 @@ pub(crate) struct Inner {
     pub deadline_armed: Notify,
     /// The earliest deadline of a queued run, in store time; `i64::MAX` for none.
     next_deadline: AtomicI64,
+    /// When the next run is due that was accepted for later, likewise. Others of them, and those from
+    /// before a restart, are found within the dispatcher's poll.
+    next_start: AtomicI64,
     pub watchdog: Watchdog,
     /// Set once, by whoever puts the server together.
     pub knowledge: OnceLock<Knowledge>,
     pub process: Process,
     /// When this engine began.
     pub started_at: Timestamp,
-    /// Mean time a run holds its slot, in milliseconds, for honest answers to "when?".
-    slot_time_ms: AtomicI64,
 }
 
 impl Engine {
@@ -127,10 +132,19 @@ impl Engine {
             ready,
             deadline_armed: Notify::new(),
             next_deadline: AtomicI64::new(i64::MAX),
+            next_start: AtomicI64::new(i64::MAX),
             watchdog,
             knowledge: OnceLock::new(),
             process: Process::measure(),
-            slot_time_ms: AtomicI64::new(0),
+        });
+        let books = Arc::new(Books::new(inner.metrics.clone(), inner.clocks.clone()));
+        inner.upstream.observe_embeddings(books.clone());
+        let (store, stopped) = (inner.store.clone(), inner.tasks.hard.clone());
+        inner.tasks.spawn(async move {
+            tokio::select! {
+                () = books.keep(&*store) => {}
+                () = stopped.cancelled() => books.flush(&*store).await,
+            }
         });
         let (pulse, stopped) = (inner.watchdog.pulse(), inner.tasks.hard.clone());
         inner.tasks.spawn(async move {
@@ -242,11 +256,12 @@ impl Engine {
     /// `store_unavailable`.
     pub async fn runs(&self, query: RunQuery) -> Result<(Vec<RunView>, Option<RunId>), Error> {
         let page = self.inner.store.runs(query).await?;
-        let mut views = Vec::with_capacity(page.runs.len());
-        for record in page.runs {
-            views.push(self.inner.view(record).await);
-        }
-        Ok((views, page.next))
+        Ok((self.inner.views(page.runs).await, page.next))
+    }
+
+    /// What runs do right now: one more read for all that queue, the rest is in memory.
+    pub async fn views(&self, records: Vec<RunRecord>) -> Vec<RunView> {
+        self.inner.views(records).await
     }
 
     /// Runs as stored, newest first, without what they do right now: one read, however many they are.
@@ -556,10 +571,11 @@ const HAND_BACK: Duration = Duration::from_secs(5);
 impl Inner {
     /// When a run behind `ahead` others of a pool should start, from how long runs hold a slot.
     pub(crate) fn queue_eta(&self, pool: &str, ahead: u32) -> Duration {
-        let slots = self.pools.get(pool).map_or(1, |pool| pool.slots().max(1));
-        let mean_ms = self.slot_time_ms.load(Ordering::Relaxed).max(100) as u64;
-        let ms = mean_ms.saturating_mul(u64::from(ahead) + 1) / u64::from(slots);
-        Duration::from_millis(ms).clamp(Duration::from_secs(1), Duration::from_secs(600))
+        let (slots, held) = self.pools.get(pool).map_or((1, ASSUMED_HELD), |pool| {
+            (pool.slots().max(1), pool.held().unwrap_or(ASSUMED_HELD))
+        });
+        let turns = held.saturating_mul(ahead.saturating_add(1)) / slots;
+        turns.clamp(Duration::from_secs(1), Duration::from_secs(600))
     }
 
     /// The live end of a run, or its row if it has ended.
@@ -648,50 +664,6 @@ impl Inner {
         self.store.run(run).await?.ok_or_else(|| no_run(run))
     }
 
-    pub(crate) async fn view(&self, record: RunRecord) -> RunView {
-        if record.status.is_terminal() {
-            return RunView { record, waiting: None, position: None, calls: Vec::new() };
-        }
-        let waits = matches!(record.status, Status::Blocked | Status::Ready);
-        let position = match waits {
-            true => self.store.queue_position(record.id).await.ok().flatten(),
-            false => None,
-        };
-        let live = self.hub.get(record.id);
-        let mut waiting = match &live {
-            Some(live) => live.wait.read(instant()),
-            None => self.waiting_in_store(&record),
-        };
-        if let Some(position) = &position
-            && record.status == Status::Ready
-        {
-            waiting.eta = Some(self.queue_eta(&record.pool, position.pool_ahead));
-        }
-        if waiting.deadline.is_none() {
-            let at = record.deadline_at.map(|at| self.clocks.instant_at(at));
-            waiting.deadline = at.map(clearway_core::Deadline);
-        }
-        if let Some(at) = record.parked.as_ref().and_then(|parked| parked.park.wake_at) {
-            waiting.eta = Some(at.since(self.clocks.now()));
-        }
-        let calls = live.map(|live| live.calls()).unwrap_or_default();
-        RunView { record, waiting: Some(waiting), position, calls }
-    }
-
-    /// What a run waits for when only its row is known.
-    fn waiting_in_store(&self, record: &RunRecord) -> Waiting {
-        let (kind, detail) = waits_for(record);
-        let since = match (&record.parked, record.status) {
-            (Some(parked), _) => parked.since,
-            (None, Status::Ready) => record.ready_at,
-            (None, _) => record.created_at,
-        };
-        let for_ = self.clocks.now().since(since);
-        let mut spent: Spent = record.spent.clone();
-        spent.add(kind, for_);
-        Waiting { kind, detail: detail.into(), for_, deadline: None, eta: None, spent }
-    }
-
     pub(crate) fn pool_views(&self) -> Vec<PoolView> {
         let counts = self.store.pool_counts();
         self.pools
@@ -734,11 +706,9 @@ impl Inner {
             let wait = metrics::Wait { kind: kind.as_str().to_owned() };
             metrics.waited.get_or_create(&wait).inc_by(spent.as_secs_f64());
         }
-        // A moving mean over about the last 16 runs.
-        let held = instant().saturating_duration_since(claimed_at).as_millis() as i64;
-        let mean = self.slot_time_ms.load(Ordering::Relaxed);
-        let next = if mean == 0 { held } else { mean + (held - mean) / 16 };
-        self.slot_time_ms.store(next.max(1), Ordering::Relaxed);
+        if let Some(pool) = self.pools.get(&record.pool) {
+            pool.was_held(record.worked);
+        }
     }
 
     fn refresh_gauges(&self) {
@@ -799,6 +769,25 @@ impl Inner {
         }
     }
 
+    /// A run was accepted that is due so much later.
+    pub(crate) fn delayed(&self, delay: Duration) {
+        // The store's clock and ours may differ by a moment.
+        let at = self.clocks.now().plus(delay + Duration::from_millis(2));
+        self.next_start.fetch_min(at.0, Ordering::AcqRel);
+        self.wake_dispatcher();
+    }
+
+    /// Time until the next run is due that was accepted for later, at most `most`. Forgets one that is due.
+    pub(crate) fn until_start(&self, most: Duration) -> Duration {
+        let at = self.next_start.load(Ordering::Acquire);
+        let now = self.clocks.now();
+        if at <= now.0 {
+            let order = (Ordering::AcqRel, Ordering::Acquire);
+            let _ = self.next_start.compare_exchange(at, i64::MAX, order.0, order.1);
+        }
+        Timestamp(at).since(now).min(most)
+    }
+
     /// Time until the earliest known deadline of a queued run, at most `most`. Forgets a deadline
     /// that is due, as the sweep that follows reports the next one.
     pub(crate) fn until_armed(&self, most: Duration) -> Duration {
@@ -840,17 +829,8 @@ pub(crate) async fn bounded_by<T>(
     })
 }
 
-/// What a waiting run's row says about its wait.
-fn waits_for(record: &RunRecord) -> (WaitKind, String) {
-    match record.status {
-        Status::Blocked => (WaitKind::Thread, "an earlier run of the thread".to_owned()),
-        Status::Ready => (WaitKind::Slot, format!("pool {}", record.pool)),
-        _ => match &record.parked {
-            Some(parked) => (parked.park.kind, parked.park.detail.clone()),
-            None => (WaitKind::Work, String::new()),
-        },
-    }
-}
+/// How long a run is assumed to hold a slot of a pool in which none has ended yet.
+const ASSUMED_HELD: Duration = Duration::from_secs(20);
 
 pub(crate) fn no_run(run: RunId) -> Error {
     Error::new(Code::RunNotFound, format!("no run {run}"))

@@ -43,7 +43,7 @@ use crate::clock::instant;
 use crate::ctx::{Ctx, Session, Spending};
 use crate::engine::{Inner, bounded_by};
 use crate::gate::Gate;
-use crate::ledger::Ledger;
+use crate::ledger::{Booked, Ledger};
 use crate::live::{End, Live};
 use crate::pools::Slot;
 use crate::schedules;
@@ -119,7 +119,7 @@ struct Executor {
     cancel_at: Option<Instant>,
     usage: Usage,
     /// Of calls since the last commit.
-    unbooked: Usage,
+    unbooked: Booked,
     spending: Arc<Spending>,
     /// Outputs of finished calls on their way to the journal.
     keeping: FuturesUnordered<KeepFuture>,
@@ -247,7 +247,7 @@ impl Executor {
             .as_ref()
             .map_or_else(|| Arc::new(Plan::chat("agent")), |agent| agent.plan.clone());
         let reply = earlier_reply(&claim.record, &plan, &state);
-        let start = Start { reply, failed, ..start(&claim, plan, state) };
+        let start = Start { reply, failed, ..start(&claim, &live, plan, state) };
         let (machine, effects) = Machine::start(start);
         let spending = Arc::new(Spending::new(claim.record.options.budget, &claim.record.usage));
         let executor = Box::new(Self {
@@ -268,7 +268,7 @@ impl Executor {
             claimed_at: now,
             cancel_at: None,
             usage: Usage::default(),
-            unbooked: Usage::default(),
+            unbooked: Booked::default(),
             spending,
             keeping: FuturesUnordered::new(),
             behind_keeps: None,
@@ -453,9 +453,11 @@ impl Executor {
         };
         let probe = Arc::new(CallProbe::default());
         let ledger = Arc::new(Ledger::new(
+            due.node.clone(),
             self.live.clone(),
             self.inner.metrics.clone(),
             self.spending.clone(),
+            self.inner.clocks.clone(),
         ));
         let now = instant();
         let among = due.payload.is_some().then_some(due.task);
@@ -625,7 +627,8 @@ impl Executor {
 
     fn start_commit(&mut self, mut commit: Commit) {
         // Failed and abandoned calls count as much as those that an output came of.
-        commit.usage.add(std::mem::take(&mut self.unbooked));
+        let Booked { usage, attempts } = std::mem::take(&mut self.unbooked);
+        commit.usage.add(usage);
         if let (Some(at), Outcome::End { .. }) = (self.cancel_at, &commit.outcome) {
             let latency = instant().saturating_duration_since(at);
             self.inner.metrics.cancel_latency.observe(latency.as_secs_f64());
@@ -677,6 +680,7 @@ impl Executor {
             spent: waiting.spent,
             worked: self.worked(),
             usage: commit.usage,
+            attempts,
         };
         self.live.wait.enter(WaitKind::Store, "commit", Some(self.deadline), instant());
         if self.admission.is_some() {
@@ -770,7 +774,7 @@ impl Executor {
                 "released"
             }
             Stopped::Parked => {
-                self.live.let_go();
+                self.live.park();
                 let park = self.parking.take().filter(|_| !self.woken);
                 match park {
                     Some(park) => {
@@ -824,7 +828,7 @@ impl Executor {
             && status == Status::Success
             && record.next.is_empty()
         {
-            self.inner.cache.put(&record, head, state);
+            self.inner.cache.put(&record, head, self.machine.depth(), state);
         }
         if let Some(agent) = &self.agent
             && agent.keep != Keep::All

@@ -2,13 +2,16 @@
 //!
 //! Not here: how words are found (the store), names of fields on the wire (the doors).
 
+use std::sync::Arc;
 use std::time::Duration;
 
-use clearway_core::Code;
+use clearway_core::{Code, Deadline};
 use clearway_store::{FoundItem, Item, ItemPut, ItemScope, ItemSearch, NamespaceQuery, NewItem};
+use clearway_upstream::{CallCx, EmbedRequest, Purpose};
 use serde_json::{Map, Value};
 
 use crate::Error;
+use crate::clock::instant;
 use crate::engine::{Engine, bounded};
 
 /// An item as a caller gives it.
@@ -33,6 +36,15 @@ pub enum ItemIndex {
 
 /// Words of a query that count; more make it no better, only slower.
 const QUERY_WORDS: usize = 64;
+
+/// Items whose meaning a search compares: those that words find, and as many of the newest.
+const COMPARED: u32 = 200;
+
+/// How much of an item's text is compared.
+const COMPARED_BYTES: usize = 8 << 10;
+
+/// How long a provider may take to say what texts mean, before words alone decide.
+const MEANING_LIMIT: Duration = Duration::from_secs(5);
 
 /// How much of an item's text is indexed.
 const INDEXED_BYTES: usize = 256 << 10;
@@ -82,7 +94,8 @@ impl Engine {
         Ok(bounded(self.inner().store.delete_item(scope, namespace, key)).await?)
     }
 
-    /// Items that fit, by the words of `query` where it has any.
+    /// Items that fit: by the words of `query` where it has any, and by its meaning where there is a
+    /// model for that.
     ///
     /// # Errors
     /// `store_unavailable`.
@@ -94,9 +107,95 @@ impl Engine {
         use_them: Use,
     ) -> Result<Vec<FoundItem>, Error> {
         search.words = query.map(split).unwrap_or_default();
-        let found = bounded(self.inner().store.search_items(scope, search)).await?;
+        let model = self.upstream().embedding_models().into_iter().next();
+        let found = match (query.filter(|text| !text.trim().is_empty()), model) {
+            (Some(text), Some(model)) => self.by_meaning(scope, text, &model.name, search).await?,
+            _ => bounded(self.inner().store.search_items(scope, search)).await?,
+        };
         self.used(scope, found.iter().map(|found| &found.item), use_them).await?;
         Ok(found)
+    }
+
+    /// What the words find, and the newest others, in the order that words and meaning make together; the
+    /// score is the likeness of meaning. Without an answer of the provider words alone decide.
+    async fn by_meaning(
+        &self,
+        scope: &ItemScope,
+        text: &str,
+        model: &str,
+        search: ItemSearch,
+    ) -> Result<Vec<FoundItem>, Error> {
+        let store = &self.inner().store;
+        let page = |words| ItemSearch { words, offset: 0, limit: COMPARED, ..search.clone() };
+        let mut found = match search.words.is_empty() {
+            true => Vec::new(),
+            false => bounded(store.search_items(scope, page(search.words.clone()))).await?,
+        };
+        let by_words = found.len();
+        let newest = ItemSearch { indexed: true, ..page(Vec::new()) };
+        for one in bounded(store.search_items(scope, newest)).await? {
+            let same = |known: &FoundItem| {
+                known.item.key == one.item.key && known.item.namespace == one.item.namespace
+            };
+            if !found[..by_words].iter().any(same) {
+                found.push(one);
+            }
+        }
+        let (skip, limit) = (search.offset as usize, search.limit as usize);
+        let Some(likeness) = self.likeness(scope, text, model, &found).await else {
+            found.truncate(by_words);
+            return Ok(found.into_iter().skip(skip).take(limit).collect());
+        };
+        let mut order: Vec<usize> = (0..found.len()).collect();
+        order.sort_by(|one, other| likeness[*other].total_cmp(&likeness[*one]));
+        // Places rather than scores: those of words and of meaning cannot be compared.
+        let mut placed: Vec<(f64, usize)> = order
+            .into_iter()
+            .enumerate()
+            .map(|(place, at)| {
+                let words = if at < by_words { share(at) } else { 0.0 };
+                (share(place) + words, at)
+            })
+            .collect();
+        placed.sort_by(|one, other| other.0.total_cmp(&one.0));
+        let mut found: Vec<Option<FoundItem>> = found.into_iter().map(Some).collect();
+        let pick = |(_, at): (f64, usize)| {
+            let score = Some(f64::from(likeness[at]));
+            Some(FoundItem { score, ..found[at].take()? })
+        };
+        Ok(placed.into_iter().skip(skip).take(limit).filter_map(pick).collect())
+    }
+
+    /// How like the text each item is, from -1 to 1. `None` when the provider does not say in time.
+    async fn likeness(
+        &self,
+        scope: &ItemScope,
+        text: &str,
+        model: &str,
+        items: &[FoundItem],
+    ) -> Option<Vec<f32>> {
+        let upstream = self.upstream();
+        let ask = async |texts: Vec<Arc<str>>, purpose| {
+            let deadline = Deadline::after(instant(), MEANING_LIMIT);
+            let tenant = scope.tenant.as_str().into();
+            let cx = CallCx { tenant, ..CallCx::new(deadline, format!("items-{}", self.new_id())) };
+            let model = model.to_owned();
+            let request = EmbedRequest { model, texts, purpose, dimensions: None };
+            upstream.embed(cx, request).await.ok().map(|answer| answer.vectors)
+        };
+        let whole = |found: &FoundItem| -> Arc<str> {
+            let text = words(&found.item.value, &ItemIndex::All);
+            let end = text.floor_char_boundary(COMPARED_BYTES);
+            // A model is not asked about nothing.
+            if text.trim().is_empty() { "-".into() } else { text[..end].into() }
+        };
+        let query = ask(vec![text.into()], Purpose::Query).await?.pop()?.ok()?;
+        if items.is_empty() {
+            return Some(Vec::new());
+        }
+        let vectors = ask(items.iter().map(whole).collect(), Purpose::Document).await?;
+        let like = |vector: Result<Arc<[f32]>, _>| vector.map_or(-1.0, |one| cosine(&query, &one));
+        Some(vectors.into_iter().map(like).collect())
     }
 
     /// # Errors
@@ -129,6 +228,18 @@ impl Engine {
 pub enum Use {
     Count,
     Look,
+}
+
+/// The worth of a place in an order.
+fn share(place: usize) -> f64 {
+    1.0 / (60.0 + place as f64)
+}
+
+fn cosine(one: &[f32], other: &[f32]) -> f32 {
+    let dot: f32 = one.iter().zip(other).map(|(a, b)| a * b).sum();
+    let length = |vector: &[f32]| vector.iter().map(|a| a * a).sum::<f32>().sqrt();
+    let lengths = length(one) * length(other);
+    if lengths > 0.0 { dot / lengths } else { -1.0 }
 }
 
 fn split(query: &str) -> Vec<String> {
@@ -263,5 +374,12 @@ mod tests {
         assert!(text.len() <= INDEXED_BYTES + 1);
         assert_eq!(split("What's new? "), ["What", "s", "new"]);
         assert_eq!(split(&"a ".repeat(1000)).len(), QUERY_WORDS);
+    }
+
+    #[test]
+    fn likeness_is_about_directions() {
+        assert!((cosine(&[1.0, 2.0], &[2.0, 4.0]) - 1.0).abs() < 1e-6);
+        assert!(cosine(&[1.0, 0.0], &[0.0, 1.0]).abs() < 1e-6);
+        assert_eq!(cosine(&[0.0, 0.0], &[1.0, 1.0]), -1.0);
     }
 }

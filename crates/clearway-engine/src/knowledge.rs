@@ -17,7 +17,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -28,7 +28,7 @@ use clearway_upstream::Upstream;
 use serde_json::Value;
 
 use crate::clock::{Clocks, Ids};
-use crate::lanes::Lanes;
+use crate::lanes::{Background, Lanes};
 use crate::metrics::Metrics;
 use crate::tasks::Tasks;
 
@@ -61,7 +61,7 @@ pub(crate) use shelf::Shelf;
 /// How knowledge is set up.
 #[derive(Clone, Debug, Default)]
 pub struct KnowledgeOptions {
-    /// By name.
+    /// By name; what is in force later says [`Knowledge::source`].
     pub sources: BTreeMap<String, SourceOptions>,
     pub uploads: UploadOptions,
     /// What reads documents; without it none can be read.
@@ -76,6 +76,8 @@ pub struct SourceOptions {
     pub chunk: ChunkOptions,
     /// Name of the model that embeds; `None` does without a provider.
     pub embeddings: Option<String>,
+    /// Name of the model that orders what was found.
+    pub rerank: Option<String>,
     pub graph: bool,
     pub search: SearchLimits,
 }
@@ -99,6 +101,7 @@ pub enum SourceContent {
 pub struct UploadOptions {
     pub chunk: ChunkOptions,
     pub embeddings: Option<String>,
+    pub rerank: Option<String>,
     pub limits: UploadLimits,
 }
 
@@ -146,16 +149,21 @@ pub(crate) struct Inner {
     pub readers: reader::Readers,
     pub tasks: Tasks,
     /// Configured sources by name, and [`UPLOADS`].
-    pub shelves: BTreeMap<String, Arc<Shelf>>,
+    shelves: RwLock<Shelves>,
     pub searches: search::Board,
     pub metrics: OnceLock<Arc<Metrics>>,
-    watcher: Mutex<Option<watch::Watcher>>,
+    watcher: Mutex<Option<Arc<watch::Watcher>>>,
+    /// Builds indexes; there from the start on.
+    background: OnceLock<Background>,
     calls: AtomicU64,
 }
 
+/// All shelves at one moment.
+type Shelves = Arc<BTreeMap<String, Arc<Shelf>>>;
+
 impl fmt::Debug for Inner {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_set().entries(self.shelves.keys()).finish()
+        f.debug_set().entries(self.shelves().keys()).finish()
     }
 }
 
@@ -188,42 +196,75 @@ impl Knowledge {
             lanes,
             readers,
             tasks: Tasks::new(),
-            shelves,
+            shelves: RwLock::new(Arc::new(shelves)),
             searches,
             metrics: OnceLock::new(),
             watcher: Mutex::default(),
+            background: OnceLock::new(),
             calls: AtomicU64::new(0),
         }))
     }
 
-    /// Starts the tasks of every source, and the OS thread that watches folders if one is wanted.
-    /// The store must have been joined.
+    /// Starts the tasks of every source, the OS thread that builds indexes, and the one that watches
+    /// folders if one is wanted. The store must have been joined.
     ///
     /// # Errors
-    /// The host refuses the thread.
+    /// The host refuses a thread.
     pub fn start(&self, metrics: Option<Arc<Metrics>>) -> Result<(), Failure> {
         if let Some(metrics) = metrics {
             let _ = self.0.metrics.set(metrics);
         }
-        let watcher = watch::Watcher::start(self.0.shelves.values().cloned()).map_err(|error| {
+        let background = Background::start("index").map_err(|error| {
+            let text = format!("the thread that builds indexes cannot be started: {error}");
+            Failure::new(Code::Internal, text)
+        })?;
+        let _ = self.0.background.set(background);
+        let shelves = self.0.shelves();
+        let watcher = watch::Watcher::start(shelves.values().cloned()).map_err(|error| {
             let text = format!("the thread that watches folders cannot be started: {error}");
             Failure::new(Code::Internal, text)
         })?;
-        *lock(&self.0.watcher) = watcher;
-        for shelf in self.0.shelves.values() {
-            index::start(&self.0, shelf);
-            embed::start(&self.0, shelf);
-            ingest::start(&self.0, shelf);
-        }
+        *lock(&self.0.watcher) = watcher.map(Arc::new);
+        shelves.values().for_each(|shelf| self.serve(shelf));
         Ok(())
     }
 
-    /// Whether [`Knowledge::start`] needs an OS thread.
-    pub fn needs_thread(options: &KnowledgeOptions) -> bool {
-        let watches = |source: &SourceOptions| {
-            matches!(source.content, SourceContent::Folder { watch: true, .. })
+    fn serve(&self, shelf: &Arc<Shelf>) {
+        index::start(&self.0, shelf);
+        embed::start(&self.0, shelf);
+        ingest::start(&self.0, shelf);
+    }
+
+    /// Puts other sources in force. Those that stay as they are go on undisturbed; what was read of
+    /// those that go stays stored. Their models must be known to the provider layer.
+    pub fn configure(&self, sources: &BTreeMap<String, SourceOptions>) {
+        let before = self.0.shelves();
+        let mut shelves = BTreeMap::new();
+        let mut new = Vec::new();
+        for (name, source) in sources {
+            let same = before.get(name).filter(|shelf| shelf.source.as_ref() == Some(source));
+            let shelf = same.cloned().unwrap_or_else(|| {
+                let shelf = Arc::new(Shelf::configured(name, source));
+                new.push(shelf.clone());
+                shelf
+            });
+            shelves.insert(name.clone(), shelf);
+        }
+        if let Some(uploads) = before.get(UPLOADS) {
+            shelves.insert(UPLOADS.to_owned(), uploads.clone());
+        }
+        let stays = |shelf: &Arc<Shelf>| {
+            shelves.get(&shelf.name).is_some_and(|other| Arc::ptr_eq(shelf, other))
         };
-        options.sources.values().any(watches)
+        before.values().filter(|shelf| !stays(shelf)).for_each(|shelf| shelf.stop.cancel());
+        if let Some(watcher) = self.0.watcher() {
+            watcher.serve(shelves.values().cloned());
+        }
+        *self.0.shelves.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(shelves);
+        for shelf in new {
+            tracing::info!(source = shelf.name, "the source is configured anew");
+            self.serve(&shelf);
+        }
     }
 
     /// Ends all tasks; what was not finished is finished after the next start.
@@ -236,8 +277,14 @@ impl Knowledge {
     }
 
     /// Names of the configured sources.
-    pub fn sources(&self) -> Vec<&str> {
-        self.0.options.sources.keys().map(String::as_str).collect()
+    pub fn sources(&self) -> Vec<String> {
+        let shelves = self.0.shelves();
+        shelves.keys().filter(|name| *name != UPLOADS).cloned().collect()
+    }
+
+    /// How a configured source is set up.
+    pub fn source(&self, name: &str) -> Option<SourceOptions> {
+        self.0.shelves().get(name)?.source.clone()
     }
 
     pub fn options(&self) -> &KnowledgeOptions {
@@ -250,7 +297,7 @@ impl Knowledge {
 
     /// How far every source is, for people and programs.
     pub fn status(&self) -> Vec<Value> {
-        self.0.shelves.values().map(|shelf| shelf.status(&self.0.clocks)).collect()
+        self.0.shelves().values().map(|shelf| shelf.status(&self.0.clocks)).collect()
     }
 
     /// How far one source is.
@@ -279,6 +326,9 @@ impl Knowledge {
         let shelf = self.0.shelf(name)?;
         tokio::select! {
             () = shelf.settled() => Ok(shelf.status(&self.0.clocks)),
+            () = shelf.stop.cancelled() => {
+                Err(Failure::new(Code::NotFound, "the source was taken out of the configuration"))
+            }
             () = self.0.tasks.hard.cancelled() => {
                 Err(Failure::new(Code::ShuttingDown, "the server is stopping"))
             }
@@ -292,11 +342,31 @@ impl Inner {
         self.store.knowledge()
     }
 
-    pub(crate) fn shelf(&self, name: &str) -> Result<&Arc<Shelf>, Failure> {
-        self.shelves.get(name).ok_or_else(|| {
+    pub(crate) fn shelves(&self) -> Shelves {
+        self.shelves.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    pub(crate) fn shelf(&self, name: &str) -> Result<Arc<Shelf>, Failure> {
+        self.shelves().get(name).cloned().ok_or_else(|| {
             let text = format!("there is no knowledge source `{name}`");
             Failure::new(Code::NotFound, text)
         })
+    }
+
+    /// What watches folders, if anything does.
+    pub(crate) fn watcher(&self) -> Option<Arc<watch::Watcher>> {
+        lock(&self.watcher).clone()
+    }
+
+    /// Long work that nobody waits for. `None` when it came to nothing.
+    pub(crate) async fn behind<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> Option<T> {
+        match self.background.get() {
+            Some(background) => background.run(work).await,
+            None => self.lanes.run(work).await,
+        }
     }
 
     /// A new id for a call of a provider.

@@ -4,10 +4,11 @@
 //! OS threads is the same under load as at rest, and a host that refuses threads refuses them at
 //! start-up, with a clear message, and never in the middle of a request.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Barrier};
 
 use tokio::runtime::Handle;
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, mpsc, oneshot};
 
 /// Blocking work other than the store's. The store has its own permits, so work cannot starve it.
 #[derive(Clone, Debug)]
@@ -58,5 +59,66 @@ impl Lanes {
         })
         .await
         .ok()
+    }
+}
+
+/// One more OS thread, for long work that nobody waits for: it steps back whenever anybody else
+/// wants the processor, so that whoever asks does not notice it.
+#[derive(Clone, Debug)]
+pub(crate) struct Background {
+    jobs: mpsc::Sender<Job>,
+}
+
+type Job = Box<dyn FnOnce() + Send>;
+
+impl Background {
+    /// Jobs that wait while one runs; whoever has more waits for room.
+    const QUEUE: usize = 1;
+    /// How far it steps back: a tenth of what others get where the processor is scarce.
+    pub(crate) const NICE: i32 = 10;
+
+    /// Starts the thread; it ends with the last handle.
+    ///
+    /// # Errors
+    /// The host refuses one more thread.
+    pub(crate) fn start(name: &str) -> std::io::Result<Self> {
+        let (jobs, mut queue) = mpsc::channel::<Job>(Self::QUEUE);
+        std::thread::Builder::new().name(name.to_owned()).spawn(move || {
+            // Of this thread alone. A host that refuses leaves it as fast as others.
+            let _ = rustix::process::setpriority_process(None, Self::NICE);
+            while let Some(job) = queue.blocking_recv() {
+                // Its caller learns of it by getting no answer.
+                let _ = catch_unwind(AssertUnwindSafe(job));
+            }
+        })?;
+        Ok(Self { jobs })
+    }
+
+    /// Runs a job after those that came before. `None` when it panicked, or the thread has ended. A
+    /// job whose caller has left is still run, so it must look now and then whether to go on.
+    pub(crate) async fn run<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> Option<T> {
+        let (tell, told) = oneshot::channel();
+        let job = Box::new(move || drop(tell.send(work())));
+        self.jobs.send(job).await.ok()?;
+        told.await.ok()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_panic_costs_the_job_and_not_the_thread() {
+        let background = Background::start("test").unwrap();
+        assert_eq!(background.run(|| 1).await, Some(1));
+        assert_eq!(background.run(|| -> u8 { panic!("of this job") }).await, None);
+        let nice = || rustix::process::getpriority_process(None).unwrap();
+        let own = nice();
+        assert_eq!(background.run(nice).await, Some(Background::NICE.max(own)));
+        assert_eq!(nice(), own);
     }
 }

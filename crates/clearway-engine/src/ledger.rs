@@ -1,12 +1,18 @@
-//! What a node's provider calls cost, collected until its run commits.
+//! What provider calls cost: collected for each node call until its run commits, and for texts that
+//! are embedded together, which belong to no run, until the next second.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::Duration;
 
+use clearway_core::AttemptRecord;
 use clearway_core::event::{Body, EventKind, Fact};
 use clearway_core::run::Usage;
+use clearway_store::Store;
 use clearway_upstream::{Observer, UsageRow};
 use serde_json::json;
+use tokio::sync::Notify;
 
+use crate::clock::Clocks;
 use crate::ctx::Spending;
 use crate::live::Live;
 use crate::metrics::Metrics;
@@ -14,20 +20,42 @@ use crate::metrics::Metrics;
 /// The account of one node call.
 #[derive(Debug)]
 pub(crate) struct Ledger {
+    node: Arc<str>,
     live: Arc<Live>,
     metrics: Arc<Metrics>,
     spending: Arc<Spending>,
-    sum: Mutex<Usage>,
+    clocks: Clocks,
+    booked: Mutex<Booked>,
+}
+
+/// What was used up, as a sum and as the attempts that make it up.
+#[derive(Debug, Default)]
+pub(crate) struct Booked {
+    pub(crate) usage: Usage,
+    pub(crate) attempts: Vec<AttemptRecord>,
+}
+
+impl Booked {
+    pub(crate) fn add(&mut self, other: Self) {
+        self.usage.add(other.usage);
+        self.attempts.extend(other.attempts);
+    }
 }
 
 impl Ledger {
-    pub(crate) fn new(live: Arc<Live>, metrics: Arc<Metrics>, spending: Arc<Spending>) -> Self {
-        Self { live, metrics, spending, sum: Mutex::default() }
+    pub(crate) fn new(
+        node: Arc<str>,
+        live: Arc<Live>,
+        metrics: Arc<Metrics>,
+        spending: Arc<Spending>,
+        clocks: Clocks,
+    ) -> Self {
+        Self { node, live, metrics, spending, clocks, booked: Mutex::default() }
     }
 
     /// Everything since the last time.
-    pub(crate) fn take(&self) -> Usage {
-        std::mem::take(&mut *self.sum.lock().unwrap_or_else(PoisonError::into_inner))
+    pub(crate) fn take(&self) -> Booked {
+        std::mem::take(&mut *lock(&self.booked))
     }
 }
 
@@ -40,7 +68,8 @@ impl Observer for Ledger {
             calls: 1,
             cost_micros: row.cost_micros.unwrap_or(0),
         };
-        self.sum.lock().unwrap_or_else(PoisonError::into_inner).add(usage);
+        let record = AttemptRecord { node: (*self.node).to_owned(), ..record(row, &self.clocks) };
+        lock(&self.booked).add(Booked { usage, attempts: vec![record] });
         self.spending.book(&usage);
         self.metrics.attempt(row);
         // The good one is told with the message that it made.
@@ -49,6 +78,111 @@ impl Observer for Ledger {
             // After the call's end nobody reads on; the sums above are kept all the same.
             drop(self.live.output(Body::Fact(fact)));
         }
+    }
+}
+
+/// Attempts that belong to no run, on their way into the store.
+#[derive(Debug)]
+pub(crate) struct Books {
+    metrics: Arc<Metrics>,
+    clocks: Clocks,
+    kept: Mutex<Vec<AttemptRecord>>,
+    some: Notify,
+    /// It was said already that there are too many.
+    complained: OnceLock<()>,
+}
+
+impl Books {
+    pub(crate) fn new(metrics: Arc<Metrics>, clocks: Clocks) -> Self {
+        let (kept, some) = (Mutex::default(), Notify::new());
+        Self { metrics, clocks, kept, some, complained: OnceLock::new() }
+    }
+
+    /// Writes them down, once a second while there are some. Never ends.
+    pub(crate) async fn keep(&self, store: &dyn Store) {
+        loop {
+            self.some.notified().await;
+            self.flush(store).await;
+            tokio::time::sleep(EVERY).await;
+        }
+    }
+
+    /// Writes down what there is.
+    pub(crate) async fn flush(&self, store: &dyn Store) {
+        let kept = std::mem::take(&mut *lock(&self.kept));
+        if kept.is_empty() {
+            return;
+        }
+        let count = kept.len();
+        match tokio::time::timeout(PATIENCE, store.book(kept)).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => {
+                tracing::warn!(%error, attempts = count, "attempts of no run are not booked");
+            }
+            Err(_) => {
+                tracing::warn!(
+                    attempts = count,
+                    "attempts of no run are not booked: the store is slow"
+                );
+            }
+        }
+    }
+}
+
+impl Observer for Books {
+    fn attempt(&self, row: &UsageRow) {
+        self.metrics.attempt(row);
+        let mut kept = lock(&self.kept);
+        if kept.len() >= MOST {
+            drop(kept);
+            self.complained.get_or_init(|| {
+                tracing::warn!("more attempts than can be booked; some are only counted");
+            });
+            return;
+        }
+        kept.push(record(row, &self.clocks));
+        drop(kept);
+        self.some.notify_one();
+    }
+}
+
+const EVERY: Duration = Duration::from_secs(1);
+const PATIENCE: Duration = Duration::from_secs(10);
+/// Attempts that wait to be written.
+const MOST: usize = 10_000;
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+fn record(row: &UsageRow, clocks: &Clocks) -> AttemptRecord {
+    AttemptRecord {
+        id: 0,
+        at: clocks.now(),
+        call: row.call.clone(),
+        node: String::new(),
+        number: row.number,
+        provider: row.provider.to_string(),
+        endpoint: row.endpoint.to_string(),
+        model: row.model.to_string(),
+        key: row.key.to_string(),
+        class: row.class.as_str().to_owned(),
+        phase: row.phase.as_str().to_owned(),
+        outcome: row.outcome.to_owned(),
+        status: row.status,
+        source: row.source.as_str().to_owned(),
+        input_tokens: row.usage.input_tokens,
+        output_tokens: row.usage.output_tokens,
+        cached_tokens: row.usage.cached_tokens,
+        reasoning_tokens: row.usage.reasoning_tokens,
+        price: row.price.map(|price| [price.input, price.cached_input, price.output]),
+        cost_micros: row.cost_micros,
+        ms: millis(row.elapsed),
+        first_output_ms: row.first_output.map(millis),
     }
 }
 
@@ -65,6 +199,6 @@ fn describe(row: &UsageRow) -> serde_json::Value {
         "output_tokens": row.usage.output_tokens,
         "source": row.source.as_str(),
         "cost_micros": row.cost_micros,
-        "ms": row.elapsed.as_millis() as u64,
+        "ms": millis(row.elapsed),
     })
 }

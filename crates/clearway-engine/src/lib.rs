@@ -52,7 +52,9 @@ pub use agent::{
 pub use api::*;
 pub use assistants::{AssistantChange, AssistantSettings};
 pub use clock::{Clocks, Ids};
-pub use control::{Attention, Decision, Question, StateChange, Undecided, next_nodes};
+pub use control::{
+    Attention, Decision, Needs, Question, StateChange, Undecided, Which, next_nodes,
+};
 pub use crons::{Cron, CronStart, NewCron, parse_time};
 pub use ctx::{Ctx, Mark, Reserved};
 pub use durable::{ActionError, Child, ChildEnd, Effect, Look, hex};

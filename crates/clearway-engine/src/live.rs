@@ -10,7 +10,7 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::task::Waker;
 
-use clearway_core::event::{Body, Event, Segment};
+use clearway_core::event::{Body, Event, EventKind, Segment};
 use clearway_core::journal::Entry;
 use clearway_core::log::Log;
 use clearway_core::wait::{Spent, WaitCell, WaitKind, Waiting};
@@ -69,6 +69,12 @@ struct LiveState {
     dirty: bool,
     /// A task drives it here.
     executing: bool,
+    /// Messages that were begun under this lease and not completed.
+    unfinished: i64,
+    /// It parked here, and all that was shown is stored and stands.
+    parked: bool,
+    /// The claim that it executes under goes on behind that, with nothing lost in between.
+    seamless: bool,
     /// Raised when the log starts anew below what readers may have seen.
     epoch: u32,
     /// No event will follow.
@@ -192,6 +198,13 @@ impl Live {
             return Err(Failure::new(Code::Internal, "output after the call has ended"));
         }
         let before = state.log.bytes();
+        if let Body::Fact(fact) = &body {
+            state.unfinished += match fact.kind {
+                EventKind::MessageStarted => 1,
+                EventKind::MessageCompleted => -1,
+                _ => 0,
+            };
+        }
         state.log.append(now, body);
         state.output_bytes += state.log.bytes() - before;
         let too_large = state.output_bytes > self.output_limit;
@@ -271,6 +284,8 @@ impl Live {
         state.executing = true;
         state.over = false;
         state.output_bytes = 0;
+        state.seamless = std::mem::take(&mut state.parked) && state.log.next_seq() == next_seq;
+        state.unfinished = 0;
         if state.log.next_seq() == next_seq {
             state.log.adopt_fence(fence);
         } else {
@@ -281,6 +296,19 @@ impl Live {
         let wakers = state.take_wakers();
         drop(state);
         wakers.wake();
+    }
+
+    /// Whether this process parked the run and goes on with it: readers have nothing that is void.
+    pub(crate) fn is_seamless(&self) -> bool {
+        lock(&self.state).seamless
+    }
+
+    /// As [`Live::let_go`], at the end of a lease whose last commit has everything. A message that was broken off will
+    /// begin anew, so what was shown of it does not stand.
+    pub(crate) fn park(&self) {
+        self.let_go();
+        let mut state = lock(&self.state);
+        state.parked = state.unfinished == 0;
     }
 
     /// The lease is gone: hidden facts did not happen. Readers stay and wait for the next owner.
@@ -356,7 +384,7 @@ impl Live {
                 }
                 Body::Delta(_) => {}
                 Body::Fact(fact) => {
-                    if fact.kind == clearway_core::EventKind::OutputReset {
+                    if fact.kind == EventKind::OutputReset {
                         text.clear();
                     }
                 }
@@ -504,6 +532,9 @@ impl Hub {
                     output_bytes: 0,
                     dirty: false,
                     executing: false,
+                    unfinished: 0,
+                    parked: false,
+                    seamless: false,
                     epoch: 0,
                     over: false,
                     first_output: None,

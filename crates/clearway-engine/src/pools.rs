@@ -4,7 +4,9 @@
 //! runs may wait in front of a pool is checked by the store, in the transaction that accepts a run.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 
@@ -20,6 +22,8 @@ pub(crate) struct Pool {
     size: Arc<Size>,
     free: Arc<Semaphore>,
     freed: Arc<Notify>,
+    /// How long a run holds a slot, in milliseconds; 0 while none has ended.
+    held_ms: AtomicU64,
 }
 
 /// How many slots there are to be, and how many too many are still in use.
@@ -34,17 +38,30 @@ pub(crate) struct Slot {
     freed: Arc<Notify>,
 }
 
+impl Slot {
+    /// Gives the place back without telling anybody: whoever hands places out had no use for it.
+    pub(crate) fn put_back(mut self) {
+        self.free();
+    }
+
+    /// Frees the place, if that has not been done.
+    fn free(&mut self) -> bool {
+        let Some(permit) = self.permit.take() else { return false };
+        let mut size = lock(&self.size.0);
+        if size.1 > 0 {
+            size.1 -= 1;
+            permit.forget();
+        }
+        true
+    }
+}
+
 impl Drop for Slot {
     fn drop(&mut self) {
         // The permit first: who is told must find it.
-        if let Some(permit) = self.permit.take() {
-            let mut size = lock(&self.size.0);
-            if size.1 > 0 {
-                size.1 -= 1;
-                permit.forget();
-            }
+        if self.free() {
+            self.freed.notify_one();
         }
-        self.freed.notify_one();
     }
 }
 
@@ -60,6 +77,7 @@ impl Pools {
                     size: Arc::new(Size(Mutex::new((options.slots, 0)))),
                     free,
                     freed: freed.clone(),
+                    held_ms: AtomicU64::new(0),
                 },
             )
         };
@@ -85,6 +103,21 @@ impl Pool {
     pub(crate) fn take(&self) -> Option<Slot> {
         let permit = self.free.clone().try_acquire_owned().ok()?;
         Some(Slot { permit: Some(permit), size: self.size.clone(), freed: self.freed.clone() })
+    }
+
+    /// A run has ended that held a slot for so long in all.
+    pub(crate) fn was_held(&self, time: Duration) {
+        let held = u64::try_from(time.as_millis()).unwrap_or(u64::MAX >> 8);
+        let mean = self.held_ms.load(Ordering::Relaxed);
+        // A moving mean over about the last 16 runs.
+        let next = if mean == 0 { held } else { (mean * 15).saturating_add(held) / 16 };
+        self.held_ms.store(next.max(1), Ordering::Relaxed);
+    }
+
+    /// How long a run holds a slot on the average, if one has ended.
+    pub(crate) fn held(&self) -> Option<Duration> {
+        let held = self.held_ms.load(Ordering::Relaxed);
+        (held > 0).then(|| Duration::from_millis(held))
     }
 
     pub(crate) fn slots(&self) -> u32 {
@@ -114,6 +147,18 @@ impl Pool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn a_slot_that_was_of_no_use_wakes_nobody() {
+        let freed = Arc::new(Notify::new());
+        let pools = Pools::new(&[PoolOptions::new("p", 1, 1)], &freed);
+        let pool = pools.get("p").unwrap();
+        pool.take().unwrap().put_back();
+        let told = async || tokio::time::timeout(Duration::ZERO, freed.notified()).await.is_ok();
+        assert!(!told().await);
+        drop(pool.take().unwrap());
+        assert!(told().await);
+    }
 
     #[test]
     fn slots_come_and_go_while_in_use() {

@@ -37,7 +37,7 @@ pub(crate) struct Watched {
 }
 
 impl Watched {
-    /// A run was accepted on the thread.
+    /// A run was accepted on the thread, or its state was changed by hand.
     pub(crate) fn changed(&self, thread: ThreadId) {
         if self.count.load(Ordering::Acquire) == 0 {
             return;
@@ -48,7 +48,7 @@ impl Watched {
     }
 }
 
-/// Tells when a thread gets a run, from the moment it was made.
+/// Tells when a thread gets a run or is changed by hand, from the moment it was made.
 #[derive(Debug)]
 pub struct ThreadWatch {
     inner: Arc<Inner>,
@@ -57,7 +57,7 @@ pub struct ThreadWatch {
 }
 
 impl ThreadWatch {
-    /// Resolves when there are runs that the last call did not tell of. Cancel-safe.
+    /// Resolves when there is something that the last call did not tell of. Cancel-safe.
     pub async fn changed(&mut self) {
         if self.changes.changed().await.is_err() {
             // The sender lives as long as its watchers.

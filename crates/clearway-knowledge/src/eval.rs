@@ -137,14 +137,25 @@ impl Collection {
     }
 
     /// How good the answers are: for each of the judged questions, in their order, the documents, the best first.
+    ///
+    /// Where questions are documents themselves (ArguAna), none answers itself: it is passed over.
     pub fn quality<'a>(&self, answers: impl IntoIterator<Item = &'a Vec<String>>) -> Quality {
         let mut sum = Quality::default();
+        let passages: HashMap<&str, &Passage> =
+            self.passages.iter().map(|passage| (passage.id.as_str(), passage)).collect();
         for (question, answer) in self.judged_questions().zip(answers) {
             let grades = &self.judged[&question.id];
-            sum.ndcg_at_10 += ndcg(answer, grades, 10);
-            sum.mrr_at_10 += mrr(answer, grades, 10);
-            sum.recall_at_10 += recall(answer, grades, 10);
-            sum.recall_at_100 += recall(answer, grades, 100);
+            let itself = passages.get(question.id.as_str()).filter(|passage| {
+                !grades.contains_key(&passage.id) && is_taken_from(question, passage)
+            });
+            let answer: Vec<&String> = answer
+                .iter()
+                .filter(|id| itself.is_none_or(|passage| passage.id != **id))
+                .collect();
+            sum.ndcg_at_10 += ndcg(&answer, grades, 10);
+            sum.mrr_at_10 += mrr(&answer, grades, 10);
+            sum.recall_at_10 += recall(&answer, grades, 10);
+            sum.recall_at_100 += recall(&answer, grades, 100);
             sum.questions += 1;
         }
         #[expect(clippy::cast_precision_loss, reason = "a count of questions")]
@@ -176,31 +187,38 @@ pub fn answer(
     Ok(documents.filter(|id| seen.insert(id.clone())).take(100).collect())
 }
 
+/// Whether a question is the text of a passage.
+fn is_taken_from(question: &Question, passage: &Passage) -> bool {
+    let words = |text: &str| text.split_whitespace().collect::<Vec<_>>().join(" ");
+    let (asked, text) = (words(&question.text), words(&passage.text));
+    !asked.is_empty() && (asked == text || asked == words(&format!("{} {text}", passage.title)))
+}
+
 /// Gain of the order, discounted by rank, against the best possible.
 #[expect(clippy::cast_precision_loss, reason = "ranks")]
-fn ndcg(answer: &[String], grades: &HashMap<String, u32>, k: usize) -> f64 {
+fn ndcg(answer: &[&String], grades: &HashMap<String, u32>, k: usize) -> f64 {
     let discounted = |(rank, grade): (usize, u32)| f64::from(grade) / (rank as f64 + 2.0).log2();
     let mut ideal: Vec<u32> = grades.values().copied().collect();
     ideal.sort_unstable_by(|a, b| b.cmp(a));
     let best: f64 = ideal.into_iter().take(k).enumerate().map(discounted).sum();
-    let grades = answer.iter().take(k).map(|id| grades.get(id).copied().unwrap_or(0));
+    let grades = answer.iter().take(k).map(|id| grades.get(*id).copied().unwrap_or(0));
     let gained: f64 = grades.enumerate().map(discounted).sum();
     if best > 0.0 { gained / best } else { 0.0 }
 }
 
 /// One by the rank of the first relevant document.
 #[expect(clippy::cast_precision_loss, reason = "ranks")]
-fn mrr(answer: &[String], grades: &HashMap<String, u32>, k: usize) -> f64 {
-    let relevant = |id: &String| grades.get(id).is_some_and(|grade| *grade > 0);
+fn mrr(answer: &[&String], grades: &HashMap<String, u32>, k: usize) -> f64 {
+    let relevant = |id: &&String| grades.get(*id).is_some_and(|grade| *grade > 0);
     answer.iter().take(k).position(relevant).map_or(0.0, |rank| 1.0 / (rank as f64 + 1.0))
 }
 
 /// The share of the relevant documents that is found.
 #[expect(clippy::cast_precision_loss, reason = "counts of documents")]
-fn recall(answer: &[String], grades: &HashMap<String, u32>, k: usize) -> f64 {
+fn recall(answer: &[&String], grades: &HashMap<String, u32>, k: usize) -> f64 {
     let all = grades.values().filter(|grade| **grade > 0).count();
     let found =
-        answer.iter().take(k).filter(|id| grades.get(*id).is_some_and(|grade| *grade > 0)).count();
+        answer.iter().take(k).filter(|id| grades.get(**id).is_some_and(|grade| *grade > 0)).count();
     found as f64 / all.max(1) as f64
 }
 

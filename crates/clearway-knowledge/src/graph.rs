@@ -7,6 +7,7 @@
 //! Not here: triples made by a model.
 
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
+use std::sync::Arc;
 
 use crate::document::{Chunk, Document};
 use crate::snapshot::Snapshot;
@@ -190,6 +191,59 @@ impl<'a> Graph<'a> {
         counted.truncate(limit);
         let entity =
             |(chunks, number)| Entity { name: self.names().label(number).to_owned(), chunks };
+        counted.into_iter().map(entity).collect()
+    }
+
+    /// How many entities something in scope names.
+    pub fn len(&self) -> usize {
+        let all = 0..Term::try_from(self.names().len()).unwrap_or(Term::MAX);
+        all.filter(|number| self.seen(*number).next().is_some()).count()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// The entity that has just this name.
+    pub fn entity(&self, name: &str) -> Option<Entity> {
+        let number = self.number(name)?;
+        Some(Entity { name: self.names().label(number).to_owned(), chunks: self.count(number) })
+    }
+
+    /// The documents that name an entity, in reading order, with how many of their chunks do.
+    pub fn documents(&self, name: &str, limit: usize) -> Vec<(Arc<Document>, usize)> {
+        let Some(number) = self.number(name) else { return Vec::new() };
+        let mut found: Vec<(u32, usize)> = Vec::new();
+        for chunk in self.seen(number) {
+            let document = self.snapshot.entry(chunk).document;
+            if let Some((_, chunks)) = found.last_mut().filter(|(last, _)| *last == document) {
+                *chunks += 1;
+            } else if found.len() < limit {
+                found.push((document, 1));
+            } else {
+                break;
+            }
+        }
+        let document = |(number, chunks)| Some((self.snapshot.document_at(number)?, chunks));
+        found.into_iter().filter_map(document).collect()
+    }
+
+    /// What a document names, that which most of its chunks do first; nothing of one out of scope.
+    pub fn named_in(&self, doc_id: &str, limit: usize) -> Vec<Entity> {
+        let mut counted: HashMap<Term, usize> = HashMap::new();
+        for chunk in self.snapshot.chunks_of(doc_id) {
+            if !self.allowed.get(chunk as usize).copied().unwrap_or_default() {
+                continue;
+            }
+            for entity in self.snapshot.entry(chunk).entities() {
+                *counted.entry(*entity).or_default() += 1;
+            }
+        }
+        let mut counted: Vec<(Term, usize)> = counted.into_iter().collect();
+        counted.sort_unstable_by_key(|(number, chunks)| (std::cmp::Reverse(*chunks), *number));
+        counted.truncate(limit);
+        let entity =
+            |(number, chunks)| Entity { name: self.names().label(number).to_owned(), chunks };
         counted.into_iter().map(entity).collect()
     }
 

@@ -3,9 +3,10 @@
 //! 1. Words (BM25F), latent nearness, and nearness of the query's words to each other give a first order.
 //! 2. The best few chunks of it say which further words belong to the subject; words with these again, and latent
 //!    nearness, give the order. The less the best chunk stands out, the more these words count: a question that is
-//!    answered by one text alone needs no others.
+//!    answered by one text alone needs no others. Only words that several of them have are taken.
 //! 3. Chunks that name what the query names, or what is near that, move up a little.
-//! 4. With vectors from a provider, that order and theirs are fused by rank.
+//! 4. Among the best, a chunk is drawn to where those are that are like it: texts about one thing answer together.
+//! 5. With vectors from a provider, that order and theirs are fused by rank.
 //!
 //! How much latent nearness counts depends on the corpus: texts of a few words say too little about each other.
 //! Each choice was measured on classic test collections; `docs/retrieval.md` has the figures.
@@ -18,24 +19,33 @@ use crate::graph::Graph;
 use crate::lexical::Weighted;
 use crate::search::Query;
 use crate::snapshot::Snapshot;
-use crate::terms::Terms;
+use crate::terms::{QueryTerm, Terms};
 use crate::vectors::Quantized;
 use crate::vocabulary::{STOP, Term};
 use crate::{GoOn, Stopped};
 
 /// Against the best score of words, which is 1.
-const LATENT: f32 = 0.25;
+const LATENT: f32 = 0.35;
 /// Texts of so many words and more say enough about each other.
 const LATENT_FULL_WORDS: f32 = 80.0;
 /// The chunks that say which further words belong to the subject, and how many words.
-const FEEDBACK_CHUNKS: usize = 5;
-const FEEDBACK_TERMS: usize = 20;
+const FEEDBACK_CHUNKS: usize = 8;
+const FEEDBACK_TERMS: usize = 30;
+/// So many of them must have a word.
+const FEEDBACK_SHARED: usize = 2;
 /// What they count together, against the query's own words, if no chunk stands out.
-const FEEDBACK: f32 = 0.6;
+const FEEDBACK: f32 = 0.4;
+/// How steeply these give way as the best chunk stands out from the others.
+const FLATNESS: i32 = 4;
+/// A word that a long question repeats counts more, but not as often as it is there.
+const REPEATED: f32 = 0.85;
 /// Pairs of the query's words that are near each other, in chunks that are good already.
-const NEAR: f32 = 0.2;
+const NEAR: f32 = 0.3;
 const NEAR_CHUNKS: usize = 100;
 const NEAR_PLACES: usize = 8;
+/// How many of the best are compared with each other, and how far each is drawn to those like it.
+const ALIKE_CHUNKS: usize = 50;
+const ALIKE: f32 = 0.3;
 /// Chunks that name what the query names, against the best score of words, which is 1.
 const GRAPH: f32 = 0.03;
 const NAMED_ENTITIES: usize = 8;
@@ -83,7 +93,7 @@ impl Snapshot {
                 return Err(Stopped);
             }
             lexical.add(
-                Weighted { term: term.term, weight: term.idf * term.count },
+                Weighted { term: term.term, weight: own_weight(term) },
                 allowed,
                 &mut words,
             );
@@ -95,7 +105,7 @@ impl Snapshot {
         let first = blended(&words, &latent, &near, weight);
         let first = best(&first, FEEDBACK_CHUNKS);
         let mut fed = words.clone();
-        let own: f32 = terms.terms.iter().map(|term| term.idf * term.count).sum();
+        let own: f32 = terms.terms.iter().map(own_weight).sum();
         for term in self.feedback(&first, own) {
             if !go_on() {
                 return Err(Stopped);
@@ -106,6 +116,7 @@ impl Snapshot {
         for (chunk, score) in &named.chunks {
             blend[*chunk as usize] += GRAPH * score;
         }
+        self.drawn_together(&mut blend);
         let matched = blend.iter().filter(|score| **score > 0.0).count();
         let mut order = best(&blend, DEPTH.max(query.top_k));
         let embedding = self.embedding_cosines(query, allowed, go_on)?;
@@ -202,6 +213,54 @@ impl Snapshot {
         near
     }
 
+    /// Draws each of the best chunks to where those are that are like it. None falls behind what was not compared.
+    fn drawn_together(&self, blend: &mut [f32]) {
+        let best = best(blend, ALIKE_CHUNKS);
+        let (Some((_, most)), Some((_, floor))) = (best.first(), best.last()) else { return };
+        if best.len() < 3 || most <= floor {
+            return;
+        }
+        let alike = self.likeness(&best);
+        for (at, (chunk, score)) in best.iter().enumerate() {
+            let (mut sum, mut total) = (0.0, f32::MIN_POSITIVE);
+            for (other, (_, score)) in best.iter().enumerate().filter(|(other, _)| *other != at) {
+                // Squared: a few that are much alike say more than many that are a little.
+                let alike = alike[at * best.len() + other].powi(2);
+                sum += alike * score;
+                total += alike;
+            }
+            let drawn = (1.0 - ALIKE) * (score - floor) + ALIKE * (sum / total);
+            blend[*chunk as usize] = floor + drawn;
+        }
+    }
+
+    /// The cosine of each pair of chunks by their weighted words, row by row.
+    fn likeness(&self, chunks: &[(u32, f32)]) -> Vec<f32> {
+        let count = chunks.len();
+        let mut words: Vec<(Term, usize, f32)> = Vec::new();
+        for (at, (chunk, _)) in chunks.iter().enumerate() {
+            let start = words.len();
+            let weights = self.lexical().weights(self.entry(*chunk)).into_iter();
+            words.extend(
+                weights.map(|(term, weight)| (term, at, weight * self.lexical().idf(term))),
+            );
+            let own = &mut words[start..];
+            let length = own.iter().map(|(_, _, weight)| weight * weight).sum::<f32>().sqrt();
+            own.iter_mut().for_each(|(_, _, weight)| *weight /= length.max(f32::MIN_POSITIVE));
+        }
+        words.sort_unstable_by_key(|(term, at, _)| (*term, *at));
+        let mut alike = vec![0_f32; count * count];
+        for same in words.chunk_by(|(a, ..), (b, ..)| a == b) {
+            for (rank, (_, a, x)) in same.iter().enumerate() {
+                for (_, b, y) in &same[rank + 1..] {
+                    alike[a * count + b] += x * y;
+                    alike[b * count + a] += x * y;
+                }
+            }
+        }
+        alike
+    }
+
     /// Words that the best chunks have in common, weighted so that together they count as they should.
     fn feedback(&self, first: &[(u32, f32)], own: f32) -> Vec<Weighted> {
         let Some((_, top)) = first.first() else { return Vec::new() };
@@ -210,16 +269,18 @@ impl Snapshot {
         let flat = others.iter().map(|(_, score)| score).sum::<f32>() / top.max(f32::MIN_POSITIVE);
         #[expect(clippy::cast_precision_loss, reason = "at most a handful")]
         let flat = if others.is_empty() { 0.0 } else { flat / others.len() as f32 };
-        let mut sums: HashMap<Term, f32> = HashMap::new();
+        let mut sums: HashMap<Term, (f32, usize)> = HashMap::new();
         for (chunk, score) in first {
             for (term, weight) in self.lexical().weights(self.entry(*chunk)) {
-                *sums.entry(term).or_default() += score / total.max(f32::MIN_POSITIVE) * weight;
+                let (sum, chunks) = sums.entry(term).or_default();
+                *sum += score / total.max(f32::MIN_POSITIVE) * weight;
+                *chunks += 1;
             }
         }
         let mut terms: Vec<Weighted> = sums
             .into_iter()
-            .filter(|(term, _)| self.lexical().frequency(*term) > 1)
-            .map(|(term, sum)| Weighted { term, weight: sum * self.lexical().idf(term) })
+            .filter(|(_, (_, chunks))| *chunks >= FEEDBACK_SHARED)
+            .map(|(term, (sum, _))| Weighted { term, weight: sum * self.lexical().idf(term) })
             .collect();
         terms.sort_unstable_by(|a, b| b.weight.total_cmp(&a.weight).then(a.term.cmp(&b.term)));
         terms.truncate(FEEDBACK_TERMS);
@@ -230,7 +291,10 @@ impl Snapshot {
     }
 }
 
-const FLATNESS: i32 = 4;
+/// What a word of the query counts.
+fn own_weight(term: &QueryTerm) -> f32 {
+    term.idf * term.count.powf(REPEATED)
+}
 
 /// How near two terms are to each other in a text: 1 for each time side by side, less for each place between.
 #[expect(clippy::cast_precision_loss, reason = "a few places")]
@@ -272,18 +336,31 @@ fn blended(words: &[f32], latent: &[f32], near: &HashMap<u32, f32>, weight: f32)
 
 /// The best scores above zero, best first; equal ones in reading order.
 fn best(scores: &[f32], count: usize) -> Vec<(u32, f32)> {
-    let mut all: Vec<(u32, f32)> =
-        (0_u32..).zip(scores.iter().copied()).filter(|(_, score)| *score > 0.0).collect();
     let order = |a: &(u32, f32), b: &(u32, f32)| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0));
     if count == 0 {
         return Vec::new();
     }
-    if all.len() > count {
-        all.select_nth_unstable_by(count - 1, order);
-        all.truncate(count);
+    // Of what is gathered, at most half is thrown away at a time; what cannot be among the best is not gathered.
+    let most = count.saturating_mul(2).min(scores.len().max(count));
+    let mut found: Vec<(u32, f32)> = Vec::with_capacity(most + 1);
+    let mut floor = 0.0;
+    for (at, score) in (0_u32..).zip(scores.iter().copied()) {
+        if score > floor {
+            found.push((at, score));
+            if found.len() > most && found.len() > count {
+                found.select_nth_unstable_by(count - 1, order);
+                found.truncate(count);
+                // Later ones of the same score come after all that are kept.
+                floor = found[count - 1].1;
+            }
+        }
     }
-    all.sort_unstable_by(order);
-    all
+    if found.len() > count {
+        found.select_nth_unstable_by(count - 1, order);
+        found.truncate(count);
+    }
+    found.sort_unstable_by(order);
+    found
 }
 
 /// Two orders as one, by rank alone: their scores cannot be compared.
@@ -298,4 +375,25 @@ fn fused(a: &[(u32, f32)], b: &[(u32, f32)]) -> Vec<(u32, f32)> {
     let mut order: Vec<(u32, f32)> = scores.into_iter().collect();
     order.sort_unstable_by(|a, b| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0)));
     order
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_best_are_those_that_sorting_all_of_them_gives() {
+        let mut state = 7_u32;
+        let mut next = || {
+            state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            f32::from(u16::try_from((state >> 16) % 50).unwrap_or_default()) - 10.0
+        };
+        let scores: Vec<f32> = (0..997).map(|_| next()).collect();
+        let mut all: Vec<(u32, f32)> =
+            (0_u32..).zip(scores.iter().copied()).filter(|(_, score)| *score > 0.0).collect();
+        all.sort_by(|a, b| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0)));
+        for count in [0, 1, 2, 7, 100, 700, 5_000] {
+            assert_eq!(best(&scores, count), all[..count.min(all.len())], "{count}");
+        }
+    }
 }

@@ -52,6 +52,9 @@ pub struct IndexBuilder {
     space: Option<Arc<Latent>>,
 }
 
+/// A document's language is told by the first of so many of its chunks that is clear about it.
+const LANGUAGE_CHUNKS: usize = 4;
+
 /// A document with its texts as terms.
 #[derive(Debug)]
 struct Stored {
@@ -83,15 +86,59 @@ pub(crate) struct Entry {
 /// An index that does not change any more.
 #[derive(Debug, Default)]
 pub struct Snapshot {
+    /// By id.
     documents: Vec<Arc<Document>>,
+    audiences: Audiences,
     entries: Vec<Entry>,
-    /// Those that a good part of the corpus is in, the most frequent first.
+    /// Those that the corpus is in, the most frequent first.
     languages: Vec<Language>,
     lexical: Lexical,
     latent: Option<(Arc<Latent>, Vectors)>,
     mentions: Mentions,
     embeddings: Option<Vectors>,
+    stats: Stats,
     next: IndexBuilder,
+}
+
+/// Who may see what: the few different answers, and which one each document has. A scope is checked against these, so
+/// that checking it costs nothing that grows with the texts.
+#[derive(Debug, Default)]
+struct Audiences {
+    /// Collection and owner.
+    kinds: Vec<(String, Option<String>)>,
+    of_documents: Vec<u32>,
+    /// The number of each chunk's document.
+    documents_of_chunks: Vec<u32>,
+}
+
+impl Audiences {
+    fn new(documents: &[Arc<Document>], entries: &[Entry]) -> Self {
+        let mut numbers: HashMap<(&str, Option<&str>), u32> = HashMap::new();
+        let mut audiences = Self::default();
+        for document in documents {
+            let kind = (&*document.collection, document.owner.as_deref());
+            let number = *numbers.entry(kind).or_insert_with(|| {
+                audiences.kinds.push((kind.0.to_owned(), kind.1.map(str::to_owned)));
+                u32::try_from(audiences.kinds.len() - 1).unwrap_or(u32::MAX)
+            });
+            audiences.of_documents.push(number);
+        }
+        audiences.documents_of_chunks = entries.iter().map(|entry| entry.document).collect();
+        audiences
+    }
+
+    /// By document, whether it is in scope; which documents the scope names is not looked at.
+    fn admitted(&self, scope: &Scope<'_>) -> Vec<bool> {
+        let admitted: Vec<bool> = self
+            .kinds
+            .iter()
+            .map(|(collection, owner)| scope.admits(collection, owner.as_deref()))
+            .collect();
+        self.of_documents
+            .iter()
+            .map(|kind| admitted.get(*kind as usize).copied().unwrap_or_default())
+            .collect()
+    }
 }
 
 /// How large a snapshot is.
@@ -118,8 +165,9 @@ impl IndexBuilder {
     /// Adds a document, or replaces the one with its id. The chunks must be its own.
     pub fn put(&mut self, document: Document, chunks: Vec<Chunk>) {
         let id = Arc::clone(&document.id);
-        let sample = chunks.first().map_or(document.title.as_str(), |chunk| &chunk.content);
-        let language = Language::of(sample).unwrap_or(Language::English);
+        let samples = chunks.iter().take(LANGUAGE_CHUNKS).map(|chunk| &*chunk.content);
+        let language = samples.chain([document.title.as_str()]).find_map(Language::of);
+        let language = language.unwrap_or(Language::English);
         let analyzer = Analyzer::new(language);
         let title = self.terms(&analyzer, &document.title).into();
         let chunks = chunks.into_iter().map(|chunk| {
@@ -191,10 +239,26 @@ impl IndexBuilder {
         };
         let mentions = Mentions::build(self.names.len(), entries.iter().map(Entry::entities));
         let embeddings = self.embeddings(&entries);
-        let languages = frequent(languages);
+        let mut languages: Vec<_> = languages.into_iter().collect();
+        languages.sort_by_key(|(language, chunks)| (std::cmp::Reverse(*chunks), *language));
+        let languages = languages.into_iter().map(|(language, _)| language).collect();
+        let audiences = Audiences::new(&documents, &entries);
         let mut next = self;
         next.space = latent.as_ref().map(|(space, _)| Arc::clone(space));
-        Ok(Snapshot { documents, entries, languages, lexical, latent, mentions, embeddings, next })
+        let mut snapshot = Snapshot {
+            documents,
+            audiences,
+            entries,
+            languages,
+            lexical,
+            latent,
+            mentions,
+            embeddings,
+            stats: Stats::default(),
+            next,
+        };
+        snapshot.stats = snapshot.measured();
+        Ok(snapshot)
     }
 
     fn embeddings(&self, entries: &[Entry]) -> Option<Vectors> {
@@ -223,6 +287,10 @@ impl Snapshot {
     }
 
     pub fn stats(&self) -> Stats {
+        self.stats
+    }
+
+    fn measured(&self) -> Stats {
         Stats {
             documents: self.documents.len(),
             chunks: self.entries.len(),
@@ -269,9 +337,18 @@ impl Snapshot {
 
     /// By document and by chunk, whether it is in scope.
     fn visible(&self, scope: &Scope<'_>) -> (Vec<bool>, Vec<bool>) {
-        let visible: Vec<bool> =
-            self.documents.iter().map(|document| seen(document, scope)).collect();
-        let allowed = self.entries.iter().map(|entry| visible[entry.document as usize]).collect();
+        let mut visible = self.audiences.admitted(scope);
+        if let Some(ids) = scope.documents {
+            let mut named = vec![false; visible.len()];
+            for id in ids {
+                if let Ok(at) = self.documents.binary_search_by(|document| (*document.id).cmp(id)) {
+                    named[at] = visible[at];
+                }
+            }
+            visible = named;
+        }
+        let of_chunk = |document: &u32| visible[*document as usize];
+        let allowed = self.audiences.documents_of_chunks.iter().map(of_chunk).collect();
         (visible, allowed)
     }
 
@@ -353,6 +430,22 @@ impl Snapshot {
         }
     }
 
+    pub(crate) fn document_at(&self, number: u32) -> Option<Arc<Document>> {
+        self.documents.get(number as usize).cloned()
+    }
+
+    /// The numbers of a document's chunks.
+    pub(crate) fn chunks_of(&self, doc_id: &str) -> std::ops::Range<u32> {
+        let Ok(at) = self.documents.binary_search_by(|document| (*document.id).cmp(doc_id)) else {
+            return 0..0;
+        };
+        // Chunks lie in the order of their documents.
+        let numbers = &self.audiences.documents_of_chunks;
+        let first = |at: usize| numbers.partition_point(|document| (*document as usize) < at);
+        let number = |at| u32::try_from(at).unwrap_or(u32::MAX);
+        number(first(at))..number(first(at + 1))
+    }
+
     pub(crate) fn lexical(&self) -> &Lexical {
         &self.lexical
     }
@@ -392,15 +485,6 @@ fn placed(
         places.push(space.place(counts).as_ref());
     }
     Ok((space, places))
-}
-
-/// The languages that at least every twentieth chunk is in, the most frequent first.
-fn frequent(languages: BTreeMap<Language, usize>) -> Vec<Language> {
-    let total: usize = languages.values().sum();
-    let mut languages: Vec<_> =
-        languages.into_iter().filter(|(_, chunks)| chunks * 20 >= total).collect();
-    languages.sort_by_key(|(language, chunks)| (std::cmp::Reverse(*chunks), *language));
-    languages.into_iter().map(|(language, _)| language).collect()
 }
 
 impl Entry {

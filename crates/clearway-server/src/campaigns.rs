@@ -8,6 +8,7 @@
 //! campaign that it can show.
 
 use std::collections::{HashMap, HashSet};
+use std::time::Duration;
 
 use axum::Json;
 use axum::extract::Request;
@@ -168,7 +169,12 @@ fn seconds(app: &App, campaign: &Campaign) -> f64 {
         _ => campaign.began,
     };
     let end = record.ended_at.filter(|_| word(record) != "running");
-    end.unwrap_or_else(|| app.engine.now()).since(begun).as_secs_f64()
+    in_seconds(end.unwrap_or_else(|| app.engine.now()).since(begun))
+}
+
+/// To the millisecond, and not a digit more.
+fn in_seconds(time: Duration) -> f64 {
+    time.as_millis() as f64 / 1000.0
 }
 
 fn counts(campaigns: &[Campaign]) -> Map<String, Value> {
@@ -207,7 +213,9 @@ pub(crate) async fn list_progress(
     let campaigns = wanted(&app, request.uri(), request.headers()).await?;
     let steps = fold::steps_of(&app, door);
     let mut rows = Vec::with_capacity(campaigns.len());
-    for campaign in &campaigns {
+    let records = campaigns.iter().map(|campaign| campaign.record.clone()).collect();
+    let views = app.engine.views(records).await;
+    for (campaign, view) in campaigns.iter().zip(&views) {
         let mut fold = folded(&app, campaign).await?;
         let mut row = row(&app, campaign, &fold);
         let state = word(&campaign.record);
@@ -218,8 +226,7 @@ pub(crate) async fn list_progress(
         figures["execution_time"] = elapsed.into();
         row["progress"] = figures;
         if !campaign.record.status.is_terminal() {
-            let view = app.engine.run(campaign.record.id).await?;
-            progress::put_waiting(&mut row, &crate::view::run(&view, app.engine.now()));
+            progress::put_waiting(&mut row, &crate::view::run(view, app.engine.now()));
         }
         rows.push(row);
     }

@@ -89,6 +89,7 @@ pub(crate) const fn about(code: Code) -> About {
         | Code::UpstreamBodyTimeout
         | Code::UpstreamStreamIdle
         | Code::UpstreamStreamStalled
+        | Code::UpstreamStreamTooSlow
         | Code::UpstreamStreamTruncated
         | Code::UpstreamStreamMalformed
         | Code::UpstreamStreamTooLarge
@@ -443,6 +444,12 @@ const fn upstream(code: Code) -> About {
             "The stream brought no output",
             "Bytes came from the provider, but no output for too long.",
             "Try again; it is the provider's trouble.",
+        ),
+        Code::UpstreamStreamTooSlow => (
+            SLOW,
+            "The stream was too slow",
+            "Fewer tokens came in a second than the provider's rate_floor.",
+            "Try again; lower or remove deadline.rate_floor if it is always this slow.",
         ),
         Code::UpstreamStreamTruncated => (
             BAD,

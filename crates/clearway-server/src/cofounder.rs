@@ -107,13 +107,6 @@ pub(crate) fn fuzz(data: &[u8]) {
     let _ = parse_reset(data).map(|conversation| conversation.shown());
 }
 
-/// The dialect refuses a body with 422.
-fn unprocessable(invalid: Vec<Invalid>) -> Problem {
-    Problem::from(invalid.clone())
-        .status(StatusCode::UNPROCESSABLE_ENTITY)
-        .shape(Shape::Invalid(invalid))
-}
-
 /// A problem in the dialect's shape.
 fn in_dialect(problem: Problem, thread: Option<&Conversation>) -> Problem {
     problem.shape(Shape::Chat { thread_id: thread.map(Conversation::shown) })
@@ -142,7 +135,7 @@ async fn accept(
     body: &[u8],
     address: &str,
 ) -> Result<Accepted, Problem> {
-    let turn = Turn::parse(body).map_err(unprocessable)?;
+    let turn = Turn::parse(body).map_err(Problem::unprocessable)?;
     let refuse = |problem: Problem| in_dialect(problem, Some(&turn.conversation));
     let query = Query::parse(&parts.uri).map_err(|invalid| refuse(invalid.into()))?;
     let cancel_on_disconnect = on_disconnect(&query).map_err(refuse)?;
@@ -347,7 +340,7 @@ async fn follow(
 pub(crate) async fn reset(app: App, request: Request) -> Result<Response, Problem> {
     let (parts, body) = request.into_parts();
     let body = read_body(&app, &parts.headers, body).await?;
-    let conversation = parse_reset(&body).map_err(unprocessable)?;
+    let conversation = parse_reset(&body).map_err(Problem::unprocessable)?;
     let caller = caller(&parts.headers, Some(&conversation.user))
         .map_err(|problem| in_dialect(problem, Some(&conversation)))?;
     let thread = conversation.thread(&caller.tenant);

@@ -8,7 +8,7 @@ use clearway_core::machine::{Command, Resume};
 use clearway_core::run::{Budget, RunOptions};
 use clearway_core::thread::ThreadKey;
 use clearway_core::{Code, Priority, RunId, RunRecord, ThreadId};
-use clearway_engine::{ArtifactRecord, ArtifactScope, Attention, Decision, Submit, hex};
+use clearway_engine::{ArtifactRecord, ArtifactScope, Attention, Decision, Submit, Which, hex};
 use http::header::{CONTENT_DISPOSITION, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HeaderValue};
 use http::request::Parts;
 use http::{HeaderName, StatusCode};
@@ -167,16 +167,28 @@ pub(crate) async fn start(
     accepted(&app, submitted.run).await
 }
 
+/// The steps by which people follow a run: those with a category of their own, or else all.
+pub(crate) fn step_names(app: &App, agent: &str) -> Vec<String> {
+    let Some(agent) = app.engine.agents().get(agent) else { return Vec::new() };
+    // What only holds steps together is none: fan-outs and the result.
+    let all = agent.plan.node_names().filter(|name| !name.contains(':') && ***name != *"result");
+    let all: Vec<String> = all.map(|name| name.to_string()).collect();
+    let has_category = |name: &&String| {
+        let policy = agent.policies.get(name.as_str());
+        let category = policy.and_then(|policy| policy.category.as_deref()).unwrap_or_default();
+        !matches!(category, "" | "internal")
+    };
+    let own: Vec<String> = all.iter().filter(has_category).cloned().collect();
+    if own.is_empty() { all } else { own }
+}
+
 /// 202 with the run.
 async fn accepted(app: &App, run: RunId) -> Result<Response, Problem> {
     let view = app.engine.run(run).await?;
     let mut body = view::run(&view, app.engine.now());
-    if let Some(agent) = app.engine.agents().get(&view.record.agent) {
-        // What only holds steps together is none: fan-outs and the result.
-        let steps =
-            agent.plan.node_names().filter(|name| !name.contains(':') && ***name != *"result");
-        body["steps"] = steps.count().into();
-    }
+    let steps = step_names(app, &view.record.agent);
+    body["steps"] = steps.len().into();
+    body["step_names"] = steps.into();
     let mut response = (StatusCode::ACCEPTED, Json(body)).into_response();
     crate::runs::put_run_headers(response.headers_mut(), run);
     Ok(response)
@@ -271,7 +283,7 @@ pub(crate) async fn resolve(
 ) -> Result<Response, Problem> {
     Query::own(request.uri(), &[])?;
     let (parts, body) = request.into_parts();
-    let body = object(&parts, body, &app, &["done", "retry", "node"]).await?;
+    let body = object(&parts, body, &app, &["done", "retry", "node", "key"]).await?;
     let decision = match (body.get("done"), body.get("retry")) {
         (Some(result), None) => Decision::Done(result.clone()),
         (None, Some(Value::Bool(true))) => Decision::Retry,
@@ -280,8 +292,13 @@ pub(crate) async fn resolve(
         }
     };
     let run = own_run(&app, &parts.headers, run_id(&id)?).await?.record.id;
-    let node = body.get("node").and_then(Value::as_str);
-    app.engine.resolve(run, node, &decision, "client").await?;
+    let text = |name: &str| body.get(name).and_then(Value::as_str);
+    let which = match (text("key"), text("node")) {
+        (Some(key), _) => Which::Key(key),
+        (None, Some(node)) => Which::Node(node),
+        (None, None) => Which::All,
+    };
+    app.engine.resolve(run, which, &decision, "client").await?;
     accepted(&app, run).await
 }
 
@@ -329,6 +346,9 @@ pub(crate) async fn change_pool(
     Ok(Json(json!({"pool": pool})))
 }
 
+/// Waiting runs and open questions that a look for what needs somebody names, of each at most.
+const LOOKED_AT: u32 = 200;
+
 /// `GET /attention`: what needs somebody, who, and which command ends it.
 pub(crate) async fn attention(
     State(app): State<App>,
@@ -337,10 +357,10 @@ pub(crate) async fn attention(
     Query::own(request.uri(), &[])?;
     let caller = caller(request.headers(), None)?;
     let tenant = (!caller.admin).then_some(caller.tenant.as_str());
-    let found = app.engine.attention(tenant, 200).await?;
-    let own = found.iter().filter(|item| caller.check(&item.run).is_ok());
+    let found = app.engine.attention(tenant, LOOKED_AT).await?;
+    let own = found.items.iter().filter(|item| caller.check(&item.run).is_ok());
     let items: Vec<Value> = own.map(needs).collect();
-    Ok(Json(json!({"attention": items, "looked_at": 200})))
+    Ok(Json(json!({"attention": items, "looked_at": LOOKED_AT, "more": found.more})))
 }
 
 fn needs(item: &Attention) -> Value {

@@ -27,7 +27,10 @@ use crate::knowledge::{knowledge, owner};
 use crate::problem::Shape;
 use crate::server::HttpLimits;
 
+mod changes;
 pub(crate) mod multipart;
+
+pub(crate) use changes::{cancel_batch, change_attached};
 
 const FILE: &str = "file-";
 const STORE: &str = "vs_";
@@ -47,6 +50,11 @@ pub(crate) fn store_id(text: &str) -> Option<Uuid> {
 }
 
 fn openai(problem: Problem) -> Problem {
+    // More than may be kept is the caller's to mend.
+    let problem = match problem.code() {
+        Code::LimitExceeded => problem.status(http::StatusCode::BAD_REQUEST),
+        _ => problem,
+    };
     problem.shape(Shape::OpenAi { param: None, code: None })
 }
 
@@ -275,21 +283,22 @@ pub(crate) async fn delete_file(
 
 // ## Vector stores
 
-const fn word(state: DocumentState) -> &'static str {
-    match state {
+fn word(document: &DocumentRecord) -> &'static str {
+    match document.state {
         DocumentState::Pending => "in_progress",
         DocumentState::Indexed => "completed",
+        DocumentState::Failed if Knowledge::is_cancelled(document) => "cancelled",
         DocumentState::Failed => "failed",
     }
 }
 
 fn counts(files: &[DocumentRecord]) -> Value {
-    let of = |state| files.iter().filter(|file| file.state == state).count();
+    let of = |state| files.iter().filter(|file| word(file) == state).count();
     json!({
-        "in_progress": of(DocumentState::Pending),
-        "completed": of(DocumentState::Indexed),
-        "failed": of(DocumentState::Failed),
-        "cancelled": 0,
+        "in_progress": of("in_progress"),
+        "completed": of("completed"),
+        "failed": of("failed"),
+        "cancelled": of("cancelled"),
         "total": files.len(),
     })
 }
@@ -478,7 +487,7 @@ fn store_file_json(record: &DocumentRecord) -> Value {
         "created_at": seconds(record.created_at),
         "usage_bytes": record.size_bytes,
         "vector_store_id": store,
-        "status": word(record.state),
+        "status": word(record),
         "last_error": error,
         "attributes": record.about["attributes"],
         "chunking_strategy": {"type": "other"},
@@ -524,7 +533,7 @@ pub(crate) async fn list_attached(
     let files = store_files(&call).await?;
     let query = call.query()?;
     let filter = query.get("filter");
-    let fits = |record: &&DocumentRecord| filter.is_none_or(|filter| word(record.state) == filter);
+    let fits = |record: &&DocumentRecord| filter.is_none_or(|filter| word(record) == filter);
     page(&call, files.iter().filter(fits).map(store_file_json).collect(), true)
 }
 

@@ -195,9 +195,7 @@ pub(crate) async fn search(
     let deadline = extract::deadline(&parts.headers, ask.deadline.clone())?;
     let knowledge = knowledge(&app)?;
     let usual = match &ask.sources {
-        Sources::Named(names) => {
-            names.first().and_then(|name| knowledge.options().sources.get(name))
-        }
+        Sources::Named(names) => names.first().and_then(|name| knowledge.source(name)),
         Sources::All | Sources::Collections(_) => None,
     };
     let usual = usual.map(|source| source.search).unwrap_or_default();

@@ -30,6 +30,7 @@ mod state;
 mod storage;
 mod store;
 mod stream;
+mod thread_stream;
 mod threads;
 
 use axum::Json;
@@ -61,6 +62,7 @@ pub(crate) fn table(routes: Routes) -> Result<Routes, Address> {
         crons::routes,
         storage::routes,
         protocol::routes,
+        thread_stream::routes,
         socket::routes,
         store::routes,
         mcp::routes,

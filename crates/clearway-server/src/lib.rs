@@ -12,6 +12,8 @@
 //! Start reading at `routes.rs`, then `cofounder.rs` and `sse.rs`.
 
 mod app;
+mod ask;
+mod attempts;
 mod auth;
 mod caller;
 mod campaigns;

@@ -13,7 +13,6 @@ use axum::Json;
 use axum::extract::Request;
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
-use clearway_core::message::Role;
 use clearway_core::run::RunRecord;
 use clearway_core::thread::ThreadKey;
 use clearway_core::{Code, Failure, Message, RunId, Status, ThreadId};
@@ -28,65 +27,21 @@ use tokio::time::{Duration, timeout};
 use uuid::Uuid;
 
 use crate::app::App;
+use crate::ask::Ask;
 use crate::caller::caller;
-use crate::extract::{self, Fields, Invalid, Query, read_body, shown};
+use crate::extract::{self, Query, read_body, shown};
 use crate::knowledge::{knowledge, owner};
-use crate::problem::Shape;
 use crate::runs::put_run_headers;
 use crate::server::Door;
 use crate::sse::{CancelGuard, Stream};
-use crate::tasks::said;
 use crate::{Problem, idempotency, runs, view};
 
 /// The dialect's name in run records and thread keys.
 const DIALECT: &str = "knowledge";
 
-/// `POST …/chat`, `…/chat/stream` and `…/chat/async`.
-#[derive(Debug)]
-struct Ask {
-    message: String,
-    history: Vec<(Role, String)>,
-    user: Option<String>,
-    conversation: Option<String>,
-    metadata: Map<String, Value>,
-    deadline: Option<Value>,
-}
-
-impl Ask {
-    fn parse(body: &[u8]) -> Result<Self, Vec<Invalid>> {
-        let mut fields = Fields::parse(body)?;
-        let message = fields.text("message");
-        fields.not_blank("message", &message);
-        let user = fields.nullable_text("user_id");
-        let conversation = fields.nullable_text("conversation_id");
-        for (name, text) in [("user_id", &user), ("conversation_id", &conversation)] {
-            if let Some(text) = text {
-                fields.check_name(name, text);
-            }
-        }
-        let metadata = fields.object("metadata");
-        let deadline = fields.value("deadline_ms");
-        let mut history = Vec::new();
-        for (at, item) in fields.list("conversation_history").into_iter().enumerate() {
-            match said(item, at) {
-                Ok(said) => history.push(said),
-                Err(invalid) => fields.absorb(invalid),
-            }
-        }
-        fields.finish()?;
-        Ok(Self { message, history, user, conversation, metadata, deadline })
-    }
-}
-
 /// Every body of this door, for whatever bytes.
 pub(crate) fn fuzz(data: &[u8]) {
     let _ = Ask::parse(data);
-}
-
-fn unprocessable(invalid: Vec<Invalid>) -> Problem {
-    Problem::from(invalid.clone())
-        .status(StatusCode::UNPROCESSABLE_ENTITY)
-        .shape(Shape::Invalid(invalid))
 }
 
 /// A failed chat is the run's failure, whatever it was: one status for all.
@@ -107,7 +62,7 @@ async fn accept(
     address: &str,
     background: bool,
 ) -> Result<Accepted, Problem> {
-    let ask = Ask::parse(body).map_err(unprocessable)?;
+    let ask = Ask::parse(body).map_err(Problem::unprocessable)?;
     let query = Query::parse(&parts.uri)?;
     let leave = match query.get("on_disconnect") {
         None | Some("continue") => false,
@@ -135,11 +90,7 @@ async fn accept(
         Some(key) => key.thread_id(&caller.tenant),
         None => ThreadId(app.engine.new_id()),
     };
-    let of = |(role, text): &(Role, String)| {
-        Message::new(*role, text.as_str(), app.engine.new_id().to_string()).to_value()
-    };
-    let mut messages: Vec<Value> = ask.history.iter().map(of).collect();
-    messages.push(of(&(Role::Human, ask.message)));
+    let messages = ask.messages(app);
     let kind = if background {
         Kind::Background { working_limit: asked.map(|asked| asked.min(agent.working_limit)) }
     } else {
@@ -413,9 +364,9 @@ pub(crate) async fn info(app: App, door: &Door) -> Result<Json<Value>, Problem> 
 }
 
 /// The notes that the door is about: its own source, or the only one.
-fn source<'a>(app: &'a App, door: &'a Door) -> Result<&'a str, Problem> {
+fn source(app: &App, door: &Door) -> Result<String, Problem> {
     if let Some(source) = &door.source {
-        return Ok(source);
+        return Ok(source.clone());
     }
     let knowledge = knowledge(app)?;
     knowledge.sources().into_iter().next().ok_or_else(|| {
@@ -446,7 +397,7 @@ pub(crate) async fn graph(app: App, door: &Door, request: Request) -> Result<Jso
         to: text("to"),
         limit: query.read::<usize>("limit", "a whole number")?.unwrap_or(200),
     };
-    let graph = knowledge(&app)?.graph(source(&app, door)?, wanted).await?;
+    let graph = knowledge(&app)?.graph(&source(&app, door)?, wanted).await?;
     Ok(Json(json!({"graph": graph})))
 }
 
@@ -468,7 +419,7 @@ pub(crate) async fn search(
     let search = SearchQuery {
         text: text.clone(),
         owner: owner(request.headers(), query.get("user_id"))?,
-        sources: Sources::Named(vec![source(&app, door)?.to_owned()]),
+        sources: Sources::Named(vec![source(&app, door)?]),
         documents: None,
         limits,
         deadline,
@@ -490,7 +441,7 @@ pub(crate) async fn content(
     let words = asked(&query)?;
     let exact = query.flag("case_sensitive")?;
     let limit = limit(&query, 20)?;
-    let hits = knowledge(&app)?.find_text(source(&app, door)?, words, exact, limit).await?;
+    let hits = knowledge(&app)?.find_text(&source(&app, door)?, words, exact, limit).await?;
     let hit = |hit: &clearway_engine::knowledge::ContentHit| {
         let mut shown = hit.note.to_json();
         shown["line"] = hit.line.clone().into();
@@ -512,7 +463,7 @@ fn by_category(notes: &[Note]) -> BTreeMap<&str, Vec<&Note>> {
 
 /// `GET …/knowledge/categories`
 pub(crate) async fn categories(app: App, door: &Door) -> Result<Json<Value>, Problem> {
-    let notes = knowledge(&app)?.notes(source(&app, door)?)?;
+    let notes = knowledge(&app)?.notes(&source(&app, door)?)?;
     let count = |(name, notes): (&str, Vec<&Note>)| json!({"name": name, "notes": notes.len()});
     let counts: Vec<Value> = by_category(&notes).into_iter().map(count).collect();
     let names: Vec<&str> = by_category(&notes).into_keys().collect();
@@ -521,14 +472,14 @@ pub(crate) async fn categories(app: App, door: &Door) -> Result<Json<Value>, Pro
 
 /// `GET …/notes`
 pub(crate) async fn list(app: App, door: &Door) -> Result<Json<Value>, Problem> {
-    let notes = knowledge(&app)?.notes(source(&app, door)?)?;
+    let notes = knowledge(&app)?.notes(&source(&app, door)?)?;
     let shown: Vec<Value> = notes.iter().map(Note::to_json).collect();
     Ok(Json(json!({"total": shown.len(), "notes": shown})))
 }
 
 /// `GET …/notes/structure`
 pub(crate) async fn structure(app: App, door: &Door) -> Result<Json<Value>, Problem> {
-    Ok(Json(json!({"structure": tree(&knowledge(&app)?.notes(source(&app, door)?)?)})))
+    Ok(Json(json!({"structure": tree(&knowledge(&app)?.notes(&source(&app, door)?)?)})))
 }
 
 /// A folder with what is in it.
@@ -566,7 +517,7 @@ fn tree(notes: &[Note]) -> Value {
 /// `GET …/notes/{category}`: a category's notes, or one note with its text.
 pub(crate) async fn category(app: App, door: &Door, name: &str) -> Result<Json<Value>, Problem> {
     let knowledge = knowledge(&app)?;
-    let source = source(&app, door)?;
+    let source = &source(&app, door)?;
     let notes = knowledge.notes(source)?;
     let mut texts = Vec::new();
     for note in notes.iter().filter(|note| note.category == name).take(200) {
@@ -593,7 +544,7 @@ async fn with_text(knowledge: &Knowledge, source: &str, note: &Note) -> Result<V
 
 /// `GET …/cache/stats`
 pub(crate) async fn cache_stats(app: App, door: &Door) -> Result<Json<Value>, Problem> {
-    let status = knowledge(&app)?.source_status(source(&app, door)?)?;
+    let status = knowledge(&app)?.source_status(&source(&app, door)?)?;
     Ok(Json(json!({
         "documents": status["documents"],
         "chunks": status["chunks"],
@@ -628,7 +579,8 @@ pub(crate) async fn sync(app: App, door: &Door, request: Request) -> Result<Json
 }
 
 fn refresh(app: &App, door: &Door, all: bool) -> Result<Json<Value>, Problem> {
-    let (knowledge, source) = (knowledge(app)?, source(app, door)?);
+    let knowledge = knowledge(app)?;
+    let source = &source(app, door)?;
     knowledge.refresh(source, all)?;
     let message = if all { "all documents are read again" } else { "looking for changes" };
     Ok(Json(json!({
@@ -642,9 +594,9 @@ fn refresh(app: &App, door: &Door, all: bool) -> Result<Json<Value>, Problem> {
 /// `GET …/config/embeddings`
 pub(crate) async fn config_embeddings(app: App, door: &Door) -> Result<Json<Value>, Problem> {
     let source = source(&app, door)?;
-    let options = knowledge(&app)?.options().sources.get(source);
-    let model = options.and_then(|options| options.embeddings.as_deref());
-    let known = model.and_then(|model| app.engine.upstream().embedding_model(model));
+    let options = knowledge(&app)?.source(&source);
+    let model = options.and_then(|options| options.embeddings);
+    let known = model.and_then(|model| app.engine.upstream().embedding_model(&model));
     Ok(Json(match known {
         Some(model) => json!({
             "provider": model.provider, "model": model.model, "dimensions": model.dimensions,
@@ -657,7 +609,8 @@ pub(crate) async fn config_embeddings(app: App, door: &Door) -> Result<Json<Valu
 
 /// `GET …/config/notes`
 pub(crate) async fn config_notes(app: App, door: &Door) -> Result<Json<Value>, Problem> {
-    let (knowledge, source) = (knowledge(&app)?, source(&app, door)?);
+    let knowledge = knowledge(&app)?;
+    let source = &source(&app, door)?;
     let status = knowledge.source_status(source)?;
     Ok(Json(json!({
         "folder": status["folder"],

@@ -141,6 +141,12 @@ fn provider_in_full(view: &ProviderView) -> Value {
                 "name": model.name,
                 "model": model.model,
                 "breaker": breaker(&model.breaker),
+                // What one more call would cost: of equals the cheaper one is asked.
+                "load": {
+                    "in_flight": model.load.under_way,
+                    "first_output_ms": model.load.first_output_ms,
+                    "cost_ms": model.load.cost_ms,
+                },
                 // Not before its first call.
                 "in_flight": level.map(|level| level.in_flight),
                 "limit": level.map(|level| level.limit),

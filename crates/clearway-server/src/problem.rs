@@ -69,6 +69,13 @@ impl Problem {
         }))
     }
 
+    /// A body that an old service's dialect refuses: 422, mistake by mistake.
+    pub(crate) fn unprocessable(invalid: Vec<Invalid>) -> Self {
+        Self::from(invalid.clone())
+            .status(StatusCode::UNPROCESSABLE_ENTITY)
+            .shape(Shape::Invalid(invalid))
+    }
+
     #[must_use]
     pub fn hint(mut self, hint: impl Into<String>) -> Self {
         self.0.hint = Some(hint.into());

@@ -11,8 +11,8 @@ use crate::app::{Address, App, Routes};
 use crate::extract::{PathText, shown};
 use crate::server::{Door, DoorKind, ServerOptions};
 use crate::{
-    Problem, campaigns, codes, cofounder, control, embeddings, files, knowledge, langgraph, notes,
-    ops, runs, storage, tasks,
+    Problem, attempts, campaigns, codes, cofounder, control, embeddings, files, knowledge,
+    langgraph, notes, ops, runs, storage, tasks,
 };
 
 /// All addresses of a server with these doors.
@@ -40,6 +40,7 @@ fn own() -> Result<Routes, Address> {
         .add(Method::GET, "/health/ready", get(ops::ready))?
         .add(Method::GET, "/metrics", get(ops::metrics))?
         .add(Method::GET, "/providers", get(ops::providers))?
+        .add(Method::GET, "/providers/attempts", get(attempts::of_no_run))?
         .add(Method::POST, "/providers/{name}/reset", post(ops::reset_provider))?
         .add(Method::GET, "/pools", get(ops::pools))?
         .add(Method::GET, "/runs", get(runs::list))?
@@ -51,6 +52,7 @@ fn own() -> Result<Routes, Address> {
         .add(Method::POST, "/runs/{run_id}/signals/{name}", post(control::signal))?
         .add(Method::POST, "/runs/{run_id}/wake", post(control::wake))?
         .add(Method::POST, "/runs/{run_id}/resolve", post(control::resolve))?
+        .add(Method::GET, "/runs/{run_id}/attempts", get(attempts::of_run))?
         .add(Method::GET, "/runs/{run_id}/artifacts", get(control::artifacts))?
         .add(Method::GET, "/runs/{run_id}/artifacts/{name}", get(control::artifact_bytes))?
         .add(Method::GET, "/attention", get(control::attention))?
@@ -94,10 +96,12 @@ fn uploads(routes: Routes) -> Result<Routes, Address> {
         .add(Method::POST, format!("{STORE}/files"), post(files::attach))?
         .add(Method::GET, format!("{STORE}/files"), get(files::list_attached))?
         .add(Method::GET, FILE, get(files::show_attached))?
+        .add(Method::POST, FILE, post(files::change_attached))?
         .add(Method::DELETE, FILE, delete(files::detach))?
         .add(Method::GET, format!("{FILE}/content"), get(files::attached_content))?
         .add(Method::POST, format!("{STORE}/file_batches"), post(files::create_batch))?
         .add(Method::GET, BATCH, get(files::show_batch))?
+        .add(Method::POST, format!("{BATCH}/cancel"), post(files::cancel_batch))?
         .add(Method::GET, format!("{BATCH}/files"), get(files::list_batch))
 }
 

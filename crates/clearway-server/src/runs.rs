@@ -4,8 +4,9 @@ use axum::Json;
 use axum::body::Body;
 use axum::extract::{Request, State};
 use axum::response::{IntoResponse, Response};
+use clearway_core::wait::WaitKind;
 use clearway_core::{Code, EventId, RunId, Status, ThreadId};
-use clearway_engine::{CancelOutcome, From as Begin, RunQuery};
+use clearway_engine::{CancelOutcome, From as Begin, RunQuery, Undecided};
 use http::header::{ACCEPT, CONTENT_TYPE, LOCATION};
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use serde_json::{Value, json};
@@ -13,6 +14,7 @@ use tokio::time::Instant;
 
 use crate::app::App;
 use crate::caller::{caller, own_run};
+use crate::control;
 use crate::events::{self, EventFrames};
 use crate::extract::{PathText, Query, shown};
 use crate::sse::Stream;
@@ -80,7 +82,23 @@ pub(crate) async fn show(
 ) -> Result<Json<Value>, Problem> {
     Query::own(request.uri(), &[])?;
     let view = own_run(&app, request.headers(), run_id(&id)?).await?;
-    Ok(Json(view::run(&view, app.engine.now())))
+    let mut body = view::run(&view, app.engine.now());
+    body["step_names"] = control::step_names(&app, &view.record.agent).into();
+    if view.waiting.as_ref().is_some_and(|waiting| waiting.kind == WaitKind::Decision) {
+        let writes = app.engine.undecided(view.record.id).await?;
+        body["undecided"] = writes.iter().map(undecided).collect();
+    }
+    Ok(Json(body))
+}
+
+/// A write that somebody has to decide about.
+fn undecided(write: &Undecided) -> Value {
+    json!({
+        "node": write.node,
+        "name": write.name,
+        "idempotency_key": write.idempotency_key(),
+        "announced_at": write.at,
+    })
 }
 
 /// `GET /runs/{id}/events`: a stream, or a page of JSON when the client accepts nothing else.

@@ -6,83 +6,22 @@
 use axum::Json;
 use axum::extract::{Request, State};
 use axum::response::{IntoResponse, Response};
-use clearway_core::message::Role;
 use clearway_core::run::RunRecord;
 use clearway_core::thread::ThreadKey;
-use clearway_core::{Code, Failure, Message, RunId, Status, ThreadId};
+use clearway_core::{Code, Failure, RunId, Status, ThreadId};
 use clearway_engine::{CancelOutcome, Kind, RunQuery, RunView, Submit};
 use http::{HeaderMap, HeaderValue, StatusCode};
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 use tokio::time::{Duration, timeout};
 
 use crate::app::App;
+use crate::ask::Ask;
 use crate::caller::{caller, own_run};
-use crate::extract::{self, Fields, Invalid, PathText, Query, read_body, shown};
-use crate::problem::Shape;
+use crate::extract::{self, PathText, Query, read_body, shown};
 use crate::{Problem, cofounder, idempotency, runs, view};
 
 /// The dialect's name in run records and thread keys.
 const DIALECT: &str = "tasks";
-
-/// `POST /chat/async`.
-#[derive(Debug)]
-struct Ask {
-    message: String,
-    history: Vec<(Role, String)>,
-    user: Option<String>,
-    conversation: Option<String>,
-    metadata: Map<String, Value>,
-    deadline: Option<Value>,
-}
-
-impl Ask {
-    fn parse(body: &[u8]) -> Result<Self, Vec<Invalid>> {
-        let mut fields = Fields::parse(body)?;
-        let message = fields.text("message");
-        fields.not_blank("message", &message);
-        let user = fields.nullable_text("user_id");
-        let conversation = fields.nullable_text("conversation_id");
-        for (name, text) in [("user_id", &user), ("conversation_id", &conversation)] {
-            if let Some(text) = text {
-                fields.check_name(name, text);
-            }
-        }
-        let metadata = fields.object("metadata");
-        let deadline = fields.value("deadline_ms");
-        let mut history = Vec::new();
-        for (at, item) in fields.list("conversation_history").into_iter().enumerate() {
-            match said(item, at) {
-                Ok(said) => history.push(said),
-                Err(invalid) => fields.absorb(invalid),
-            }
-        }
-        fields.finish()?;
-        Ok(Self { message, history, user, conversation, metadata, deadline })
-    }
-}
-
-/// One turn of a history that the client brings along.
-pub(crate) fn said(item: Value, at: usize) -> Result<(Role, String), Vec<Invalid>> {
-    let at = at.to_string();
-    let place = ["body", "conversation_history", &at];
-    let mut fields = Fields::of(item, &place).map_err(|invalid| vec![invalid])?;
-    let role = fields.text("role");
-    let content = fields.text("content");
-    let role = match role.as_str() {
-        "user" | "human" => Role::Human,
-        "assistant" | "ai" => Role::Ai,
-        "system" => Role::System,
-        "" => Role::Human, // refused below as missing or of a wrong type
-        other => {
-            let text =
-                format!("a role is `user`, `assistant` or `system`, this is `{}`", shown(other));
-            fields.wrong("enum", "role", text);
-            Role::Human
-        }
-    };
-    fields.finish()?;
-    Ok((role, content))
-}
 
 /// Every body of these addresses, for whatever bytes.
 pub(crate) fn fuzz(data: &[u8]) {
@@ -95,11 +34,7 @@ pub(crate) fn fuzz(data: &[u8]) {
 pub(crate) async fn create(State(app): State<App>, request: Request) -> Result<Response, Problem> {
     let (parts, body) = request.into_parts();
     let body = read_body(&parts.headers, body, &app.options.limits).await?;
-    let ask = Ask::parse(&body).map_err(|invalid| {
-        Problem::from(invalid.clone())
-            .status(StatusCode::UNPROCESSABLE_ENTITY)
-            .shape(Shape::Invalid(invalid))
-    })?;
+    let ask = Ask::parse(&body).map_err(Problem::unprocessable)?;
     let idempotency = idempotency::read(&parts.headers, "/chat/async", &body)?;
     let asked = extract::deadline(&parts.headers, ask.deadline.clone())?;
     let name = &app.options.default_agent;
@@ -120,7 +55,7 @@ pub(crate) async fn create(State(app): State<App>, request: Request) -> Result<R
         Some(key) => key.thread_id(&caller.tenant),
         None => ThreadId(app.engine.new_id()),
     };
-    let input = json!({"messages": messages(&app, &ask)});
+    let input = json!({"messages": ask.messages(&app)});
     let submitted = app
         .engine
         .submit(Submit {
@@ -168,15 +103,6 @@ pub(crate) async fn create(State(app): State<App>, request: Request) -> Result<R
 
 fn poll(run: RunId) -> String {
     format!("/chat/task/{run}")
-}
-
-fn messages(app: &App, ask: &Ask) -> Vec<Value> {
-    let of = |(role, text): &(Role, String)| {
-        Message::new(*role, text.as_str(), app.engine.new_id().to_string()).to_value()
-    };
-    let mut messages: Vec<Value> = ask.history.iter().map(of).collect();
-    messages.push(cofounder::human(app, &ask.message));
-    messages
 }
 
 /// The dialect's word for a status.

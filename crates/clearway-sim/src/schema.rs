@@ -108,8 +108,7 @@ impl<'a> Maker<'a> {
         let at_most =
             schema.get("maxLength").and_then(Value::as_u64).unwrap_or(MAX_STRING).min(MAX_STRING);
         let at_least = schema.get("minLength").and_then(Value::as_u64).unwrap_or(0);
-        let text: String =
-            words.text(name, about, self.index).chars().take(at_most as usize).collect();
+        let text = words::shortened(&words.text(name, about, self.index), at_most as usize);
         if (text.chars().count() as u64) < at_least { string(schema, name) } else { text }
     }
 

@@ -4,6 +4,10 @@
 //! made of simulated answers can be read and differs from one brief to the next. The same prompt
 //! always gets the same answer.
 
+use self::phrases::{About, Kind, phrases};
+
+mod phrases;
+
 /// Facts of a prompt, and a source of variety that depends on nothing but the prompt.
 #[derive(Clone, Debug)]
 pub(crate) struct Words {
@@ -56,13 +60,14 @@ impl Words {
         self.fact(&["audience", "customer", "user"]).unwrap_or("the people it is made for")
     }
 
-    /// One of several features that a fact lists with semicolons.
-    fn feature(&self, name: &str, index: u64) -> &str {
+    /// Two of the features that a fact lists with semicolons; the same where there is one only.
+    fn features(&self, name: &str, index: u64) -> (&str, &str) {
         // What the thing can do says more about it than what its maker wants.
         let known = ["stands out", "feature", "goal"].into_iter().find_map(|key| self.fact(&[key]));
         let list = known.unwrap_or("what it does well");
         let all: Vec<&str> = list.split(';').map(str::trim).collect();
-        all[self.pick(name, index, all.len() as u64) as usize]
+        let at = self.pick(name, index, all.len() as u64) as usize;
+        (all[at], all[(at + 1) % all.len()])
     }
 
     /// A share of the range, for numbers.
@@ -81,123 +86,14 @@ impl Words {
     pub(crate) fn text(&self, name: &str, about: &str, index: u64) -> String {
         let about = about.to_lowercase();
         let (subject, audience) = (self.subject(), self.audience());
-        let feature = self.feature(name, index);
-        let choose = |list: &[String]| {
-            list[(index + self.pick(name, 0, list.len() as u64)) as usize % list.len()].clone()
-        };
-        let given =
-            |list: &[&str]| choose(&list.iter().map(|&text| text.to_owned()).collect::<Vec<_>>());
-        if name.contains("cta")
-            || name == "primary"
-            || name == "secondary"
-            || about.contains("call to action")
-            || about.contains("to test")
-        {
-            return choose(&[
-                format!("Try {subject}"),
-                format!("See {subject} at work"),
-                format!("Get {subject} today"),
-                format!("Find out about {feature}"),
-            ]);
-        }
-        if name == "channel" || about.starts_with("channel") || about.starts_with("the channel") {
-            return given(&["Instagram", "Newsletter", "Local posters", "Podcast", "LinkedIn"]);
-        }
-        if about.contains("persona") || about.contains("first name") {
-            return given(&["Mara, the planner", "Jonas, the sceptic", "Aylin, the first to try"]);
-        }
-        if about.contains("hashtag") {
-            let word = subject.split_whitespace().collect::<String>();
-            return choose(&[word, feature.split_whitespace().collect(), "NewHere".to_owned()]);
-        }
-        if ["tagline", "headline", "headlines", "title"].contains(&name) {
-            return choose(&[
-                format!("{}: {feature}", capital(subject)),
-                format!("{}, at last", capital(feature)),
-                format!("Made for {audience}"),
-                format!("{} does the rest", capital(subject)),
-                format!("Less effort, more {feature}"),
-            ]);
-        }
-        if name == "quote" || about.contains("would say") {
-            return choose(&[
-                format!("If {subject} really is {feature}, I am in."),
-                "Show me that it works, and I will tell my friends.".to_owned(),
-                format!("I have waited for something like {subject}."),
-            ]);
-        }
-        if about.contains("format") {
-            return given(&["4:5 portrait", "16:9 film, 20 s", "A2 poster", "Story, 9:16"]);
-        }
-        if about.contains("feeling") || name == "emotion" {
-            return given(&["relief", "curiosity", "pride"]);
-        }
-        if about.contains("target value") {
-            return given(&["+15 % in eight weeks", "500 in the first month", "3 of 10 come back"]);
-        }
-        self.sentence(name, &about, index)
-    }
-
-    /// A sentence for everything that has no form of its own.
-    fn sentence(&self, name: &str, about: &str, index: u64) -> String {
-        let (subject, audience) = (self.subject(), self.audience());
-        let feature = self.feature(name, index);
-        let (thing, what) = (capital(subject), capital(feature));
-        let is =
-            |words: &[&str]| words.iter().any(|word| name.contains(word) || about.contains(word));
-        let list = if is(&["risk", "doubt", "objection", "fear", "problem"]) {
-            [
-                format!("It sounds too good: {feature} has to be seen to be believed"),
-                format!("There is something at home already that does nearly what {subject} does"),
-                format!("Nobody looks for {subject}, because nobody knows that it exists"),
-                "The first weeks cost more than they bring in".to_owned(),
-            ]
-        } else if is(&["improvement", "change", "next step"]) {
-            [
-                format!("Say in the first line what {subject} is"),
-                format!("Show {feature} instead of claiming it"),
-                "Use one call to action on every channel".to_owned(),
-                format!("Speak to {audience}, not about them"),
-            ]
-        } else if is(&["milestone", "deliverable", "task", "activity", "priority"]) {
-            [
-                format!("First pieces that show {feature}"),
-                format!("Ten conversations with {audience}"),
-                format!("{thing} on all channels"),
-                "Figures of the first two weeks, and what follows from them".to_owned(),
-            ]
-        } else if is(&["want", "need", "hope", "motive"]) {
-            [
-                format!("{feature}, without having to think about it"),
-                "an evening that is not spent on instructions".to_owned(),
-                "something that still works next year".to_owned(),
-                format!("to be asked where {subject} is from"),
-            ]
-        } else if is(&["picture", "scene", "image", "visual", "motif"]) {
-            [
-                format!("{thing} on a kitchen table in the morning, nobody in the picture"),
-                format!("Hands that use {subject} while they do something else"),
-                format!("{what}, close up, in daylight"),
-                format!("Before and after: the same room without {subject} and with it"),
-            ]
-        } else if is(&["life and work", "situation", "biography"]) {
-            [
-                "Works shifts and plans the week on Sunday evening. Buys little, and keeps it long.".to_owned(),
-                format!("Has tried three things that promised {feature}. One of them is still in use."),
-                "Shares a flat and a calendar. Decides quickly when a friend has decided before.".to_owned(),
-                "Reads the small print first and the headline last. Tells others what turned out well.".to_owned(),
-            ]
-        } else {
-            [
-                format!("{thing} is made for {audience}: {feature}, every day, without a manual."),
-                format!("{what}. That is what {audience} notice first, and what they tell others."),
-                format!("Most things ask for attention. {thing} gives some back: {feature}."),
-                format!(
-                    "One week with {subject}, and {feature} is something one no longer thinks about."
-                ),
-            ]
-        };
-        list[(index + self.pick(name, 0, list.len() as u64)) as usize % list.len()].clone()
+        let (feature, second) = self.features(name, index);
+        let goal = self.fact(&["goal"]).and_then(|goals| goals.split(';').next());
+        let goal = goal.unwrap_or("that people know it").trim();
+        let kind = Kind::of(name, &about);
+        let list = phrases(kind, About { subject, audience, feature, second, goal });
+        // Elements of a list follow each other, so that they differ.
+        let at = index + self.pick(name, 0, list.len() as u64);
+        list[(at % list.len() as u64) as usize].clone()
     }
 }
 
@@ -208,13 +104,14 @@ pub(crate) fn colour(number: u64) -> String {
     COLOURS[(number % COLOURS.len() as u64) as usize].to_owned()
 }
 
-fn capital(text: &str) -> String {
-    let mut chars = text.chars();
-    chars.next().map_or_else(String::new, |first| first.to_uppercase().chain(chars).collect())
-}
-
-fn shortened(text: &str, most: usize) -> String {
-    text.chars().take(most).collect()
+/// As many whole words as fit.
+pub(crate) fn shortened(text: &str, most: usize) -> String {
+    if text.chars().count() <= most {
+        return text.to_owned();
+    }
+    let cut: String = text.chars().take(most).collect();
+    let whole = cut.rfind(char::is_whitespace).map_or(&*cut, |end| &cut[..end]);
+    whole.trim_end_matches(|c: char| c.is_whitespace() || matches!(c, ',' | ':' | ';')).to_owned()
 }
 
 #[cfg(test)]
@@ -232,6 +129,25 @@ mod tests {
         assert_eq!(text, lamp.text("body", "body copy", 0));
         assert_ne!(text, tea.text("body", "body copy", 0));
         assert!(Words::of("Just answer.").is_none());
+    }
+
+    #[test]
+    fn what_is_too_long_ends_with_a_word() {
+        assert_eq!(shortened("as it is", 20), "as it is");
+        assert_eq!(shortened("every day, without a manual", 12), "every day");
+        assert_eq!(shortened("Donaudampfschiff", 5), "Donau");
+    }
+
+    #[test]
+    fn properties_get_what_they_ask_for() {
+        let words = Words::of("- Product: lamp\n- Goals: sell 500").unwrap();
+        assert!(
+            ["Orders", "Return visits", "Sign-ups for the newsletter", "Cost per order"]
+                .contains(&&*words.text("name", "measure", 0))
+        );
+        assert!(words.text("letter", "the letter", 0).contains("sell 500"));
+        let list: Vec<String> = (0..4).map(|n| words.text("headlines", "headline", n)).collect();
+        assert!(list.iter().all(|one| list.iter().filter(|other| one == *other).count() == 1));
     }
 
     #[test]

@@ -357,6 +357,7 @@ impl Owner {
             spent: Spent::default(),
             worked: Duration::ZERO,
             usage: Usage::default(),
+            attempts: Vec::new(),
         }
     }
 

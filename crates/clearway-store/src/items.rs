@@ -56,6 +56,8 @@ pub struct ItemSearch {
     pub filter: Vec<Condition>,
     /// Any of them, the best first. Without any, the ones changed last come first.
     pub words: Vec<String>,
+    /// Only those that words find at all.
+    pub indexed: bool,
     pub offset: u32,
     /// At most 1000; 0 means 100.
     pub limit: u32,

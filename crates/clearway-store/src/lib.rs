@@ -37,7 +37,10 @@ pub use types::*;
 
 use clearway_core::journal::Entry;
 use clearway_core::run::Budget;
-use clearway_core::{CheckpointId, InstanceId, Priority, RunId, RunRecord, ThreadId, Timestamp};
+use clearway_core::{
+    AttemptRecord, AttemptsOf, CheckpointId, InstanceId, Priority, RunId, RunRecord, ThreadId,
+    Timestamp,
+};
 
 /// Durable memory of all runs and threads.
 ///
@@ -89,6 +92,19 @@ pub trait Store: Send + Sync + std::fmt::Debug + 'static {
 
     /// Stores volatile output, without waiting for the disk. One answer per segment, in order.
     async fn append(&self, output: Vec<OutputSegment>) -> Result<Vec<Appended>>;
+
+    /// Attempts at provider calls of a run that have been committed, or those that belong to none;
+    /// those beyond `after` in their order, at most `limit` (0 means 100, 1000 at most).
+    async fn attempts(
+        &self,
+        of: AttemptsOf,
+        after: Option<i64>,
+        limit: u32,
+    ) -> Result<Vec<AttemptRecord>>;
+
+    /// Keeps attempts that belong to no run, for a month. Not waited for: what the disk loses with
+    /// the power is lost.
+    async fn book(&self, attempts: Vec<AttemptRecord>) -> Result<()>;
 
     /// Asks a run to end. A run that is not running ends at once, and the next of its thread is
     /// promoted; a running one is flagged for its owner.
@@ -320,7 +336,12 @@ pub trait Store: Send + Sync + std::fmt::Debug + 'static {
     fn knowledge(&self) -> &dyn KnowledgeStore;
 
     /// How many runs are ahead of a blocked or ready run, in its pool and on its thread.
-    async fn queue_position(&self, run: RunId) -> Result<Option<QueuePosition>>;
+    async fn queue_position(&self, run: RunId) -> Result<Option<QueuePosition>> {
+        Ok(self.queue_positions(vec![run]).await?.pop().flatten())
+    }
+
+    /// The same of many, in one read and in their order.
+    async fn queue_positions(&self, runs: Vec<RunId>) -> Result<Vec<Option<QueuePosition>>>;
 
     /// Waiting and running runs by pool, from memory: cheap enough for a health check.
     fn pool_counts(&self) -> Vec<PoolCount>;

@@ -26,7 +26,8 @@ use clearway_core::journal::Entry;
 use clearway_core::run::Budget;
 use clearway_core::thread::ThreadRecord;
 use clearway_core::{
-    CheckpointId, Clock, InstanceId, Priority, RunId, RunRecord, ThreadId, Timestamp,
+    AttemptRecord, AttemptsOf, CheckpointId, Clock, InstanceId, Priority, RunId, RunRecord,
+    ThreadId, Timestamp,
 };
 use serde_json::{Map, Value};
 use uuid::Uuid;
@@ -432,6 +433,22 @@ impl Store for MemStore {
         })
     }
 
+    async fn attempts(
+        &self,
+        of: AttemptsOf,
+        after: Option<i64>,
+        limit: u32,
+    ) -> Result<Vec<AttemptRecord>> {
+        self.call("attempts", |data, _| Ok(data.attempts(of, after, limit)))
+    }
+
+    async fn book(&self, attempts: Vec<AttemptRecord>) -> Result<()> {
+        self.call("book", |data, now| {
+            data.book(attempts, now);
+            Ok(())
+        })
+    }
+
     async fn cached(&self, tenant: &str, key: &[u8; 32]) -> Result<Option<Value>> {
         self.call("cached", |data, now| Ok(data.cached(tenant, key, now)))
     }
@@ -528,8 +545,10 @@ impl Store for MemStore {
         self.call("item_namespaces", |data, now| Ok(data.item_namespaces(scope, &query, now)))
     }
 
-    async fn queue_position(&self, run: RunId) -> Result<Option<QueuePosition>> {
-        self.call("queue_position", |data, _| Ok(data.queue_position(run)))
+    async fn queue_positions(&self, runs: Vec<RunId>) -> Result<Vec<Option<QueuePosition>>> {
+        self.call("queue_positions", |data, _| {
+            Ok(runs.into_iter().map(|run| data.queue_position(run)).collect())
+        })
     }
 
     fn knowledge(&self) -> &dyn KnowledgeStore {
@@ -548,7 +567,7 @@ impl Store for MemStore {
                 size_bytes: data.size_bytes(),
                 disk_free_bytes: None,
                 writable: Ok(()),
-                schema_version: 5,
+                schema_version: 6,
             })
         })
     }

@@ -345,6 +345,9 @@ pub(crate) const fn interrupts(multitask: Multitask) -> Option<CancelMode> {
 }
 
 /// How many rows one page holds: at most 1000; 0 means 100.
+/// How long attempts that belong to no run are kept: thirty days.
+pub(crate) const LOOSE_ATTEMPTS_MS: i64 = 30 * 24 * 3_600_000;
+
 pub(crate) fn page_size(limit: u32) -> usize {
     match limit {
         0 => 100,

@@ -14,6 +14,7 @@
 mod admission;
 mod artifacts;
 mod assistants;
+mod attempts;
 mod channels;
 mod claim;
 mod commit;
@@ -48,7 +49,8 @@ use clearway_core::journal::Entry;
 use clearway_core::run::Budget;
 use clearway_core::thread::ThreadRecord;
 use clearway_core::{
-    CheckpointId, Clock, InstanceId, Priority, RunId, RunRecord, ThreadId, Timestamp,
+    AttemptRecord, AttemptsOf, CheckpointId, Clock, InstanceId, Priority, RunId, RunRecord,
+    ThreadId, Timestamp,
 };
 use serde_json::{Map, Value};
 use tokio::task::JoinHandle;
@@ -454,6 +456,19 @@ impl Store for SqliteStore {
         self.queue.write(schedules::Delivered { id, outcome }).await
     }
 
+    async fn attempts(
+        &self,
+        of: AttemptsOf,
+        after: Option<i64>,
+        limit: u32,
+    ) -> Result<Vec<AttemptRecord>> {
+        self.readers.read(move |conn| attempts::list(conn, of, after, limit)).await
+    }
+
+    async fn book(&self, attempts: Vec<AttemptRecord>) -> Result<()> {
+        self.queue.write(attempts::Book(attempts)).await
+    }
+
     async fn cached(&self, tenant: &str, key: &[u8; 32]) -> Result<Option<Value>> {
         let (tenant, key, now) = (tenant.to_owned(), *key, self.clock.now());
         self.readers.read(move |conn| node_cache::find(conn, &tenant, &key, now)).await
@@ -554,8 +569,11 @@ impl Store for SqliteStore {
         self.readers.read(move |conn| items::namespaces(conn, &scope, &query, now)).await
     }
 
-    async fn queue_position(&self, run: RunId) -> Result<Option<QueuePosition>> {
-        self.readers.read(move |conn| read::queue_position(conn, run)).await
+    async fn queue_positions(&self, runs: Vec<RunId>) -> Result<Vec<Option<QueuePosition>>> {
+        let all = move |conn: &rusqlite::Connection| {
+            runs.into_iter().map(|run| read::queue_position(conn, run)).collect()
+        };
+        self.readers.read(all).await
     }
 
     fn knowledge(&self) -> &dyn KnowledgeStore {

@@ -20,8 +20,8 @@ use clearway_core::run::{Multitask, RunOptions, Usage};
 use clearway_core::thread::ThreadKey;
 use clearway_core::wait::Spent;
 use clearway_core::{
-    CheckpointId, Failure, InstanceId, Priority, RunId, RunRecord, Status, TaskId, ThreadId,
-    Timestamp,
+    AttemptRecord, CheckpointId, Failure, InstanceId, Priority, RunId, RunRecord, Status, TaskId,
+    ThreadId, Timestamp,
 };
 use serde_json::{Map, Value};
 use uuid::Uuid;
@@ -185,6 +185,8 @@ pub struct StepCommit {
     pub worked: Duration,
     /// Added to the run's totals.
     pub usage: Usage,
+    /// What those are made of.
+    pub attempts: Vec<AttemptRecord>,
 }
 
 #[derive(Clone, Debug, PartialEq)]

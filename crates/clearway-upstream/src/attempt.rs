@@ -141,9 +141,7 @@ impl Attempt<'_> {
 
     /// Gets a good status back.
     async fn begin(&mut self, body: Bytes) -> Result<Begun, Fault> {
-        let size = body.len();
         let (exchange, head, sent_at) = self.exchange(body).await?;
-        self.lease.sending(size);
         self.lease.answered(head.status.as_u16());
         let provider = &self.route.provider;
         let rates = RateHeaders::read(&head.headers, provider.wall_clock());
@@ -163,7 +161,9 @@ impl Attempt<'_> {
         body: Bytes,
     ) -> Result<(Exchange, response::Parts, Instant), Fault> {
         let provider = self.route.provider.clone();
+        let size = body.len();
         if let Some(link) = provider.pool.take(now()) {
+            self.lease.sending(size);
             let connected = Connected::new(&self.cx.probe);
             let mut exchange = Exchange::start(link, self.request(body.clone()), connected);
             match self.head(&mut exchange).await {
@@ -174,7 +174,9 @@ impl Attempt<'_> {
         }
         // Before the link, so that it is dropped after it.
         let connected = Connected::new(&self.cx.probe);
+        self.lease.dialling();
         let link = self.dial().await?;
+        self.lease.sending(size);
         let mut exchange = Exchange::start(link, self.request(body), connected);
         match self.head(&mut exchange).await {
             Ok((head, sent_at)) => Ok((exchange, head, sent_at)),
@@ -242,6 +244,7 @@ impl Attempt<'_> {
                 HeadError::Fault(expired(which, Code::UpstreamSendTimeout, Phase::Send, &problem))
             })?;
         let sent_at = now();
+        self.lease.sent();
         let head = match early {
             // Some answer before they have read everything, mostly to refuse it.
             Some(head) => head,

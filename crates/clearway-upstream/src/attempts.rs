@@ -153,7 +153,11 @@ impl Attempts {
             if delay + self.kind.min_useful > left {
                 return Err(self.error());
             }
-            let detail: Arc<str> = self.routes[at].label.as_str().into();
+            let route = &self.routes[at];
+            let detail: Arc<str> = route.label.as_str().into();
+            // Who waits for a probe is known, so that the least urgent of them makes it.
+            let _waiting = (kind == WaitKind::Breaker)
+                .then(|| [&route.provider.breaker, &route.breaker].map(|it| it.wait(cx.class)));
             if let Expired::Deadline = pause(cx, watch, kind, detail, present + delay).await {
                 return Err(self.error());
             }
@@ -169,7 +173,7 @@ impl Attempts {
         at: Instant,
     ) -> Option<Admitted> {
         let provider = &route.provider;
-        if !self.has_more() || route.closed_until(at).is_some() {
+        if !self.has_more() || route.closed_until(cx.class, at).is_some() {
             return None;
         }
         let grant = provider.limiter.try_enter(&self.ask(route, cx), at)?;
@@ -245,13 +249,18 @@ impl Attempts {
         if !self.has_more() || !fits(Duration::ZERO) {
             return Next::End;
         }
-        // Another key of the same account costs nothing and changes nothing for the caller.
-        if verdict.key != KeyEffect::None
-            && route.provider.keys.soonest(&route.model, at).is_some_and(|ready| ready <= at)
-        {
-            return Next::Again(Duration::ZERO);
-        }
         let onward = if verdict.onward { self.onward(fault) } else { None };
+        // Another key of the same account costs nothing and changes nothing for the caller. One that
+        // rests is waited for when this one is no good any more.
+        if verdict.key != KeyEffect::None
+            && let Some(ready) = route.provider.keys.rested(&route.model, at)
+        {
+            let rest = ready.saturating_duration_since(at);
+            let is_gone = matches!(verdict.key, KeyEffect::Dead | KeyEffect::Quota);
+            if rest.is_zero() || is_gone && onward.is_none() && fits(rest) {
+                return Next::Again(rest);
+            }
+        }
         let again = match verdict.same {
             Same::Never => None,
             _ if !route.provider.retry.on.allows(fault.code) => None,
@@ -312,7 +321,7 @@ impl Attempts {
             return Err(Closed::ended(Phase::Queue));
         }
         // Looked at before the queue, so that nobody queues for what is closed.
-        if let Some(until) = route.closed_until(now()) {
+        if let Some(until) = route.closed_until(cx.class, now()) {
             return Err(Closed::open(route, until));
         }
         let grant = self.grant(route, &self.ask(route, cx), cx, watch).await?;
@@ -344,7 +353,7 @@ impl Attempts {
                 return Err(Closed::no_key(route, at));
             };
             // Only now: a probe that waits in a queue would keep all others out.
-            let pass = |breaker: &Breaker| match breaker.admit(at) {
+            let pass = |breaker: &Breaker| match breaker.admit(cx.class, at) {
                 Gate::Pass(ticket) | Gate::Probe(ticket) => Ok(ticket),
                 Gate::Open { until } => Err(Closed::open(route, until)),
             };
@@ -444,7 +453,9 @@ impl Closed {
             Some(until) => {
                 let name = &route.provider.name;
                 let views = route.provider.keys.view(at);
-                let any = |reason| views.iter().any(|key| key.reason == Some(reason));
+                let rested = route.provider.keys.rested(&route.model, at);
+                let any =
+                    |reason| rested.is_none() && views.iter().any(|key| key.reason == Some(reason));
                 if any("auth") {
                     let problem = format!("no usable key is left for {name}");
                     let code = Code::UpstreamCredentialsExhausted;

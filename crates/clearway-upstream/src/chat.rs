@@ -65,6 +65,8 @@ pub struct ChatStream {
     route: Arc<Route>,
     attempts: Attempts,
     began: Instant,
+    /// Of the model that was asked for, whoever answers.
+    commit: Commit,
     /// To ask again after output has been shown; `None` where the model's `commit` forbids that.
     again: Option<Again>,
     record: CallRecord,
@@ -94,6 +96,7 @@ impl ChatStream {
     /// Starts a call; returns at its first output, when the answer is committed.
     pub(crate) async fn open(
         routes: Arc<[Arc<Route>]>,
+        commit: Commit,
         cx: CallCx,
         request: ChatRequest,
     ) -> Result<Self, Error> {
@@ -109,7 +112,6 @@ impl ChatStream {
         let mut watch = Watch::new(deadline);
         let mut record = CallRecord::start("chat", &cx, &route, started);
         let tokens = estimate_tokens(body.len()) + output_tokens(&route, &request.params);
-        let commit = route.commit;
         let mut attempts = Attempts::new(routes, CallKind::CHAT, tokens, started);
         let prepared = Some((route, body));
         match begin(&mut attempts, &cx, &mut watch, &request, None, prepared, &record.span).await {
@@ -117,7 +119,7 @@ impl ChatStream {
                 record.answered(&route);
                 let again = (commit != Commit::Fail)
                     .then(|| Again { request, shown: Shown::Text(String::new()) });
-                Ok(Self { live, watch, cx, route, attempts, began, again, record })
+                Ok(Self { live, watch, cx, route, attempts, began, commit, again, record })
             }
             Err(error) => Err(record.failed(error, attempts.made())),
         }
@@ -195,7 +197,7 @@ impl ChatStream {
     async fn recover(&mut self, fault: Fault) -> Result<Option<ChatEvent>, Error> {
         let reason = fault.code;
         let began = self.began;
-        let Self { attempts, cx, watch, route, again, record, .. } = self;
+        let Self { attempts, cx, watch, route, commit, again, record, .. } = self;
         let Some(again) = again.take() else {
             attempts.conclude(route, fault, began);
             return Err(record.failed(attempts.error(), attempts.made()));
@@ -206,7 +208,7 @@ impl ChatStream {
             return Err(record.failed(error, attempts.made()));
         }
         let prefix = match &again.shown {
-            Shown::Text(text) if route.commit == Commit::Continue && !text.is_empty() => {
+            Shown::Text(text) if *commit == Commit::Continue && !text.is_empty() => {
                 Some(text.clone())
             }
             Shown::Text(_) | Shown::More => None,

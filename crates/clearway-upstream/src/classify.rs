@@ -103,7 +103,8 @@ pub(crate) fn classify(fault: &Fault) -> Verdict {
         | Code::UpstreamFirstTokenTimeout
         | Code::UpstreamBodyTimeout
         | Code::UpstreamStreamIdle
-        | Code::UpstreamStreamStalled => SILENT,
+        | Code::UpstreamStreamStalled
+        | Code::UpstreamStreamTooSlow => SILENT,
         Code::UpstreamTimeout => {
             Verdict { same: Same::Backoff, onward: true, breaker: Blame::Route, cost: 1, ..NOTHING }
         }

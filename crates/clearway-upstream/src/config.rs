@@ -123,6 +123,9 @@ pub struct ModelConfig {
     /// Names of models to ask when this one's provider cannot answer, in this order. Embedding
     /// models have none: vectors of different models do not compare.
     pub fallback: Vec<String>,
+    /// Names of models that are as good as this one: each call goes to whichever of them all is
+    /// least busy, and to the others when that one cannot answer.
+    pub spread: Vec<String>,
     /// What happens when an answer breaks off after output was shown.
     pub commit: Commit,
     /// It goes on with an answer that has begun already.
@@ -167,6 +170,7 @@ impl ModelConfig {
             timeouts: None,
             embedding: None,
             fallback: Vec::new(),
+            spread: Vec::new(),
             commit: Commit::Fail,
             prefill: false,
             price: None,
@@ -290,6 +294,7 @@ impl RetryOn {
             | Code::UpstreamBodyTimeout
             | Code::UpstreamStreamIdle
             | Code::UpstreamStreamStalled
+            | Code::UpstreamStreamTooSlow
             | Code::UpstreamTimeout => self.timeout,
             Code::UpstreamRateLimited => self.rate,
             Code::UpstreamOverloaded
@@ -341,7 +346,7 @@ impl BreakerLimits {
 }
 
 /// How long each stage of a call may take. The caller's deadline cuts all of them.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Timeouts {
     /// The whole call; `None` leaves it to the caller's deadline.
     pub total: Option<Duration>,
@@ -361,6 +366,9 @@ pub struct Timeouts {
     pub idle: Duration,
     /// Without any byte once a model that does not reason has begun to answer.
     pub idle_output: Duration,
+    /// Fewer tokens in a second than this, over five seconds of output, and the answer is given up
+    /// as too slow; `None` lets it take its time.
+    pub rate_floor: Option<f64>,
     /// Without output, whatever else arrives.
     pub progress: Duration,
     /// The same for models marked `reasoning`.
@@ -386,6 +394,7 @@ impl Default for Timeouts {
             // Azure sends its keep-alive after 30 s of silence.
             idle: seconds(35),
             idle_output: seconds(20),
+            rate_floor: None,
             progress: seconds(45),
             progress_reasoning: seconds(100),
             tail: seconds(2),
@@ -413,6 +422,9 @@ impl Timeouts {
         ];
         if let Some((name, _)) = stages.iter().find(|(_, limit)| limit.is_zero()) {
             return Err(format!("{name} is zero: nothing could ever succeed"));
+        }
+        if self.rate_floor.is_some_and(|floor| !(floor > 0.0 && floor < 1e6)) {
+            return Err("rate_floor is a number of tokens in a second, above 0".to_owned());
         }
         let mut order = vec![
             ("connect", self.connect),
@@ -453,7 +465,8 @@ impl Timeouts {
         } else {
             (self.ttft, self.progress, self.idle_output)
         };
-        StreamLimits { ttft, idle: self.idle, idle_output, progress, tail: self.tail }
+        let (idle, rate_floor, tail) = (self.idle, self.rate_floor, self.tail);
+        StreamLimits { ttft, idle, idle_output, rate_floor, progress, tail }
     }
 }
 
@@ -463,6 +476,7 @@ pub(crate) struct StreamLimits {
     pub(crate) ttft: Duration,
     pub(crate) idle: Duration,
     pub(crate) idle_output: Duration,
+    pub(crate) rate_floor: Option<f64>,
     pub(crate) progress: Duration,
     pub(crate) tail: Duration,
 }
@@ -625,16 +639,20 @@ impl Config {
             if model.embedding.is_some_and(|model| model.dimensions == Some(0)) {
                 return Err(invalid("embedding.dimensions is zero: no vector could fit".into()));
             }
-            for name in &model.fallback {
-                let Some(other) = self.models.iter().find(|other| other.name == *name) else {
-                    return Err(invalid(format!("fallback {name:?} is not configured")));
+            let named = |what: &'static str, names: &'_ [String]| {
+                names.iter().map(move |name| (what, name.clone())).collect::<Vec<_>>()
+            };
+            let others = [named("fallback", &model.fallback), named("spread", &model.spread)];
+            for (what, name) in others.into_iter().flatten() {
+                let Some(other) = self.models.iter().find(|other| other.name == name) else {
+                    return Err(invalid(format!("{what} {name:?} is not configured")));
                 };
                 if other.name == model.name {
-                    return Err(invalid("it cannot be its own fallback".into()));
+                    return Err(invalid(format!("{what}: it cannot name itself")));
                 }
                 if model.embedding().is_some() || other.embedding().is_some() {
                     return Err(invalid(format!(
-                        "fallback {name:?}: vectors of different models do not compare"
+                        "{what} {name:?}: vectors of different models do not compare"
                     )));
                 }
             }

@@ -33,6 +33,7 @@ use crate::call::CallCx;
 use crate::codec::Usage;
 use crate::failure::{Error, Fault};
 use crate::route::Route;
+use crate::usage::Observer;
 use crate::watch::{Watch, now};
 use batch::{Lane, LaneId, Start, Works};
 use cache::{CACHE_BYTES, Cache, Key};
@@ -131,6 +132,11 @@ impl Embedder {
     fn with(routes: HashMap<String, Arc<Route>>, sender: Arc<dyn Sender>) -> Self {
         let works = Arc::new(Works::new(sender, Cache::new(CACHE_BYTES)));
         Self { routes, works, workers: Mutex::default() }
+    }
+
+    /// Tells `observer` of every attempt from now on. The first one stays.
+    pub(crate) fn observe(&self, observer: Arc<dyn Observer>) {
+        let _ = self.works.observer.set(observer);
     }
 
     /// The model that is meant by a configured name, or by the provider's name for it.

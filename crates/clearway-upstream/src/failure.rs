@@ -78,6 +78,7 @@ pub(crate) const fn is_retryable(code: Code) -> bool {
             | Code::UpstreamBodyTimeout
             | Code::UpstreamStreamIdle
             | Code::UpstreamStreamStalled
+            | Code::UpstreamStreamTooSlow
             | Code::UpstreamStreamTruncated
             | Code::UpstreamStreamMalformed
             | Code::UpstreamStreamTooLarge

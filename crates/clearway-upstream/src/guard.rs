@@ -1,8 +1,8 @@
-//! What stands between a call and its provider: four state machines that say *not now*.
+//! What stands between a call and its provider: five state machines, four of which say *not now*.
 //!
 //! [`limiter`] holds back what would exceed slots or rates, [`breaker`] what would most likely fail,
 //! [`keys`] knows which credentials still work, and [`retry_budget`] keeps retries a fraction of the
-//! traffic. Each is told the time and what happened, answers at once, and can be looked at while it
+//! traffic; [`load`] says which of several equals is least busy. Each is told the time and what happened, answers at once, and can be looked at while it
 //! works. None knows of sockets, requests or attempts.
 //!
 //! **Invariants:** what one of them hands out is settled when it is dropped, whichever way that
@@ -15,6 +15,7 @@ pub(crate) mod breaker;
 pub(crate) mod jitter;
 pub(crate) mod keys;
 pub(crate) mod limiter;
+pub(crate) mod load;
 pub(crate) mod retry_budget;
 
 use std::time::{Duration, Instant};

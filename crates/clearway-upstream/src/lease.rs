@@ -10,13 +10,14 @@ use std::time::{Duration, Instant};
 use clearway_core::Code;
 use tracing::{Span, info_span};
 
-use crate::call::{CallCx, Phase};
+use crate::call::{CallCx, Class, Phase};
 use crate::classify::{Blame, KeyEffect, classify};
 use crate::codec::Usage;
 use crate::failure::Fault;
 use crate::guard::breaker::Ticket;
 use crate::guard::keys::KeyFault;
 use crate::guard::limiter::Grant;
+use crate::guard::load::Underway;
 use crate::route::Route;
 use crate::usage::{OK, Observer, UsageRow, UsageSource, estimate_tokens};
 use crate::watch::now;
@@ -27,6 +28,8 @@ pub(crate) struct Lease {
     // Taken by the settlement.
     held: Option<Held>,
     pub(crate) key: usize,
+    call: String,
+    class: Class,
     number: u32,
     is_probe: bool,
     began: Instant,
@@ -43,6 +46,7 @@ struct Held {
     endpoint: Ticket,
     model: Ticket,
     grant: Grant,
+    _under_way: Underway,
 }
 
 /// The verdict about an attempt.
@@ -77,10 +81,12 @@ impl Lease {
             error.type = tracing::field::Empty,
         );
         Self {
-            route,
             is_probe: endpoint.is_probe() || model.is_probe(),
-            held: Some(Held { endpoint, model, grant }),
+            held: Some(Held { endpoint, model, grant, _under_way: route.load.begin() }),
             key,
+            route,
+            call: cx.call_id.clone(),
+            class: cx.class,
             number,
             began: now(),
             phase: Phase::Connect,
@@ -100,16 +106,27 @@ impl Lease {
         if self.is_probe { limit / 2 } else { limit }
     }
 
+    /// A connection is being opened.
+    pub(crate) const fn dialling(&mut self) {
+        self.phase = Phase::Connect;
+    }
+
     /// The request goes out now and is this long.
     pub(crate) const fn sending(&mut self, bytes: usize) {
-        self.phase = Phase::Headers;
+        self.phase = Phase::Send;
         self.prompt_bytes = bytes;
+    }
+
+    /// It is out.
+    pub(crate) const fn sent(&mut self) {
+        self.phase = Phase::Headers;
     }
 
     /// The head of the answer is there.
     pub(crate) fn answered(&mut self, status: u16) {
         self.status = Some(status);
-        self.phase = Phase::FirstToken;
+        let is_good = (200..300).contains(&status);
+        self.phase = if is_good { Phase::FirstToken } else { Phase::ErrorBody };
         self.span.record("http.response.status_code", i64::from(status));
     }
 
@@ -133,11 +150,15 @@ impl Lease {
     }
 
     fn settle(&mut self, end: &End<'_>) {
-        let Some(Held { endpoint, model, mut grant }) = self.held.take() else { return };
+        let Some(Held { endpoint, model, mut grant, _under_way }) = self.held.take() else {
+            return;
+        };
         let at = now();
         let (usage, source) = self.count(end);
         match end {
             End::Whole(_) => {
+                let took = self.latency().unwrap_or_else(|| at - self.began);
+                self.route.load.answered(took, at);
                 endpoint.success(at);
                 if model.success(at) {
                     // Back after an outage: the traffic grows again from little.
@@ -165,13 +186,17 @@ impl Lease {
             End::Whole(_) | End::LetGo => self.status,
         };
         let row = UsageRow {
+            call: std::mem::take(&mut self.call),
             number: self.number,
             provider: self.route.provider.name.clone(),
+            endpoint: self.route.provider.address.clone(),
             model: self.route.model.clone(),
             key: self.route.provider.keys.label(self.key),
+            class: self.class,
             phase: self.phase,
             outcome,
             status,
+            price: self.route.price,
             cost_micros: self.route.price.map(|price| price.cost_micros(&usage)),
             usage,
             source,
@@ -187,6 +212,9 @@ impl Lease {
     fn blame(&self, fault: &Fault, endpoint: Ticket, model: Ticket, grant: &Grant, at: Instant) {
         let verdict = classify(fault);
         let reason = fault.code.as_str();
+        if verdict.breaker != Blame::Nobody || verdict.pressure {
+            self.route.load.failed(at - self.began, at);
+        }
         let until = at + fault.retry_after.unwrap_or(COOLING);
         match verdict.breaker {
             Blame::Endpoint => endpoint.failure(at, reason, fault.retry_after),

@@ -5,7 +5,8 @@
 //!
 //! Two clocks watch it. *Bytes* restarts with whatever arrives, comments included, and tells a dead
 //! connection from a living one; *progress* restarts with output only, and tells a provider that
-//! merely keeps the line open. Both stand still while the reader of the answer is away.
+//! merely keeps the line open. Where a provider has a `rate_floor`, output is counted in windows of
+//! five seconds besides. All of them stand still while the reader of the answer is away.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -53,6 +54,8 @@ struct Clocks {
     /// `None` before the first output.
     last_progress: Option<Instant>,
     stopped_at: Option<Instant>,
+    /// The present window of output, and its tokens; none before the first output.
+    window: Option<(Instant, u64)>,
     /// When the last read was over.
     left_at: Instant,
 }
@@ -98,6 +101,7 @@ impl Live {
                 last_byte: None,
                 last_progress: None,
                 stopped_at: None,
+                window: None,
                 left_at: sent_at,
             },
             request_id: None,
@@ -146,6 +150,9 @@ impl Live {
         let (limit, verdict) = self.clocks.limit(&self.route);
         // Where something is always ready, no timer is ever looked at.
         if let Some(which) = watch.has_expired(arrived, limit) {
+            if verdict == Verdict::Window && self.clocks.is_fast_enough(&self.route, arrived) {
+                return;
+            }
             return self.expire(which, verdict);
         }
         let outcome = watch.within(limit, |cx| source.exchange.poll_data(cx)).await;
@@ -155,6 +162,8 @@ impl Live {
             Ok(Ok(Some(data))) => self.take(data, at),
             Ok(Ok(None)) => self.end(None),
             Ok(Err(error)) => self.end(Some(error)),
+            Err(Expired::Stage)
+                if verdict == Verdict::Window && self.clocks.is_fast_enough(&self.route, at) => {}
             Err(which) => self.expire(which, verdict),
         }
     }
@@ -163,6 +172,9 @@ impl Live {
         self.clocks.last_byte = Some(at);
         let known = self.events.len();
         self.decode(data, at);
+        if self.route.limits.rate_floor.is_some() {
+            self.clocks.count(self.events.iter().skip(known), at);
+        }
         if let Some(Source { lease, .. }) = &mut self.source {
             count(lease, self.events.iter().skip(known), at);
         }
@@ -276,6 +288,13 @@ impl Live {
                 Code::UpstreamStreamIdle,
                 format!("not a byte for {:?}", self.clocks.idle_limit(&self.route)),
             ),
+            Verdict::Window => (
+                Code::UpstreamStreamTooSlow,
+                format!(
+                    "fewer than {} tokens a second over {RATE_WINDOW:?}",
+                    limits.rate_floor.unwrap_or_default()
+                ),
+            ),
             Verdict::Progress | Verdict::Tail => (
                 Code::UpstreamStreamStalled,
                 format!("the stream is alive, but without output for {:?}", limits.progress),
@@ -347,8 +366,13 @@ enum Verdict {
     FirstToken,
     Idle,
     Progress,
+    /// Of output that is counted.
+    Window,
     Tail,
 }
+
+/// How long output is counted before it is judged.
+const RATE_WINDOW: Duration = Duration::from_secs(5);
 
 impl Clocks {
     /// The reader of the answer was away; that is not the provider's fault.
@@ -358,6 +382,37 @@ impl Clocks {
         for at in clocks.into_iter().flatten() {
             *at += away;
         }
+        if let Some((begin, _)) = &mut self.window {
+            *begin += away;
+        }
+    }
+
+    /// Counts output; many send a token in each event, some send several.
+    fn count<'a>(&mut self, events: impl Iterator<Item = &'a ChatEvent>, at: Instant) {
+        let worth = |text: &str| (text.len() as u64 / 4).max(1);
+        let tokens: u64 = events
+            .map(|event| match event {
+                ChatEvent::Text(text) | ChatEvent::Reasoning(text) => worth(text),
+                ChatEvent::ToolCall { arguments, .. } => worth(arguments),
+                ChatEvent::Reset { .. } | ChatEvent::Finish { .. } => 0,
+            })
+            .sum();
+        if tokens > 0 {
+            let window = self.window.get_or_insert((at, 0));
+            window.1 = window.1.saturating_add(tokens);
+        }
+    }
+
+    /// Judges the window that is over, and begins the next one if it was good.
+    fn is_fast_enough(&mut self, route: &Route, at: Instant) -> bool {
+        let (Some(floor), Some((_, tokens))) = (route.limits.rate_floor, self.window) else {
+            return true;
+        };
+        let is_good = tokens as f64 >= floor * RATE_WINDOW.as_secs_f64();
+        if is_good {
+            self.window = Some((at, 0));
+        }
+        is_good
     }
 
     fn limit(&self, route: &Route) -> (Deadline, Verdict) {
@@ -368,6 +423,12 @@ impl Clocks {
         let progress = match self.last_progress {
             None => (Deadline(self.sent_at + self.ttft), Verdict::FirstToken),
             Some(at) => (Deadline(at + limits.progress), Verdict::Progress),
+        };
+        let progress = match self.window {
+            Some((begin, _)) if begin + RATE_WINDOW < progress.0.0 => {
+                (Deadline(begin + RATE_WINDOW), Verdict::Window)
+            }
+            _ => progress,
         };
         // Before its first byte only the limit for output counts: some think in silence.
         let Some(last_byte) = self.last_byte else { return progress };

@@ -17,7 +17,8 @@ use crate::dial::Dial;
 use crate::guard::breaker::{Breaker, BreakerSettings, Gate};
 use crate::guard::jitter::Jitter;
 use crate::guard::keys::Keys;
-use crate::guard::limiter::Limiter;
+use crate::guard::limiter::{Class, Limiter};
+use crate::guard::load::{self, Load};
 use crate::guard::retry_budget::{RetryBudget, RetryBudgetSettings};
 use crate::latency::Latencies;
 use crate::pool::Pool;
@@ -31,9 +32,12 @@ pub(crate) struct Provider {
     pub(crate) name: Arc<str>,
     pub(crate) kind: Kind,
     pub(crate) endpoint: Endpoint,
+    /// The same as text.
+    pub(crate) address: Arc<str>,
     /// Path and query of each operation.
     pub(crate) chat: Uri,
     pub(crate) embeddings: Uri,
+    pub(crate) rerank: Uri,
     pub(crate) host: HeaderValue,
     /// Sent with every request.
     pub(crate) headers: HeaderMap,
@@ -93,6 +97,7 @@ impl Provider {
             kind: config.kind,
             chat: operation(config.kind.chat_path())?,
             embeddings: operation("/embeddings")?,
+            rerank: operation("/rerank")?,
             host: HeaderValue::try_from(endpoint.host_header())
                 .map_err(|error| invalid(format!("{:?}: {error}", endpoint.host)))?,
             headers,
@@ -107,6 +112,7 @@ impl Provider {
             retry: config.retry,
             budget: RetryBudget::new(RetryBudgetSettings::default(), at),
             jitter: Mutex::new(Jitter::new(seed.wrapping_mul(31))),
+            address: endpoint.to_string().into(),
             pool: Pool::new(
                 config.limits.idle_connections.max(config.limits.concurrent),
                 endpoint.tls,
@@ -132,6 +138,11 @@ impl Provider {
     pub(crate) fn wall_clock(&self) -> Option<SystemTime> {
         let now = u64::try_from(self.clock.as_ref()?.now().0).ok()?;
         Some(SystemTime::UNIX_EPOCH + Duration::from_millis(now))
+    }
+
+    /// The order in which routes with these costs are asked.
+    pub(crate) fn order(&self, costs: &[f64]) -> Vec<usize> {
+        load::order(costs, &mut self.jitter.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// A random duration from nothing to `most`.
@@ -165,6 +176,7 @@ pub(crate) struct Route {
     pub(crate) price: Option<Price>,
     /// For what goes wrong after a connection is there.
     pub(crate) breaker: Breaker,
+    pub(crate) load: Load,
     /// Of whole answers.
     pub(crate) latencies: Latencies,
 }
@@ -174,7 +186,7 @@ impl Route {
         config: &ModelConfig,
         provider: Arc<Provider>,
         timeouts: Timeouts,
-        breaker: Breaker,
+        (breaker, load): (Breaker, Load),
     ) -> Self {
         Self {
             label: format!("{}/{}", provider.name, config.model),
@@ -190,20 +202,52 @@ impl Route {
             prefill: config.prefill,
             price: config.price,
             breaker,
+            load,
             latencies: Latencies::default(),
         }
     }
 
     /// Until when a breaker keeps calls away, if one does. Asking takes no probe.
-    pub(crate) fn closed_until(&self, now: Instant) -> Option<Instant> {
+    pub(crate) fn closed_until(&self, class: Class, now: Instant) -> Option<Instant> {
         [&self.provider.breaker, &self.breaker]
             .into_iter()
-            .filter_map(|breaker| match breaker.admit(now) {
+            .filter_map(|breaker| match breaker.admit(class, now) {
                 Gate::Open { until } => Some(until),
                 // The ticket goes back unused.
                 Gate::Pass(_) | Gate::Probe(_) => None,
             })
             .max()
+    }
+}
+
+/// The routes of a model: some that are equals, then its fallbacks.
+#[derive(Clone)]
+pub(crate) struct Chain {
+    pub(crate) routes: Arc<[Arc<Route>]>,
+    /// How many of them are equals, from the front; at least one.
+    pub(crate) equals: usize,
+}
+
+impl Chain {
+    /// The routes in the order in which this call asks them: among equals the least busy first, those
+    /// that cannot be asked now behind the others.
+    pub(crate) fn for_call(&self, class: Class, at: Instant) -> Arc<[Arc<Route>]> {
+        let Some((equals, fallbacks)) = self.routes.split_at_checked(self.equals) else {
+            return self.routes.clone();
+        };
+        if equals.len() < 2 {
+            return self.routes.clone();
+        }
+        let can = |route: &&Arc<Route>| {
+            let has_key =
+                route.provider.keys.soonest(&route.model, at).is_some_and(|key| key <= at);
+            has_key && route.closed_until(class, at).is_none()
+        };
+        let (open, closed): (Vec<_>, Vec<_>) = equals.iter().partition(can);
+        let costs: Vec<f64> = open.iter().map(|route| route.load.cost(at)).collect();
+        let order = equals[0].provider.order(&costs);
+        let open = order.iter().map(|&index| open[index]);
+        open.chain(closed).chain(fallbacks).cloned().collect()
     }
 }
 

@@ -31,6 +31,9 @@ mod limits;
 mod list;
 mod retries;
 mod routes;
+mod sockets;
+mod sockets_crowds;
+mod sockets_lines;
 mod streams;
 mod tcp;
 

@@ -10,16 +10,19 @@ use clearway_core::Code;
 
 use crate::call::CallCx;
 use crate::chat::{ChatRequest, ChatStream};
-use crate::config::{Config, ConfigError, Kind};
+use crate::config::{Commit, Config, ConfigError, Kind};
 use crate::dial::{Dial, TcpDial};
 use crate::embed::{EmbedRequest, Embedder, EmbeddingInfo, Embeddings};
 use crate::failure::Error;
 use crate::guard::breaker::{Breaker, BreakerView};
 use crate::guard::keys::KeyView;
 use crate::guard::limiter::LimiterView;
+use crate::guard::load::{Load, LoadView};
 use crate::guard::retry_budget::RetryBudgetView;
-use crate::route::{Provider, Route};
+use crate::rerank::{RerankRequest, rerank};
+use crate::route::{Chain, Provider, Route};
 use crate::tally::TallyView;
+use crate::usage::Observer;
 use crate::waiting::{CallView, Calls};
 use crate::watch::now;
 
@@ -31,9 +34,11 @@ pub struct Upstream {
 
 struct Inner {
     providers: Vec<Arc<Provider>>,
-    /// By configured name: the model's own route, then its fallbacks.
-    models: HashMap<String, Arc<[Arc<Route>]>>,
+    /// By configured name: the model's own route first.
+    models: HashMap<String, Chain>,
     embedder: Embedder,
+    /// By configured name: each model's own route.
+    routes: HashMap<String, Arc<Route>>,
     calls: Calls,
 }
 
@@ -79,6 +84,8 @@ pub struct ModelView {
     /// What the provider calls it.
     pub model: String,
     pub breaker: BreakerView,
+    /// What calls go by where it is one of several equals.
+    pub load: LoadView,
 }
 
 /// Connections of a provider: `opened - closed` are open now, and `idle` of those wait for a call.
@@ -116,13 +123,17 @@ impl Upstream {
         }
         let routes = routes(&config, &providers);
         let models = config.models.iter().filter_map(|model| {
-            let names = std::iter::once(&model.name).chain(&model.fallback);
-            let chain: Arc<[_]> = names.filter_map(|name| routes.get(name).cloned()).collect();
-            (!chain.is_empty()).then(|| (model.name.clone(), chain))
+            // One that is as good is no fallback, too.
+            let fallback = model.fallback.iter().filter(|name| !model.spread.contains(name));
+            let names = std::iter::once(&model.name).chain(&model.spread).chain(fallback);
+            let found: Arc<[_]> = names.filter_map(|name| routes.get(name).cloned()).collect();
+            let chain = Chain { routes: found, equals: 1 + model.spread.len() };
+            (!chain.routes.is_empty()).then(|| (model.name.clone(), chain))
         });
         let models = models.collect();
         let embedder = Embedder::new(&routes);
-        Ok(Self { inner: Arc::new(Inner { providers, models, embedder, calls: Calls::default() }) })
+        let calls = Calls::default();
+        Ok(Self { inner: Arc::new(Inner { providers, models, embedder, routes, calls }) })
     }
 
     /// Sends a chat request and returns when its answer has begun.
@@ -133,12 +144,14 @@ impl Upstream {
     ///
     /// Everything that can go wrong up to the first output; `error.failure().code` says what.
     pub async fn chat(&self, cx: CallCx, request: ChatRequest) -> Result<ChatStream, Error> {
-        let Some(routes) = self.inner.models.get(&request.model) else {
+        let Some(chain) = self.inner.models.get(&request.model) else {
             let problem = format!("there is no model {:?}", request.model);
             return Err(Error::refused(Code::InvalidConfig, problem));
         };
         // Boxed: it is alive during the start only, and its state is large.
-        Box::pin(ChatStream::open(routes.clone(), cx, request)).await
+        let routes = chain.for_call(cx.class, now());
+        let commit = chain.routes.first().map_or(Commit::Fail, |own| own.commit);
+        Box::pin(ChatStream::open(routes, commit, cx, request)).await
     }
 
     /// Embeds texts. Dropping the future gives up this caller's share in the work.
@@ -150,6 +163,30 @@ impl Upstream {
     pub async fn embed(&self, cx: CallCx, request: EmbedRequest) -> Result<Embeddings, Error> {
         let _listing = self.inner.calls.list(&cx, &request.model, request.texts.len());
         self.inner.embedder.embed(cx, request).await
+    }
+
+    /// Says how well each text answers the query; `None` for those that the model left out.
+    ///
+    /// # Errors
+    ///
+    /// Everything that can go wrong; whoever asks has an order without it.
+    pub async fn rerank(
+        &self,
+        cx: CallCx,
+        request: RerankRequest,
+    ) -> Result<Vec<Option<f32>>, Error> {
+        let Some(route) = self.inner.routes.get(&request.model) else {
+            let problem = format!("there is no model {:?}", request.model);
+            return Err(Error::refused(Code::NotFound, problem));
+        };
+        let _listing = self.inner.calls.list(&cx, &request.model, request.texts.len());
+        rerank(route, &cx, &request).await
+    }
+
+    /// Tells `observer` of every attempt to embed from now on: such calls are shared, so that no
+    /// caller's own observer hears of them. Once; the first observer stays.
+    pub fn observe_embeddings(&self, observer: Arc<dyn Observer>) {
+        self.inner.embedder.observe(observer);
     }
 
     /// Calls for embeddings that are under way, oldest first: what each waits for, and since when.
@@ -168,7 +205,7 @@ impl Upstream {
     }
 
     pub fn model(&self, name: &str) -> Option<ModelInfo> {
-        let route = self.inner.models.get(name)?.first()?;
+        let route = self.inner.models.get(name)?.routes.first()?;
         Some(ModelInfo {
             name: name.to_owned(),
             provider: route.provider.name.to_string(),
@@ -221,7 +258,7 @@ impl Upstream {
     ) -> impl Iterator<Item = (&'a str, &'a Arc<Route>)> {
         let models = self.inner.models.iter();
         let mut own: Vec<_> = models
-            .filter_map(|(name, chain)| Some((name.as_str(), chain.first()?)))
+            .filter_map(|(name, chain)| Some((name.as_str(), chain.routes.first()?)))
             .filter(|(_, route)| Arc::ptr_eq(&route.provider, provider))
             .collect();
         own.sort_unstable_by_key(|(name, _)| *name);
@@ -237,6 +274,7 @@ impl Upstream {
             name: name.to_owned(),
             model: route.model.to_string(),
             breaker: route.breaker.view(at),
+            load: route.load.view(at),
         });
         ProviderView {
             name: provider.name.to_string(),
@@ -258,9 +296,10 @@ impl Upstream {
     }
 }
 
-/// Every configured model at its provider. Models that are the same one there share a breaker.
+/// Every configured model at its provider. Models that are the same one there share a breaker and a
+/// load.
 fn routes(config: &Config, providers: &[Arc<Provider>]) -> HashMap<String, Arc<Route>> {
-    let mut breakers: HashMap<(String, String), Breaker> = HashMap::new();
+    let mut shared: HashMap<(String, String), (Breaker, Load)> = HashMap::new();
     let mut routes = HashMap::with_capacity(config.models.len());
     for (seed, model) in (1000..).zip(&config.models) {
         // `check` has seen to it that every model's provider exists.
@@ -270,11 +309,13 @@ fn routes(config: &Config, providers: &[Arc<Provider>]) -> HashMap<String, Arc<R
             if model.embedding().is_some() {
                 timeouts = timeouts.for_embedding();
             }
-            let breaker = breakers
+            let state = shared
                 .entry((model.provider.clone(), model.model.clone()))
-                .or_insert_with(|| Breaker::new(provider.breaker_settings, seed, now()))
+                .or_insert_with(|| {
+                    (Breaker::new(provider.breaker_settings, seed, now()), Load::new(now()))
+                })
                 .clone();
-            let route = Route::new(model, provider.clone(), timeouts, breaker);
+            let route = Route::new(model, provider.clone(), timeouts, state);
             routes.insert(model.name.clone(), Arc::new(route));
         }
     }

@@ -7,7 +7,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::call::Phase;
+use crate::call::{Class, Phase};
 use crate::codec::Usage;
 
 /// Is told of every attempt when it is over. Called from `drop`, so it must not block.
@@ -18,13 +18,18 @@ pub trait Observer: Send + Sync + fmt::Debug {
 /// One attempt at one route.
 #[derive(Clone, Debug, PartialEq)]
 pub struct UsageRow {
+    /// Of the call; the provider was told it with the number behind it.
+    pub call: String,
     /// From 1 within its call.
     pub number: u32,
     pub provider: Arc<str>,
+    /// Where that is.
+    pub endpoint: Arc<str>,
     /// What the provider calls the model.
     pub model: Arc<str>,
     /// The key's label, never the key.
     pub key: Arc<str>,
+    pub class: Class,
     /// How far it came.
     pub phase: Phase,
     /// `ok`, or the stable code of what ended it.
@@ -33,7 +38,9 @@ pub struct UsageRow {
     pub status: Option<u16>,
     pub usage: Usage,
     pub source: UsageSource,
-    /// By the configured prices; `None` where the model has none.
+    /// What was configured when it was made.
+    pub price: Option<Price>,
+    /// By that; `None` where the model has none.
     pub cost_micros: Option<u64>,
     /// From the admission to the end.
     pub elapsed: Duration,

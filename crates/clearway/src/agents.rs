@@ -69,6 +69,7 @@ fn chat(
         deadline: agent.deadline,
         working_limit: agent.working_limit,
         when_busy: agent.when_busy,
+        keep: agent.keep,
         ..Agent::single(name, "agent", NODE, node)
     };
     // Who only talks stays at one node: nothing of what tools need is on that path.
@@ -94,7 +95,7 @@ fn answering(
         config::Cite::Optional => Cite::Optional,
     };
     let knowledge = services.knowledge()?.clone();
-    let there = |tool: &&config::ToolRef| knowledge.sources().contains(&tool.name.as_str());
+    let there = |tool: &&config::ToolRef| knowledge.source(&tool.name).is_some();
     let own: Vec<(Kind, String)> = agent
         .tools
         .iter()
@@ -129,6 +130,7 @@ fn answering(
         deadline: agent.deadline,
         working_limit: agent.working_limit,
         when_busy: agent.when_busy,
+        keep: agent.keep,
         // It looks for sources first, and keeps what it found.
         starts_ahead: false,
         ..Agent::single(name, "agent", NODE, Arc::new(AnswerNode::new(options)))
@@ -174,6 +176,7 @@ fn system(name: &str, agent: &config::Agent, clock: Arc<dyn Clock>) -> System {
             now: clock.now().to_string(),
             turn: messages.iter().filter(|message| message["type"] == "human").count(),
             state: (!parts.is_empty()).then_some(state),
+            context: Some(&cx.record().options.context),
         };
         prompt.render(&values).map_err(|why| {
             Failure::new(

@@ -310,6 +310,8 @@ pub struct Deadlines {
     pub first_token: Option<Duration>,
     pub between_bytes: Option<Duration>,
     pub between_tokens: Option<Duration>,
+    /// Fewest tokens in a second, in millionths.
+    pub rate_floor: Option<u64>,
     /// `None` is the caller's deadline.
     pub total: Option<Duration>,
 }
@@ -371,6 +373,8 @@ pub struct Model {
     pub embedding: Option<EmbeddingModel>,
     /// Names of models to ask when this one's provider cannot answer, in this order.
     pub fallback: Vec<String>,
+    /// Names of models that are as good as this one; calls go to the least busy of them all.
+    pub spread: Vec<String>,
     /// What happens when an answer breaks off after some of it was shown.
     pub commit: Commit,
     /// It goes on with an answer that has begun already.
@@ -399,6 +403,8 @@ pub struct Agent {
     pub when_busy: Multitask,
     /// How much of the conversation the model sees.
     pub history_tokens: u32,
+    /// Which checkpoints of its threads stay.
+    pub keep: clearway_engine::Keep,
     /// Added to the model's.
     pub params: Map<String, Value>,
     /// What it can do besides talking.

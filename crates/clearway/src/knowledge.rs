@@ -38,6 +38,7 @@ pub(crate) fn options(config: &Config, reader: Option<ReaderCommand>) -> Knowled
             overlap_tokens: knowledge.chunk.overlap,
         },
         embeddings: knowledge.embeddings.clone(),
+        rerank: knowledge.rerank.clone(),
         graph: knowledge.graph,
         search: SearchLimits {
             similarity_threshold: knowledge.search.similarity_threshold as f32,
@@ -45,7 +46,7 @@ pub(crate) fn options(config: &Config, reader: Option<ReaderCommand>) -> Knowled
             token_budget: knowledge.search.token_budget,
         },
     };
-    let Uploads { file_bytes, files, bytes, collections, documents } = config.uploads;
+    let Uploads { file_bytes, files, bytes, collections, documents, .. } = config.uploads;
     KnowledgeOptions {
         sources: config
             .knowledge
@@ -54,6 +55,8 @@ pub(crate) fn options(config: &Config, reader: Option<ReaderCommand>) -> Knowled
             .collect(),
         uploads: UploadOptions {
             limits: UploadLimits { file_bytes, files, bytes, collections, documents },
+            embeddings: config.uploads.embeddings.clone(),
+            rerank: config.uploads.rerank.clone(),
             ..UploadOptions::default()
         },
         reader,
@@ -143,7 +146,7 @@ impl Library {
         knowledge
             .start(None)
             .map_err(|failure| StartError::Engine(clearway_engine::Error(failure)))?;
-        let only = knowledge.sources().into_iter().map(ToOwned::to_owned).collect();
+        let only = knowledge.sources();
         Ok(Self { knowledge, store, simulated, only })
     }
 

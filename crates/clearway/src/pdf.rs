@@ -16,6 +16,15 @@ const WIDTH: f32 = 595.0;
 const HEIGHT: f32 = 842.0;
 const MARGIN: f32 = 64.0;
 const FOOT: f32 = 40.0;
+/// Size of a title.
+const TITLE: f32 = 24.0;
+/// Height of a table's line, and the space between its columns.
+const ROW: f32 = 13.0;
+const GUTTER: f32 = 12.0;
+
+/// Of headings and titles, and behind heads of tables.
+const ACCENT: [f32; 3] = [0.07, 0.21, 0.36];
+const GROUND: [f32; 3] = [0.92, 0.94, 0.97];
 
 /// Lays a Markdown text out.
 ///
@@ -100,9 +109,10 @@ struct Layout {
     /// Numbers of open lists; `None` for bullets.
     lists: Vec<Option<u64>>,
     row: Vec<Vec<Word>>,
+    /// Rows of the table under way, its head first.
+    table: Vec<Vec<Vec<Word>>>,
     head: bool,
     in_table: bool,
-    columns: usize,
     bold: u32,
     italic: u32,
     code: bool,
@@ -171,14 +181,14 @@ impl Layout {
             Tag::Heading { level, .. } => {
                 self.flush()?;
                 let size = match level {
-                    HeadingLevel::H1 => 22.0,
+                    HeadingLevel::H1 => TITLE,
                     HeadingLevel::H2 => 15.0,
                     HeadingLevel::H3 => 12.5,
                     _ => 11.0,
                 };
                 self.y += size * 0.8;
                 // A heading does not stay alone at the foot of a page.
-                self.room(size * 3.5)?;
+                self.room(size * 6.0)?;
                 self.heading = Some(size);
             }
             Tag::Strong => self.bold += 1,
@@ -209,10 +219,9 @@ impl Layout {
                     Some(None) | None => "•".to_owned(),
                 });
             }
-            Tag::Table(columns) => {
+            Tag::Table(_) => {
                 self.flush()?;
                 self.in_table = true;
-                self.columns = columns.len().max(1);
                 self.y += 4.0;
             }
             Tag::TableHead => {
@@ -241,7 +250,9 @@ impl Layout {
         match tag {
             TagEnd::Heading(_) => {
                 self.flush()?;
-                self.heading = None;
+                if self.heading.take() >= Some(TITLE) {
+                    self.bar();
+                }
                 self.y += 4.0;
             }
             TagEnd::Paragraph => {
@@ -274,12 +285,13 @@ impl Layout {
                 self.glue = false;
             }
             TagEnd::TableHead | TagEnd::TableRow => {
-                self.table_row()?;
+                self.table.push(std::mem::take(&mut self.row));
                 self.head = false;
             }
             TagEnd::Table => {
                 self.in_table = false;
-                self.y += 8.0;
+                self.set_table()?;
+                self.y += 10.0;
             }
             _ => {}
         }
@@ -317,6 +329,12 @@ impl Layout {
             self.room(size * 1.45)?;
             self.y += size * 1.45;
             let y = self.y;
+            if self.heading.is_some()
+                && let Some(page) = self.pages.last_mut()
+            {
+                let [r, g, b] = ACCENT;
+                page.set_fill_rgb(r, g, b);
+            }
             if let Some(bullet) = self.bullet.take() {
                 self.put(
                     &[Word { bytes: encode(&bullet), style: BODY, glued: false }],
@@ -325,28 +343,74 @@ impl Layout {
                 );
             }
             self.put(&line, left, y);
+            if self.heading.is_some()
+                && let Some(page) = self.pages.last_mut()
+            {
+                page.set_fill_gray(0.0);
+            }
         }
         Ok(())
     }
 
-    fn table_row(&mut self) -> Result<(), Failure> {
-        let row = std::mem::take(&mut self.row);
-        let width = (WIDTH - 2.0 * MARGIN) / self.columns as f32;
-        let cells: Vec<Vec<Vec<Word>>> =
-            row.into_iter().map(|words| wrapped(words, width - 6.0)).collect();
+    /// Sets the collected rows; the head again on every page.
+    fn set_table(&mut self) -> Result<(), Failure> {
+        let mut rows = std::mem::take(&mut self.table);
+        let widths = columns(&rows, WIDTH - 2.0 * MARGIN);
+        if rows.is_empty() {
+            return Ok(());
+        }
+        let head = rows.remove(0);
+        self.table_row(&head, &widths, true)?;
+        for row in rows {
+            let page = self.pages.len();
+            let height = ROW * row_lines(&row, &widths) as f32 + 5.0;
+            self.room(height.min(HEIGHT / 2.0))?;
+            if self.pages.len() > page {
+                self.table_row(&head, &widths, true)?;
+            }
+            self.table_row(&row, &widths, false)?;
+        }
+        Ok(())
+    }
+
+    fn table_row(&mut self, row: &[Vec<Word>], widths: &[f32], head: bool) -> Result<(), Failure> {
+        let cells: Vec<Vec<Vec<Word>>> = row
+            .iter()
+            .zip(widths)
+            .map(|(words, width)| wrapped(words.clone(), width - GUTTER))
+            .collect();
         let lines = cells.iter().map(Vec::len).max().unwrap_or(0).max(1);
+        if head {
+            // A head does not stay alone at the foot of a page.
+            self.room(ROW * (lines as f32 + 2.0))?;
+            let height = ROW * lines as f32 + 6.0;
+            self.shade(self.y + 1.0, height);
+        }
         for at in 0..lines {
-            self.room(13.0)?;
-            self.y += 13.0;
-            for (column, cell) in cells.iter().enumerate() {
+            self.room(ROW)?;
+            self.y += ROW;
+            let mut left = MARGIN + 4.0;
+            for (cell, width) in cells.iter().zip(widths) {
                 if let Some(line) = cell.get(at) {
-                    self.put(line, MARGIN + column as f32 * width, self.y);
+                    self.put(line, left, self.y);
                 }
+                left += width;
             }
         }
-        self.line(self.y + 4.0, if self.head { 0.9 } else { 0.3 });
-        self.y += 5.0;
+        if !head {
+            self.line(self.y + 4.0, 0.3);
+        }
+        self.y += 6.0;
         Ok(())
+    }
+
+    /// A light ground for what is written next.
+    fn shade(&mut self, y: f32, height: f32) {
+        let Some(page) = self.pages.last_mut() else { return };
+        let [r, g, b] = GROUND;
+        page.set_fill_rgb(r, g, b);
+        page.rect(MARGIN, HEIGHT - y - height, WIDTH - 2.0 * MARGIN, height).fill_nonzero();
+        page.set_fill_gray(0.0);
     }
 
     fn rule(&mut self) -> Result<(), Failure> {
@@ -355,6 +419,16 @@ impl Layout {
         self.line(self.y, 0.5);
         self.y += 8.0;
         Ok(())
+    }
+
+    /// What sets a title apart.
+    fn bar(&mut self) {
+        self.y += 13.0;
+        let (y, [r, g, b]) = (self.y, ACCENT);
+        let Some(page) = self.pages.last_mut() else { return };
+        page.set_fill_rgb(r, g, b).rect(MARGIN, HEIGHT - y, 54.0, 3.0).fill_nonzero();
+        page.set_fill_gray(0.0);
+        self.y += 6.0;
     }
 
     fn line(&mut self, y: f32, width: f32) {
@@ -425,6 +499,48 @@ impl Layout {
         }
         pdf.finish()
     }
+}
+
+/// How wide a table's columns are: as wide as they need to be, while there is room; else those with long texts share
+/// what the short ones leave.
+fn columns(rows: &[Vec<Vec<Word>>], room: f32) -> Vec<f32> {
+    let count = rows.iter().map(Vec::len).max().unwrap_or(0);
+    let natural = |column: usize| {
+        let cells = rows.iter().filter_map(|row| row.get(column));
+        cells.map(|cell| line_width(cell) + GUTTER).fold(GUTTER, f32::max)
+    };
+    let mut widths: Vec<f32> = (0..count).map(natural).collect();
+    let total: f32 = widths.iter().sum();
+    if total <= room {
+        let more = room / total.max(1.0);
+        widths.iter_mut().for_each(|width| *width *= more);
+        return widths;
+    }
+    let fair = room / count.max(1) as f32;
+    let short: f32 = widths.iter().filter(|width| **width <= fair).sum();
+    let long: f32 = widths.iter().filter(|width| **width > fair).sum();
+    for width in widths.iter_mut().filter(|width| **width > fair) {
+        // A very long text does not squeeze the others into single words.
+        *width = (*width / long * (room - short)).max(fair * 0.6);
+    }
+    let excess = widths.iter().sum::<f32>() / room;
+    if excess > 1.0 {
+        widths.iter_mut().for_each(|width| *width /= excess);
+    }
+    widths
+}
+
+fn line_width(words: &[Word]) -> f32 {
+    let space = |at: usize, word: &Word| {
+        if at > 0 && !word.glued { word.style.width(b" ") } else { 0.0 }
+    };
+    words.iter().enumerate().map(|(at, word)| space(at, word) + word.style.width(&word.bytes)).sum()
+}
+
+fn row_lines(row: &[Vec<Word>], widths: &[f32]) -> usize {
+    let lines =
+        row.iter().zip(widths).map(|(cell, width)| wrapped(cell.clone(), width - GUTTER).len());
+    lines.max().unwrap_or(1)
 }
 
 /// Words broken into lines of at most `width`; a word that is longer is cut.

@@ -141,7 +141,7 @@ impl Clearway {
             lanes.clone(),
             clock.clone(),
         );
-        let services = Services::new(&config, &simulated, Some(knowledge.clone()));
+        let services = Services::new(&config, &simulated, Some(knowledge.clone()), lanes.clone());
         let agents = Agents::new(all_agents(&config, &services, &clock, &options.graphs));
         let engine =
             Engine::start(engine_options(&config, lanes), store, upstream, agents, clock.clone())
@@ -203,7 +203,9 @@ impl Clearway {
             ("models", old.models != new.models),
             ("pools", old.pools != new.pools),
             ("doors", old.doors != new.doors || old.default_agent != new.default_agent),
-            ("knowledge", old.knowledge != new.knowledge || old.uploads != new.uploads),
+            // Sources that need a model which is not there yet wait for the restart.
+            ("knowledge", new.knowledge.values().any(|source| !source.has_models(&old.models))),
+            ("uploads", old.uploads != new.uploads),
             ("telemetry", old.telemetry != new.telemetry),
             ("auth", old.auth != new.auth),
             ("webhooks", old.webhooks != new.webhooks),
@@ -231,8 +233,17 @@ impl Clearway {
             agents: agents.map(|(name, agent)| (name.clone(), agent.clone())).collect(),
             default_agent: new.default_agent.clone(),
             files: new.files.clone(),
+            knowledge: new
+                .knowledge
+                .iter()
+                .filter(|(_, source)| source.has_models(&old.models))
+                .map(|(name, source)| (name.clone(), source.clone()))
+                .collect(),
             ..old.clone()
         };
+        if let Some(known) = self.services.knowledge() {
+            known.configure(&knowledge::options(&in_force, None).sources);
+        }
         let agents = all_agents(&in_force, &self.services, &self.clock, &self.graphs);
         self.engine.agents().replace(agents);
         self.config.agents = in_force.agents;
@@ -240,6 +251,7 @@ impl Clearway {
         self.config.mcp = in_force.mcp;
         self.config.http = in_force.http;
         self.config.files = in_force.files;
+        self.config.knowledge = in_force.knowledge;
         names
     }
 

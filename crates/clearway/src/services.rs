@@ -5,10 +5,10 @@
 use std::fmt;
 use std::sync::Arc;
 
-use clearway_core::Failure;
+use clearway_core::{Code, Failure};
 use clearway_engine::knowledge::{SearchQuery, Sources, explanation_json};
 use clearway_engine::tool::ToolSource;
-use clearway_engine::{Ctx, Knowledge, Tasks};
+use clearway_engine::{Ctx, Knowledge, Lanes, Tasks};
 use clearway_upstream::{Outward, OutwardPolicy};
 use serde_json::{Value, json};
 
@@ -22,6 +22,7 @@ pub(crate) struct Services {
     outward: Arc<Outward>,
     http: Arc<Http>,
     knowledge: Option<Knowledge>,
+    lanes: Lanes,
 }
 
 /// A source of knowledge, for `search` steps.
@@ -34,7 +35,7 @@ struct Source {
 #[async_trait::async_trait]
 impl Searcher for Source {
     async fn search(&self, cx: &Ctx, query: &str, limit: Option<u32>) -> Result<Value, Failure> {
-        let usual = self.knowledge.options().sources.get(&self.name).map(|source| source.search);
+        let usual = self.knowledge.source(&self.name).map(|source| source.search);
         let mut limits = usual.unwrap_or_default();
         if let Some(limit) = limit {
             limits.max_chunks = limit as usize;
@@ -67,12 +68,17 @@ pub(crate) trait Searcher: Send + Sync + fmt::Debug {
 
 impl Services {
     /// `tasks` own what runs in the background.
-    pub(crate) fn new(config: &Config, tasks: &Tasks, knowledge: Option<Knowledge>) -> Self {
+    pub(crate) fn new(
+        config: &Config,
+        tasks: &Tasks,
+        knowledge: Option<Knowledge>,
+        lanes: Lanes,
+    ) -> Self {
         let mcp = Arc::new(Servers::new(tasks.clone()));
         let http = Arc::new(config.http.clone());
         let outward = Arc::new(Outward::new(policy(&http)));
         mcp.configure(&config.mcp);
-        Self { mcp, outward, http, knowledge }
+        Self { mcp, outward, http, knowledge, lanes }
     }
 
     /// Takes up another configuration; what has not changed goes on as it is.
@@ -94,7 +100,7 @@ impl Services {
             ToolKind::Search | ToolKind::Graph | ToolKind::Open => {
                 let knowledge = self.knowledge.as_ref()?;
                 let kind = crate::agents::kind(tool.kind)?;
-                let there = knowledge.sources().contains(&tool.name.as_str());
+                let there = knowledge.source(&tool.name).is_some();
                 there
                     .then(|| clearway_engine::knowledge::tools::source(knowledge, kind, &tool.name))
             }
@@ -111,7 +117,7 @@ impl Services {
     /// The knowledge source of this name.
     pub(crate) fn searcher(&self, source: &str) -> Option<Arc<dyn Searcher>> {
         let knowledge = self.knowledge.clone()?;
-        let there = knowledge.sources().contains(&source);
+        let there = knowledge.source(source).is_some();
         there.then(|| Arc::new(Source { knowledge, name: source.to_owned() }) as Arc<dyn Searcher>)
     }
 
@@ -127,6 +133,18 @@ impl Services {
 
     pub(crate) fn outward(&self) -> &Outward {
         &self.outward
+    }
+
+    /// Does what may take the processor for longer than a moment.
+    ///
+    /// # Errors
+    /// `internal` when it panicked.
+    pub(crate) async fn aside<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<T, Failure> {
+        let done = self.lanes.run(work).await;
+        done.ok_or_else(|| Failure::new(Code::Internal, "work in a lane panicked"))
     }
 }
 

@@ -50,8 +50,8 @@ fn workers(configured: Option<u32>) -> usize {
 
 /// How many threads a server has beside the one that started it.
 pub(crate) fn needed(worker_threads: Option<u32>) -> usize {
-    // One more is the engine's watchdog, and another one watches folders of documents.
-    workers(worker_threads) + Lanes::THREADS + 2
+    // The engine's watchdog, one that watches folders of documents, and one that builds their index.
+    workers(worker_threads) + Lanes::THREADS + 3
 }
 
 /// Starts so many threads at once and lets them end: the runtime itself panics, or waits for ever,

@@ -119,6 +119,7 @@ fn build_model(name: &str, model: &Model, config: &Config) -> ModelConfig {
         timeouts,
         embedding: model.embedding,
         fallback: model.fallback.clone(),
+        spread: model.spread.clone(),
         commit: model.commit,
         prefill: model.prefill,
         price: model.price,
@@ -147,6 +148,7 @@ fn timeouts(deadline: &Deadlines) -> Timeouts {
     if let Some(bytes) = deadline.between_bytes {
         (timeouts.idle, timeouts.idle_output) = (bytes, bytes);
     }
+    timeouts.rate_floor = deadline.rate_floor.map(|floor| floor as f64 / 1e6);
     let whole = deadline.total.unwrap_or(Duration::MAX);
     timeouts.ttft_reasoning = deadline.first_token.unwrap_or(timeouts.ttft_reasoning.min(whole));
     let least = deadline.first_byte.or(deadline.connect).unwrap_or_default();

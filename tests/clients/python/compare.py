@@ -3,7 +3,7 @@
     compare.py PEER.json OURS.json DIFFERENCES.json
 
 The last file lists the differences that are meant, by path: `{"scenario.field": "why"}`; a path may end
-in `*`. A meant difference that is none any more is told, too.
+in `*`. A meant difference that is none any more is told, too, unless its reason begins with `sometimes:`.
 """
 
 import json
@@ -35,7 +35,7 @@ def main(peer, ours, meant):
         surprises += 1
         print(f"{path}\n    peer {json.dumps(one)}\n    ours {json.dumps(other)}")
     for key in meant:
-        if key not in used:
+        if key not in used and not meant[key].startswith("sometimes:"):
             print(f"{key}: no difference any more ({meant[key]})")
     compared = len(peer.keys() & ours.keys())
     print(f"{compared} scenarios, {len(used)} differences that are meant, {surprises} that are not")

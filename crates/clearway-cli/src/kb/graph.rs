@@ -1,5 +1,7 @@
 //! `clearway kb graph`: what documents connect, as text, JSON or a picture.
 
+use std::path::Path;
+
 use anyhow::{Context, Result};
 use serde_json::Value;
 
@@ -21,17 +23,20 @@ async fn graph(place: &Place, args: &KbGraphArgs, output: Output) -> Result<Exit
     let (entity, to, limit) = (args.entity.clone(), args.to.clone(), args.limit);
     let Place::Here(library) = place else {
         let Place::There(client) = place else { return Ok(Exit::Failed) };
-        anyhow::ensure!(
-            args.svg.is_none(),
-            "a server has the data directory: ask it for /knowledge/NAME/graph?format=svg"
-        );
-        let name = args.source.name.clone().context("name the source with --source")?;
+        let name = match &args.source.name {
+            Some(name) => name.clone(),
+            None => first_source(&client.get("/knowledge").await?)?,
+        };
         let mut path = format!("/knowledge/{name}/graph?limit={limit}");
         if let Some(entity) = &entity {
             path += &format!("&entity={}", escape(entity));
         }
         if let Some(to) = &to {
             path += &format!("&to={}", escape(to));
+        }
+        if let Some(file) = &args.svg {
+            let picture = client.download(&(path + "&format=svg")).await?;
+            return draw(file, &picture, output);
         }
         return Ok(show(&client.get(&path).await?, output));
     };
@@ -40,11 +45,24 @@ async fn graph(place: &Place, args: &KbGraphArgs, output: Output) -> Result<Exit
     library.indexed(source, |_| {}).await?;
     if let Some(file) = &args.svg {
         let picture = library.graph_picture(source, entity, to, limit).await?;
-        std::fs::write(file, picture).with_context(|| format!("writing {}", file.display()))?;
-        output.note(&format!("drawn: {}", file.display()));
-        return Ok(Exit::Ok);
+        return draw(file, picture.as_bytes(), output);
     }
     Ok(show(&library.graph(source, entity, to, limit).await?, output))
+}
+
+fn draw(file: &Path, picture: &[u8], output: Output) -> Result<Exit> {
+    std::fs::write(file, picture).with_context(|| format!("writing {}", file.display()))?;
+    output.note(&format!("drawn: {}", file.display()));
+    Ok(Exit::Ok)
+}
+
+/// The first configured source of a server.
+fn first_source(status: &Value) -> Result<String> {
+    let names = status["sources"].as_array().into_iter().flatten();
+    let mut names = names.filter_map(|source| source["source"].as_str());
+    // A configured name has no colon; what people uploaded does.
+    let first = names.find(|name| !name.contains(':'));
+    first.map(ToOwned::to_owned).context("the server has no source of knowledge")
 }
 
 fn show(graph: &Value, output: Output) -> Exit {

@@ -1,6 +1,6 @@
 //! The steps of a run as they come and go: bars on a terminal, a line for each elsewhere.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::{IsTerminal, stderr};
 use std::time::{Duration, Instant};
 
@@ -13,6 +13,8 @@ use crate::output::Output;
 pub(crate) struct Steps {
     output: Output,
     bars: Option<Bars>,
+    /// The steps by which the run is followed; none when they are not known.
+    names: BTreeSet<String>,
     /// Calls of each step that are under way, and since when.
     running: BTreeMap<String, (u32, Instant)>,
     /// Steps that have ended, each once.
@@ -29,20 +31,20 @@ struct Bars {
 const TICK: Duration = Duration::from_millis(120);
 
 impl Steps {
-    /// `total` steps are expected, if that is known.
-    pub(crate) fn new(output: Output, total: Option<u64>) -> Self {
+    pub(crate) fn new(output: Output, names: Vec<String>) -> Self {
+        let names: BTreeSet<String> = names.into_iter().collect();
         let live = stderr().is_terminal() && !output.json && !output.quiet;
         let bars = live.then(|| {
             let all = MultiProgress::new();
-            let (bar, template) = match total {
-                Some(total) => (ProgressBar::new(total), "{bar:30} {pos}/{len} steps  {elapsed}"),
-                None => (ProgressBar::new_spinner(), "{spinner} {pos} steps done  {elapsed}"),
+            let (bar, template) = match names.len() {
+                0 => (ProgressBar::new_spinner(), "{spinner} {pos} steps done  {elapsed}"),
+                total => (ProgressBar::new(total as u64), "{bar:30} {pos}/{len} steps  {elapsed}"),
             };
             let whole = all.add(bar.with_style(style(template)));
             whole.enable_steady_tick(TICK);
             Bars { all, whole, each: BTreeMap::new() }
         });
-        Self { output, bars, running: BTreeMap::new(), done: BTreeMap::new() }
+        Self { output, bars, names, running: BTreeMap::new(), done: BTreeMap::new() }
     }
 
     /// What an event of the run means here.
@@ -111,7 +113,8 @@ impl Steps {
             if let Some(bar) = bars.each.remove(node) {
                 bar.finish_and_clear();
             }
-            bars.whole.set_position(self.done.len() as u64);
+            let counts = |name: &&String| self.names.is_empty() || self.names.contains(*name);
+            bars.whole.set_position(self.done.keys().filter(counts).count() as u64);
         }
         let how =
             if skipped { "skipped".to_owned() } else { format!("{:.1} s", took.as_secs_f64()) };

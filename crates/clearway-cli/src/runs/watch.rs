@@ -17,12 +17,20 @@ const ATTEMPTS: u32 = 20;
 const PAUSE: Duration = Duration::from_millis(500);
 
 /// How a run is shown.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Show {
     /// What it says, and a line for everything else.
     Text,
-    /// Its steps, of so many.
-    Steps(Option<u64>),
+    /// Its steps; these are the ones by which it is followed.
+    Steps(Vec<String>),
+}
+
+impl Show {
+    /// By the server's word about a run.
+    pub(crate) fn steps_of(run: &Value) -> Self {
+        let names = run["step_names"].as_array().into_iter().flatten();
+        Self::Steps(names.filter_map(Value::as_str).map(ToOwned::to_owned).collect())
+    }
 }
 
 /// Shows a run and what happens to it; ends as the run does.
@@ -34,7 +42,7 @@ pub(crate) async fn watch(
     output: Output,
 ) -> Result<Exit> {
     let steps = match show {
-        Show::Steps(total) => Some(Steps::new(output, total)),
+        Show::Steps(names) => Some(Steps::new(output, names)),
         Show::Text => None,
     };
     let mut view = View { output, last: after, open_line: false, steps };

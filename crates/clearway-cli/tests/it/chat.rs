@@ -1,10 +1,12 @@
 //! Whole answers: shape, memory, and who waits for whom.
 
+use std::process::Stdio;
 use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Context, Result, ensure};
 use clearway_testkit::{Agent, SimOptions, World};
-use serde_json::json;
+use serde_json::{Value, json};
+use tokio::io::AsyncWriteExt;
 use tokio::task::JoinSet;
 
 use crate::{binary, run_id};
@@ -110,5 +112,53 @@ async fn ids_with_separators_stay_apart() -> Result<()> {
         let state = world.client().get(path).send().await?.expect(200)?.json();
         assert_eq!(state["message_count"], 2, "{user} {conversation}: {state}");
     }
+    world.finish().await
+}
+
+/// What `clearway chat` answers to lines that are piped into it.
+async fn chatted(world: &World, args: &[&str], lines: &str) -> Result<String> {
+    let mut chat = binary().command(world.scratch().path());
+    chat.arg("chat").args(args).env("CLEARWAY_SERVER", format!("http://{}", world.address()));
+    chat.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut chat = chat.spawn()?;
+    let mut input = chat.stdin.take().context("no input")?;
+    input.write_all(lines.as_bytes()).await?;
+    drop(input);
+    let output = chat.wait_with_output().await?;
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    ensure!(output.status.success(), "{}{}", text(&output.stdout), text(&output.stderr));
+    Ok(text(&output.stdout))
+}
+
+/// The human messages of a state that a chat printed.
+fn said(printed: &str) -> Result<Vec<String>> {
+    let from = printed.find('{').context("no state")?;
+    let state: Value = serde_json::from_str(&printed[from..])?;
+    let messages = state["messages"].as_array().context("no messages")?.iter();
+    let humans = messages.filter(|message| message["type"] == "human");
+    Ok(humans.filter_map(|message| message["content"].as_str()).map(ToOwned::to_owned).collect())
+}
+
+#[tokio::test]
+async fn a_conversation_in_the_terminal_is_forked() -> Result<()> {
+    let world = World::new(binary()).start().await?;
+    // With an agent by name, and from the default one's conversation.
+    let lines = "one\n/fork\ntwo\n/state\n";
+    for args in [&["cofounder"][..], &[]] {
+        let printed = chatted(&world, args, lines).await?;
+        assert_eq!(said(&printed)?, ["one", "two"], "{args:?}: {printed}");
+    }
+    let threads = world.client().post("/threads/search").json(&json!({})).send().await?;
+    let threads = threads.expect(200)?.json();
+    let turns = threads.as_array().context("no threads")?.iter().map(|thread| {
+        let messages = thread["values"]["messages"].as_array();
+        messages.map_or(0, Vec::len)
+    });
+    let mut turns: Vec<usize> = turns.collect();
+    turns.sort_unstable();
+    assert_eq!(turns, [2, 2, 4, 4], "the originals stay as they were");
+    let output = world.cli(&["chat", "nobody", "-m", "hello"]).await?;
+    assert_ne!(output.code, Some(0));
+    assert!(output.stderr.contains("nobody"), "{}", output.stderr);
     world.finish().await
 }

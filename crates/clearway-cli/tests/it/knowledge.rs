@@ -90,6 +90,26 @@ async fn a_folder_is_found_watched_and_cited() -> Result<()> {
         assert!(!chunk[field].is_null(), "{field}: {chunk}");
     }
 
+    // Documents and what they name are one graph, at both addresses.
+    let graph =
+        world.client().get("/knowledge/docs/graph?entity=Anna").send().await?.expect(200)?;
+    let graph = graph.json();
+    let kinds: Vec<&str> = graph["nodes"]
+        .as_array()
+        .context("nodes")?
+        .iter()
+        .filter_map(|n| n["kind"].as_str())
+        .collect();
+    assert_eq!(kinds[0], "document", "{graph}");
+    assert!(kinds.contains(&"entity") && graph.to_string().contains("Ghent"), "{graph}");
+    let door = world
+        .client()
+        .get("/knowledge-agent/knowledge/graph?entity=Ghent")
+        .send()
+        .await?
+        .expect(200)?;
+    assert!(door.json()["graph"].to_string().contains("people/anna.md"), "{}", door.text());
+
     // Nothing found explains itself.
     let nothing = search(&world, json!({"query": "zeppelin"})).await?;
     assert_eq!(paths(&nothing), [""; 0]);
@@ -356,6 +376,7 @@ async fn nobody_finds_what_is_somebody_elses() -> Result<()> {
         ("GET", format!("/v1/vector_stores/{ann_store}/files/{ann_file}")),
         ("GET", format!("/v1/vector_stores/{ann_store}/files/{ann_file}/content")),
         ("GET", format!("/v1/vector_stores/{bob_store}/files/{ann_file}/content")),
+        ("POST", format!("/v1/vector_stores/{ann_store}/files/{ann_file}")),
         ("DELETE", format!("/v1/vector_stores/{ann_store}/files/{ann_file}")),
         ("POST", format!("/v1/vector_stores/{ann_store}/search")),
     ] {
@@ -378,6 +399,31 @@ async fn nobody_finds_what_is_somebody_elses() -> Result<()> {
     let listed =
         world.client().get("/v1/files").header("x-user-id", "bob").send().await?.expect(200)?;
     ensure!(!listed.text().contains(&ann_file), "{}", listed.text());
+
+    // Ann says something else about her file, and still finds it.
+    let at = format!("/v1/vector_stores/{ann_store}/files/{ann_file}");
+    let changed = world
+        .client()
+        .post(at)
+        .header("x-user-id", "ann")
+        .json(&json!({"attributes": {"year": 1720}}))
+        .send()
+        .await?
+        .expect(200)?
+        .json();
+    assert_eq!(changed["attributes"], json!({"year": 1720}), "{changed}");
+    assert_eq!(changed["status"], "completed", "{changed}");
+    for (year, found) in [(1720, true), (1721, false)] {
+        let body = json!({
+            "query": "treasure oak",
+            "filters": {"type": "eq", "key": "year", "value": year},
+        });
+        let at = format!("/v1/vector_stores/{ann_store}/search");
+        let answer = world.client().post(at).header("x-user-id", "ann").json(&body).send().await?;
+        let answer = answer.expect(200)?.json();
+        let hits = answer["data"].as_array().context("data")?.len();
+        assert_eq!(hits > 0, found, "{year}: {answer}");
+    }
 
     // What ann deletes is gone from the index, too.
     world

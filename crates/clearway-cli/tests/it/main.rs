@@ -6,6 +6,7 @@
 use clearway_testkit::{Binary, Event};
 
 mod admission;
+mod attempts;
 mod boot;
 mod campaigns;
 mod cancel;
@@ -21,6 +22,7 @@ mod lab;
 mod langgraph;
 mod limits;
 mod load;
+mod outward;
 mod provider;
 mod runs;
 mod stream;

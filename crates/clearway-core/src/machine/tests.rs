@@ -66,6 +66,7 @@ struct Row {
     journal: Journal,
     cancel_requested: bool,
     steps_committed: BTreeSet<i64>,
+    depth: u64,
     log: Vec<Event>,
     /// How often each (step, node) was begun since the step was committed.
     reset_announced: bool,
@@ -89,6 +90,8 @@ impl Row {
         }
         for checkpoint in &commit.checkpoints {
             assert!(self.steps_committed.insert(checkpoint.step), "I3: a superstep commits once");
+            self.depth += if checkpoint.source == Source::Input { 2 } else { 1 };
+            assert_eq!(checkpoint.next.depth, self.depth, "supersteps count on");
             for delta in &checkpoint.deltas {
                 assert_eq!(delta.previous, self.state.channel_version(&delta.channel));
                 self.state.apply_at(&delta.channel, delta.op.clone(), delta.version);

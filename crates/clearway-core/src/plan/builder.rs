@@ -23,6 +23,7 @@ pub struct Builder {
     last: Option<Arc<str>>,
     max_steps: u32,
     max_calls: usize,
+    fold: Option<Arc<str>>,
 }
 
 impl Default for Builder {
@@ -44,6 +45,7 @@ impl Builder {
             last: None,
             max_steps: DEFAULT_MAX_STEPS,
             max_calls: DEFAULT_MAX_CALLS,
+            fold: None,
         }
     }
 
@@ -170,6 +172,13 @@ impl Builder {
         self
     }
 
+    /// See [`Plan::fold`].
+    #[must_use]
+    pub fn fold(mut self, node: &str) -> Self {
+        self.fold = Some(node.into());
+        self
+    }
+
     /// # Errors
     /// Says which node is unknown or named twice, or that there is no entry.
     pub fn build(self) -> Result<Plan, InvalidPlan> {
@@ -244,6 +253,7 @@ impl Builder {
             scopes,
             max_steps: self.max_steps,
             max_calls: self.max_calls,
+            fold: self.fold,
         };
         let downstream: Vec<_> =
             plan.joins.iter().map(|join| plan.downstream_of(join.target)).collect();

@@ -13,6 +13,9 @@ pub struct Frontier {
     pub due: Vec<Due>,
     /// For nodes that wait for several others: which of them have ended.
     pub arrived: BTreeMap<Arc<str>, BTreeSet<Arc<str>>>,
+    /// Supersteps that led here, those of earlier runs and changes from outside included. Input counts
+    /// twice, as it arrives and as it is applied; 0 is before everything.
+    pub depth: u64,
 }
 
 /// One call that is due.
@@ -36,7 +39,8 @@ impl Frontier {
         self.due.iter().map(|due| &due.node)
     }
 
-    /// `{"due": [{"task", "node", "payload"?}], "arrived": {target: [source]}}`; `{}` for none.
+    /// `{"due": [{"task", "node", "payload"?}], "arrived": {target: [source]}, "depth"}`; `{}` for
+    /// none.
     pub fn to_json(&self) -> Value {
         let mut object = Map::new();
         if !self.due.is_empty() {
@@ -59,6 +63,9 @@ impl Frontier {
                 })
                 .collect();
             object.insert("arrived".to_owned(), arrived.into());
+        }
+        if self.depth > 0 {
+            object.insert("depth".to_owned(), self.depth.into());
         }
         Value::Object(object)
     }
@@ -91,6 +98,10 @@ impl Frontier {
                 })
                 .collect::<Option<_>>()?,
         };
-        Some(Self { due, arrived })
+        let depth = match value.get("depth") {
+            None => 0,
+            Some(depth) => depth.as_u64()?,
+        };
+        Some(Self { due, arrived, depth })
     }
 }

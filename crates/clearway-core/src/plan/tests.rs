@@ -47,6 +47,28 @@ fn supersteps_follow_edges_and_goto() {
 }
 
 #[test]
+fn a_fold_does_not_count_and_depth_is_kept() {
+    let plan = Builder::new()
+        .node("a")
+        .node("fold")
+        .entry("a")
+        .edge("a", "fold")
+        .edge("fold", END)
+        .fold("fold")
+        .build()
+        .unwrap();
+    assert_eq!(plan.counts(&[finished("a", None)]), 1);
+    assert_eq!(plan.counts(&[finished("a", None), finished("fold", None)]), 1);
+    assert_eq!(plan.counts(&[finished("fold", None)]), 0);
+    let before = Frontier { depth: 7, ..plan.first(RUN, 0) };
+    assert_eq!(step(&plan, &before, &[("a", None)]).depth, 7);
+    let jumped = plan.jump(&before, &[Goto::Node("fold".into())], RUN, 1).unwrap();
+    assert_eq!(jumped.depth, 7);
+    assert_eq!(Frontier::from_json(&jumped.to_json()), Some(jumped));
+    assert_eq!(Frontier::from_json(&serde_json::json!({"depth": -1})), None);
+}
+
+#[test]
 fn a_join_waits_for_all_and_then_anew() {
     let plan = Builder::new()
         .node("a")

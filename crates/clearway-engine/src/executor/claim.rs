@@ -15,6 +15,7 @@ use super::CommitEnd;
 use crate::agent::Agent;
 use crate::clock::instant;
 use crate::engine::{Inner, bounded_by};
+use crate::live::Live;
 
 /// Sends a commit until it is acknowledged, refused for good, or time is up.
 pub(super) async fn send_commit(
@@ -107,7 +108,7 @@ pub(super) async fn load_state(
     Ok(state)
 }
 
-pub(super) fn start(claim: &Claim, plan: Arc<Plan>, state: State) -> Start {
+pub(super) fn start(claim: &Claim, live: &Live, plan: Arc<Plan>, state: State) -> Start {
     let record = &claim.record;
     let input = match &record.input {
         Value::Object(channels) => {
@@ -131,8 +132,10 @@ pub(super) fn start(claim: &Claim, plan: Arc<Plan>, state: State) -> Start {
         max_steps: record.options.max_steps,
         commits: record.commits,
         committed_seq: record.committed_seq,
-        // What an earlier attempt showed may be lost even if none of it was stored.
-        has_void_output: record.attempt > 1,
+        // What an earlier attempt showed may be lost even if none of it was stored; not so when this
+        // very process parked the run with all of it stored.
+        has_void_output: record.attempt > 1
+            && !(live.is_seamless() && record.committed_seq == record.next_seq),
         input,
         cancel_requested: record.cancel_requested,
         reply: None,

@@ -130,9 +130,11 @@ impl AnswerNode {
     async fn find(&self, cx: &Ctx) -> Result<Value, NodeError> {
         let text = question(cx.state.list(MESSAGES));
         cx.progress(&format!("searching {}", self.options.sources.join(", ")))?;
-        let limits = self.options.sources.first().and_then(|name| {
-            self.options.knowledge.options().sources.get(name).map(|source| source.search)
-        });
+        let limits = self
+            .options
+            .sources
+            .first()
+            .and_then(|name| self.options.knowledge.source(name).map(|source| source.search));
         let query = SearchQuery {
             text,
             owner: tools::owner(cx),

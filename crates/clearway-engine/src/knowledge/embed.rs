@@ -35,6 +35,7 @@ pub(crate) fn start(inner: &Arc<Inner>, shelf: &Arc<Shelf>) {
         let stop = inner.tasks.hard.clone();
         tokio::select! {
             () = stop.cancelled() => {}
+            () = shelf.stop.cancelled() => {}
             () = serve(&inner, &shelf, &model) => {}
         }
     });
@@ -76,7 +77,7 @@ async fn serve(inner: &Inner, shelf: &Shelf, model: &str) {
 
 async fn missing(inner: &Inner, shelf: &Shelf, refused: &HashSet<ChunkHash>) -> Vec<Wanted> {
     let snapshot = shelf.index.load();
-    let missing = inner.lanes.run(move || snapshot.edit().without_vector()).await;
+    let missing = inner.behind(move || snapshot.edit().without_vector()).await;
     let missing = missing.unwrap_or_default().into_iter();
     let text = |chunk: &clearway_knowledge::Chunk| {
         // As the hash is made of: what is above a text says what it is about.

@@ -1,10 +1,14 @@
-//! What a source's documents connect: which leads to which.
+//! What a source's documents connect: links from one to another, and what they name.
+//!
+//! With `graph = "off"` there are documents and their links only. Otherwise what is named stands
+//! beside them: near what is named in the same passages (`cooccurrence`), and in the documents that
+//! name it (`mentions`). A document and what bears its title are one node.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
 
 use clearway_core::{Code, Failure};
-use clearway_knowledge::{Document, Scope, Viewer};
+use clearway_knowledge::{Document, Graph, Scope, Snapshot, Viewer};
 use serde_json::{Value, json};
 
 use super::Knowledge;
@@ -23,25 +27,254 @@ pub struct GraphQuery {
 const MOST: usize = 500;
 
 impl Knowledge {
-    /// Documents and their links, as nodes and edges.
+    /// Documents, what they name, and what connects these, as nodes and edges.
     ///
     /// # Errors
     /// `not_found` for a source or an entity that is not there.
     pub async fn graph(&self, source: &str, query: GraphQuery) -> Result<Value, Failure> {
-        let snapshot = self.inner().shelf(source)?.index.load();
-        let job = move || {
-            let scope = Scope::of(Viewer::Anonymous);
-            let documents: Vec<Arc<Document>> = snapshot.documents(&scope).cloned().collect();
-            Links::of(documents).answer(&query)
-        };
+        let shelf = self.inner().shelf(source)?;
+        let (snapshot, names) =
+            (shelf.index.load(), shelf.source.as_ref().is_some_and(|s| s.graph));
+        let job = move || answer(&snapshot, names, &query);
         let answer = self.inner().lanes.run(job).await;
         answer.ok_or_else(|| Failure::new(Code::ShuttingDown, "the server is stopping"))?
     }
 }
 
+fn answer(snapshot: &Snapshot, names: bool, query: &GraphQuery) -> Result<Value, Failure> {
+    let scope = Scope::of(Viewer::Anonymous);
+    let documents: Vec<Arc<Document>> = snapshot.documents(&scope).cloned().collect();
+    let links = Links::of(documents);
+    if names { Whole::of(links, snapshot.graph(&scope)).answer(query) } else { links.answer(query) }
+}
+
+// ## Documents and what they name
+
+struct Whole<'a> {
+    links: Links,
+    graph: Graph<'a>,
+    /// Documents by title, in small letters.
+    titles: HashMap<String, usize>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Node {
+    Document(usize),
+    Name(String),
+}
+
+/// What leads from one node to another.
+#[derive(Clone, Debug)]
+struct Lead {
+    to: Node,
+    kind: &'static str,
+    weight: f32,
+}
+
+/// Nodes that a way is looked for among, how many of each one's neighbours, and how long it may be.
+const VISITED: usize = 400;
+const BREADTH: usize = 24;
+const STEPS: usize = 6;
+
+impl<'a> Whole<'a> {
+    fn of(links: Links, graph: Graph<'a>) -> Self {
+        let mut titles = HashMap::new();
+        for (at, document) in links.documents.iter().enumerate() {
+            titles.entry(document.title.to_lowercase()).or_insert(at);
+        }
+        Self { links, graph, titles }
+    }
+
+    fn node(&self, name: String) -> Node {
+        let document = self.titles.get(&name.to_lowercase());
+        document.map_or(Node::Name(name), |at| Node::Document(*at))
+    }
+
+    /// A document or a name: the one with just these words, else the first that has them.
+    fn find(&self, name: &str) -> Result<Node, Failure> {
+        let wanted = name.trim().to_lowercase();
+        let named = |document: &Arc<Document>| names_of(document).contains(&wanted);
+        if let Some(at) = self.links.documents.iter().position(named) {
+            return Ok(Node::Document(at));
+        }
+        if let Some(entity) = self.graph.entity(name) {
+            return Ok(self.node(entity.name));
+        }
+        match self.links.find(name) {
+            Ok(at) => Ok(Node::Document(at)),
+            Err(failure) if wanted.is_empty() => Err(failure),
+            Err(failure) => {
+                let first = self.graph.find(name, 1).into_iter().next();
+                first.map(|entity| self.node(entity.name)).ok_or(failure)
+            }
+        }
+    }
+
+    /// What a node leads to, the nearest first within each kind.
+    fn leads(&self, node: &Node, limit: usize) -> Vec<Lead> {
+        let mut leads = Vec::new();
+        let title = match node {
+            Node::Document(at) => {
+                let document = &self.links.documents[*at];
+                leads.extend(self.links.neighbours(*at).map(|to| Lead {
+                    to: Node::Document(to),
+                    kind: "link",
+                    weight: 1.0,
+                }));
+                let names = self.graph.named_in(&document.id, limit).into_iter();
+                leads.extend(
+                    names.map(|entity| self.mention(self.node(entity.name), entity.chunks)),
+                );
+                &document.title
+            }
+            Node::Name(name) => {
+                let documents = self.graph.documents(name, limit).into_iter();
+                leads.extend(documents.filter_map(|(document, chunks)| {
+                    let at = self.links.number(&document.id)?;
+                    Some(self.mention(Node::Document(at), chunks))
+                }));
+                name
+            }
+        };
+        let near = self.graph.neighbours(title, limit).unwrap_or_default().into_iter();
+        leads.extend(near.map(|near| Lead {
+            to: self.node(near.name),
+            kind: "cooccurrence",
+            weight: near.weight,
+        }));
+        // One edge between two nodes: of several kinds the first.
+        let mut seen = BTreeSet::from([node.clone()]);
+        leads.retain(|lead| seen.insert(lead.to.clone()));
+        leads
+    }
+
+    fn mention(&self, to: Node, chunks: usize) -> Lead {
+        Lead { to, kind: "mentions", weight: chunks as f32 / (chunks as f32 + 1.0) }
+    }
+
+    fn answer(&self, query: &GraphQuery) -> Result<Value, Failure> {
+        let limit = if query.limit == 0 { MOST } else { query.limit.min(MOST) };
+        let chosen = match (&query.entity, &query.to) {
+            (Some(from), Some(to)) => self.way(self.find(from)?, &self.find(to)?),
+            (Some(from), None) => {
+                let from = self.find(from)?;
+                let mut leads = self.leads(&from, limit);
+                leads.sort_by(|a, b| b.weight.total_cmp(&a.weight));
+                leads.truncate(limit);
+                std::iter::once(from).chain(leads.into_iter().map(|lead| lead.to)).collect()
+            }
+            (None, _) => self.overview(limit),
+        };
+        Ok(self.shown(&chosen, query.to.is_some()))
+    }
+
+    /// The most connected documents, and what is named most.
+    fn overview(&self, limit: usize) -> Vec<Node> {
+        let mut documents: Vec<usize> = (0..self.links.documents.len()).collect();
+        documents.sort_by_key(|at| std::cmp::Reverse(self.links.degree(*at)));
+        let names = self.graph.find("", limit).into_iter().filter(|entity| entity.chunks > 1);
+        let names: Vec<Node> = names
+            .map(|entity| self.node(entity.name))
+            .filter(|node| matches!(node, Node::Name(_)))
+            .collect();
+        let half = limit.div_ceil(2).max(limit.saturating_sub(names.len()));
+        documents.truncate(half);
+        let rest = limit - documents.len();
+        documents.into_iter().map(Node::Document).chain(names.into_iter().take(rest)).collect()
+    }
+
+    /// The shortest way; empty when there is none.
+    fn way(&self, from: Node, to: &Node) -> Vec<Node> {
+        let mut before: BTreeMap<Node, Option<Node>> = BTreeMap::from([(from.clone(), None)]);
+        let mut open = VecDeque::from([(from, 0)]);
+        while let Some((at, steps)) = open.pop_front() {
+            if at == *to {
+                let mut way = vec![at];
+                while let Some(Some(last)) = way.last().and_then(|last| before.get(last)) {
+                    way.push(last.clone());
+                }
+                way.reverse();
+                return way;
+            }
+            if steps == STEPS || before.len() > VISITED {
+                continue;
+            }
+            for lead in self.leads(&at, BREADTH) {
+                if !before.contains_key(&lead.to) {
+                    before.insert(lead.to.clone(), Some(at.clone()));
+                    open.push_back((lead.to, steps + 1));
+                }
+            }
+        }
+        Vec::new()
+    }
+
+    /// `along`: only what leads from each to the next.
+    fn shown(&self, chosen: &[Node], along: bool) -> Value {
+        let places: BTreeMap<&Node, usize> =
+            chosen.iter().enumerate().map(|(at, node)| (node, at)).collect();
+        let mut edges: BTreeMap<(usize, usize), (&'static str, f32)> = BTreeMap::new();
+        for (from, node) in chosen.iter().enumerate() {
+            for lead in self.leads(node, if along { BREADTH } else { MOST }) {
+                let Some(&to) = places.get(&lead.to) else { continue };
+                if !along || from.abs_diff(to) == 1 {
+                    edges.entry((from.min(to), from.max(to))).or_insert((lead.kind, lead.weight));
+                }
+            }
+        }
+        let mut degrees = vec![0_usize; chosen.len()];
+        for (from, to) in edges.keys() {
+            degrees[*from] += 1;
+            degrees[*to] += 1;
+        }
+        let id = |node: &Node| match node {
+            Node::Document(at) => self.links.documents[*at].id.to_string(),
+            Node::Name(name) => format!("name:{name}"),
+        };
+        let node = |(node, degree): (&Node, &usize)| match node {
+            Node::Document(at) => {
+                let document = &self.links.documents[*at];
+                json!({
+                    "id": id(node),
+                    "label": document.title,
+                    "path": document.source,
+                    "kind": "document",
+                    "degree": degree,
+                })
+            }
+            Node::Name(name) => json!({
+                "id": id(node),
+                "label": name,
+                "kind": "entity",
+                "chunks": self.graph.entity(name).map_or(0, |entity| entity.chunks),
+                "degree": degree,
+            }),
+        };
+        let edge = |((from, to), (kind, weight)): (&(usize, usize), &(&str, f32))| {
+            json!({
+                "from": id(&chosen[*from]),
+                "to": id(&chosen[*to]),
+                "kind": kind,
+                "weight": (f64::from(*weight) * 1e3).round() / 1e3,
+            })
+        };
+        json!({
+            "nodes": chosen.iter().zip(&degrees).map(node).collect::<Vec<_>>(),
+            "edges": edges.iter().map(edge).collect::<Vec<_>>(),
+            "nodes_in_all": self.links.documents.len() + self.graph.len(),
+            "links_in_all": self.links.edges.len(),
+        })
+    }
+}
+
+// ## Documents alone
+
 struct Links {
+    /// By id.
     documents: Vec<Arc<Document>>,
     edges: BTreeSet<(usize, usize)>,
+    /// By document.
+    near: Vec<Vec<usize>>,
 }
 
 impl Links {
@@ -62,7 +295,20 @@ impl Links {
                 }
             }
         }
-        Self { documents, edges }
+        let mut near = vec![Vec::new(); documents.len()];
+        for (from, to) in &edges {
+            near[*from].push(*to);
+            near[*to].push(*from);
+        }
+        Self { documents, edges, near }
+    }
+
+    fn number(&self, id: &str) -> Option<usize> {
+        self.documents.binary_search_by(|document| (*document.id).cmp(id)).ok()
+    }
+
+    fn degree(&self, at: usize) -> usize {
+        self.near[at].len()
     }
 
     fn find(&self, name: &str) -> Result<usize, Failure> {
@@ -80,12 +326,7 @@ impl Links {
     }
 
     fn neighbours(&self, at: usize) -> impl Iterator<Item = usize> {
-        let other = move |&(from, to): &(usize, usize)| match (from == at, to == at) {
-            (true, _) => Some(to),
-            (_, true) => Some(from),
-            _ => None,
-        };
-        self.edges.iter().filter_map(other)
+        self.near[at].iter().copied()
     }
 
     fn answer(&self, query: &GraphQuery) -> Result<Value, Failure> {
@@ -98,7 +339,7 @@ impl Links {
             }
             (None, _) => {
                 let mut all: Vec<usize> = (0..self.documents.len()).collect();
-                all.sort_by_key(|at| std::cmp::Reverse(self.neighbours(*at).count()));
+                all.sort_by_key(|at| std::cmp::Reverse(self.degree(*at)));
                 all.truncate(limit);
                 all
             }
@@ -110,7 +351,7 @@ impl Links {
                 "label": document.title,
                 "path": document.source,
                 "kind": "document",
-                "degree": self.neighbours(*at).count(),
+                "degree": self.degree(*at),
             })
         };
         let edge = |(from, to): &(usize, usize)| {

@@ -10,7 +10,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use clearway_knowledge::{Chunk, ChunkHash, Document, IndexBuilder, Learn, Snapshot};
+use clearway_knowledge::{Chunk, ChunkHash, Document, IndexBuilder, Learn, Stats};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
@@ -40,19 +40,31 @@ const MOST: usize = 20_000;
 pub(crate) fn start(inner: &Arc<Inner>, shelf: &Arc<Shelf>) {
     let Some(changes) = lock(&shelf.changes_out).take() else { return };
     let (owner, inner, shelf) = (inner.tasks.clone(), inner.clone(), shelf.clone());
-    owner.spawn(async move { Builder { inner, shelf, weight: 0 }.run(changes).await });
+    owner.spawn(async move {
+        // Either the server ends, or this source.
+        let stop = shelf.stop.clone();
+        let hard = inner.tasks.hard.clone();
+        let end = hard.child_token();
+        let work = Builder { inner, shelf, stop: end.clone(), weight: 0 }.run(changes);
+        tokio::select! {
+            () = stop.cancelled() => end.cancel(),
+            () = work => {}
+        }
+    });
 }
 
 struct Builder {
     inner: Arc<Inner>,
     shelf: Arc<Shelf>,
+    /// Building ends, too.
+    stop: CancellationToken,
     /// Documents changed since the latent space was learned.
     weight: usize,
 }
 
 impl Builder {
     async fn run(mut self, mut changes: mpsc::Receiver<Change>) {
-        let stop = self.inner.tasks.hard.clone();
+        let stop = self.stop.clone();
         loop {
             // With nothing to do for a while and something to learn, learn.
             let first = if self.shelf.read(|state| state.loaded && !state.learned) {
@@ -111,24 +123,27 @@ impl Builder {
         });
         self.weight += documents;
         let begun = instant();
-        let (before, stop) = (self.shelf.index.load(), stop.clone());
+        let (shelf, stop) = (self.shelf.clone(), stop.clone());
         let job = move || {
             let go_on = || !stop.is_cancelled();
-            let mut builder = before.edit();
-            drop(before);
+            let mut builder = shelf.index.load().edit();
             for change in batch {
                 if !go_on() {
                     return None;
                 }
                 apply(&mut builder, change);
             }
-            builder.build(learn, &go_on).ok()
+            let snapshot = builder.build(learn, &go_on).ok()?;
+            let stats = snapshot.stats();
+            // Here, because what the one before it leaves to be freed takes a while.
+            shelf.index.store(snapshot);
+            Some(stats)
         };
-        let built: Option<Snapshot> = self.inner.lanes.run(job).await.flatten();
-        let Some(snapshot) = built else {
+        let built: Option<Stats> = self.inner.behind(job).await.flatten();
+        let Some(stats) = built else {
             // Either everything stops, or building panicked: what stands goes on to answer, and the
             // same is not tried again before something changes.
-            if !self.inner.tasks.hard.is_cancelled() {
+            if !self.stop.is_cancelled() {
                 tracing::error!(source = self.shelf.name, "the index could not be built");
             }
             self.shelf.with(|state| {
@@ -137,14 +152,12 @@ impl Builder {
             });
             return;
         };
-        let (chunks, took) = (snapshot.stats().chunks, instant() - begun);
-        self.shelf.index.store(snapshot);
+        let (chunks, took) = (stats.chunks, instant() - begun);
         if learn == Learn::Anew {
             self.weight = 0;
         }
         // A change of a few documents among many is well placed in the old space.
-        let learned =
-            learn == Learn::Anew || self.weight * 20 < self.shelf.index.load().stats().documents;
+        let learned = learn == Learn::Anew || self.weight * 20 < stats.documents;
         self.shelf.with(|state| {
             state.building = false;
             state.builds += 1;

@@ -44,9 +44,10 @@ const PAGE: usize = 4 << 20;
 pub(crate) fn start(inner: &Arc<Inner>, shelf: &Arc<Shelf>) {
     let (owner, inner, shelf) = (inner.tasks.clone(), inner.clone(), shelf.clone());
     owner.spawn(async move {
-        let stop = inner.tasks.soft.clone();
+        let (stop, own) = (inner.tasks.soft.clone(), shelf.stop.clone());
         tokio::select! {
             () = stop.cancelled() => {}
+            () = own.cancelled() => {}
             () = (Ingest { inner, shelf }).run() => {}
         }
     });
@@ -182,7 +183,12 @@ impl Ingest {
             (state.total, state.done, state.changed, state.removed) = (0, 0, 0, 0);
         });
         let outcome = match &self.shelf.content {
-            Some(SourceContent::Folder { path, files, .. }) => self.folder(path, files).await,
+            Some(SourceContent::Folder { path, files, watch }) => {
+                if *watch {
+                    self.keep_watching(path).await;
+                }
+                self.folder(path, files).await
+            }
             Some(SourceContent::BuiltIn(documents)) => self.built_in(documents).await,
             None => self.pending().await,
         };
@@ -206,6 +212,23 @@ impl Ingest {
             );
         }
         outcome.unwrap_or(false)
+    }
+
+    /// Whoever makes a folder anew in the place of an old one is watched, too.
+    async fn keep_watching(&self, root: &Path) {
+        let Some(watcher) = self.inner.watcher() else { return };
+        let (root, shelf) = (root.to_owned(), self.shelf.clone());
+        let look = move || {
+            use std::os::unix::fs::MetadataExt as _;
+            // Numbers are given again; the time of making tells two folders apart then.
+            let now = std::fs::metadata(&root).ok();
+            let now = now.map(|now| (now.dev(), now.ino(), now.created().ok()));
+            let before = shelf.with(|state| std::mem::replace(&mut state.folder, now));
+            if now.is_some() && before != now {
+                watcher.watch(&root);
+            }
+        };
+        let _ = self.inner.lanes.run(look).await;
     }
 
     async fn folder(&self, root: &Path, patterns: &[String]) -> Result<bool, String> {

@@ -19,7 +19,7 @@ use clearway_knowledge::{
     Answer, Candidates, Chunk, Document, Explanation, Limits, Query, Scanned, Scope, Scores,
     Viewer, Why,
 };
-use clearway_upstream::{CallCx, EmbedRequest, Purpose};
+use clearway_upstream::{CallCx, EmbedRequest, Purpose, RerankRequest};
 use serde_json::{Value, json};
 use tokio::time::timeout_at;
 
@@ -307,6 +307,11 @@ impl Inner {
     }
 }
 
+/// Candidates that a model reads to order them.
+const RERANKED: usize = 50;
+/// The longest that this may take.
+const RERANK: Duration = Duration::from_secs(5);
+
 struct Search<'a> {
     inner: &'a Inner,
     query: &'a SearchQuery,
@@ -322,7 +327,10 @@ impl Search<'_> {
         let mut answers = Vec::new();
         for shelf in &shelves {
             self.at(format!("{}: waiting for its first index", shelf.name));
-            shelf.loaded().await;
+            tokio::select! {
+                () = shelf.loaded() => {}
+                () = shelf.stop.cancelled() => return Err(no_source(&shelf.name)),
+            }
             let embedding = match self.embed(shelf, text).await {
                 Ok(embedding) => embedding,
                 Err(failure) => {
@@ -333,7 +341,10 @@ impl Search<'_> {
             self.at(format!("{}: ranking", shelf.name));
             answers.push(self.rank(shelf, text, embedding, &collections).await?);
         }
-        let candidates = together(answers);
+        let mut candidates = together(answers);
+        if let Err(failure) = self.rerank(&shelves, text, &mut candidates).await {
+            degraded.push(failure);
+        }
         let limits = Limits {
             threshold: self.query.limits.similarity_threshold,
             max_chunks: self.query.limits.max_chunks,
@@ -367,20 +378,20 @@ impl Search<'_> {
 
     /// Where to look, and in which collections there.
     async fn shelves(&self) -> Result<(Vec<Arc<Shelf>>, Option<Vec<String>>), Failure> {
-        let configured = || {
-            let names = self.inner.options.sources.keys();
-            names.filter_map(|name| self.inner.shelves.get(name).cloned())
-        };
-        let uploads = || self.inner.shelves.get(UPLOADS).cloned();
+        let all = self.inner.shelves();
+        let uploads = || all.get(UPLOADS).cloned();
         match &self.query.sources {
-            Sources::All => Ok((configured().chain(uploads()).collect(), None)),
+            Sources::All => {
+                let configured = all.values().filter(|shelf| shelf.name != UPLOADS).cloned();
+                Ok((configured.chain(uploads()).collect(), None))
+            }
             Sources::Named(names) => {
                 let mut shelves = Vec::new();
                 for name in names {
                     if name == UPLOADS {
                         return Err(no_source(name));
                     }
-                    let shelf = self.inner.shelves.get(name).ok_or_else(|| no_source(name))?;
+                    let shelf = all.get(name).ok_or_else(|| no_source(name))?;
                     shelves.push(shelf.clone());
                 }
                 Ok((shelves, None))
@@ -421,6 +432,32 @@ impl Search<'_> {
             Some(Err(error)) => Err(failed(error.into_failure())),
             None => Ok(None),
         }
+    }
+
+    /// Has the best candidates ordered by a model that reads them, where a source has one. They stay
+    /// as they are when it fails or takes too long.
+    async fn rerank(
+        &self,
+        shelves: &[Arc<Shelf>],
+        text: &str,
+        candidates: &mut Candidates,
+    ) -> Result<(), Failure> {
+        let model = shelves.iter().find_map(|shelf| shelf.rerank.clone());
+        let Some(model) = model.filter(|_| candidates.hits.len() > 1) else { return Ok(()) };
+        self.at(format!("ordering by {model}"));
+        let now = instant();
+        let own = self.deadline.remaining(now).mul_f64(0.8).min(RERANK);
+        let cx = CallCx {
+            wait: self.wait.clone(),
+            tenant: self.query.owner.tenant.as_str().into(),
+            ..CallCx::new(Deadline::after(now, own), self.inner.call_id("rerank"))
+        };
+        let texts = candidates.hits.iter().take(RERANKED).map(|hit| hit.chunk.content.clone());
+        let request = RerankRequest { model, query: text.into(), texts: texts.collect() };
+        let scores = self.inner.upstream.rerank(cx, request).await;
+        let scores = scores.map_err(|error| error.into_failure().with("stage", "rerank"))?;
+        candidates.rerank(&scores);
+        Ok(())
     }
 
     async fn rank(
@@ -496,12 +533,13 @@ fn together(mut answers: Vec<Candidates>) -> Candidates {
     all
 }
 
-/// A query's beginning, at a character boundary.
+/// A query's beginning, where a word ends.
 fn cut(text: &str, most: usize) -> &str {
     let text = text.trim();
     if text.len() <= most {
         return text;
     }
     let end = (0..=most).rev().find(|at| text.is_char_boundary(*at)).unwrap_or(0);
-    &text[..end]
+    let text = &text[..end];
+    text.rsplit_once(char::is_whitespace).map_or(text, |(whole, _)| whole)
 }

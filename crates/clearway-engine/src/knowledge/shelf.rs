@@ -3,13 +3,14 @@
 use std::collections::BTreeMap;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use clearway_core::Timestamp;
 use clearway_ingest::protocol::Trouble;
 use clearway_knowledge::{ChunkOptions, Index};
 use serde_json::{Value, json};
 use tokio::sync::{Notify, mpsc, watch};
+use tokio_util::sync::CancellationToken;
 
 use super::index::Change;
 use super::{SourceContent, SourceOptions, UPLOADS, UploadOptions, lock};
@@ -22,8 +23,13 @@ pub(crate) struct Shelf {
     /// Of its documents in the store.
     pub tenant: &'static str,
     pub content: Option<SourceContent>,
+    /// As configured; nothing for uploads.
+    pub source: Option<SourceOptions>,
+    /// Its tasks end.
+    pub stop: CancellationToken,
     pub chunk: ChunkOptions,
     pub embeddings: Option<String>,
+    pub rerank: Option<String>,
     pub index: Index,
     /// Documents have changed, or somebody asked to look.
     pub wake: Notify,
@@ -50,6 +56,8 @@ pub(crate) struct State {
     pub begun: Option<Instant>,
     pub took: Option<Duration>,
     pub last_scan: Option<Timestamp>,
+    /// Which folder it was that was looked at: device, number, and when it was made.
+    pub folder: Option<(u64, u64, Option<SystemTime>)>,
     /// How many looks were begun, and how many ended.
     pub scans_wanted: u64,
     pub scans_done: u64,
@@ -112,11 +120,17 @@ const SHOWN: usize = 200;
 
 impl Shelf {
     pub(crate) fn configured(name: &str, source: &SourceOptions) -> Self {
-        Self::new(name, Some(source.content.clone()), source.chunk, source.embeddings.clone())
+        let content = Some(source.content.clone());
+        Self {
+            source: Some(source.clone()),
+            rerank: source.rerank.clone(),
+            ..Self::new(name, content, source.chunk, source.embeddings.clone())
+        }
     }
 
     pub(crate) fn uploads(options: &UploadOptions) -> Self {
-        Self::new(UPLOADS, None, options.chunk, options.embeddings.clone())
+        let rerank = options.rerank.clone();
+        Self { rerank, ..Self::new(UPLOADS, None, options.chunk, options.embeddings.clone()) }
     }
 
     fn new(
@@ -131,8 +145,11 @@ impl Shelf {
             name: name.to_owned(),
             tenant: "",
             content,
+            source: None,
+            stop: CancellationToken::new(),
             chunk,
             embeddings,
+            rerank: None,
             index: Index::default(),
             wake: Notify::new(),
             read_all: AtomicBool::new(false),

@@ -185,7 +185,7 @@ impl SourceTool {
     }
 
     fn limits(&self) -> SearchLimits {
-        let options = self.knowledge.options().sources.get(&self.source);
+        let options = self.knowledge.source(&self.source);
         options.map(|options| options.search).unwrap_or_default()
     }
 

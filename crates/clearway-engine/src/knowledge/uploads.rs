@@ -17,6 +17,9 @@ use super::index::Change;
 use super::ingest::trouble_of;
 use super::{Inner, Knowledge, UPLOADS};
 
+/// In what is noted about a document.
+const CANCELLED: &str = "cancelled";
+
 /// In whose name something is asked.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Owner {
@@ -317,6 +320,91 @@ impl Knowledge {
         shelf.refresh(false);
         let found = self.inner().kept().document(id).await.map_err(failed)?;
         found.map(|(record, _)| record).ok_or_else(|| gone("file", file.id))
+    }
+
+    /// Gives a file in a collection other attributes.
+    ///
+    /// # Errors
+    /// `not_found`; `overloaded` while it is being read, because what reads it writes them, too.
+    pub async fn change_attributes(
+        &self,
+        owner: &Owner,
+        id: Uuid,
+        file: Uuid,
+        attributes: Map<String, Value>,
+    ) -> Result<DocumentRecord, Failure> {
+        let mut documents = self.collection_files(owner, id).await?.into_iter();
+        let document = documents.find(|record| record.file == Some(file));
+        let Some(document) = document else { return Err(gone("file", file)) };
+        if document.state == DocumentState::Pending {
+            let text = "the file is being read; its attributes can be changed when that is done";
+            let mut failure = Failure::new(Code::Overloaded, text).retryable();
+            failure.retry_after = Some(std::time::Duration::from_secs(1));
+            return Err(failure);
+        }
+        let mut about = document.about.clone();
+        about["attributes"] = attributes.into();
+        self.rewrite(document.id, |_| {}, about).await
+    }
+
+    /// Lets those of some documents be that nobody has read yet. The caller has made sure whose they
+    /// are.
+    ///
+    /// # Errors
+    /// `store_unavailable`.
+    pub async fn cancel_files(&self, documents: Vec<DocumentRecord>) -> Result<(), Failure> {
+        let pending = |record: &DocumentRecord| record.state == DocumentState::Pending;
+        for document in documents.into_iter().filter(pending) {
+            let mut about = document.about.clone();
+            about[CANCELLED] = true.into();
+            let failed = |new: &mut NewDocument| new.state = DocumentState::Failed;
+            match self.rewrite(document.id, failed, about).await {
+                // Deleted meanwhile.
+                Err(failure) if failure.code == Code::NotFound => {}
+                other => drop(other?),
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether somebody said that it need not be read.
+    pub fn is_cancelled(document: &DocumentRecord) -> bool {
+        document.state == DocumentState::Failed && document.about[CANCELLED] == true
+    }
+
+    /// Puts a document in its own place, with its contents as they are.
+    async fn rewrite(
+        &self,
+        id: Uuid,
+        change: impl FnOnce(&mut NewDocument),
+        about: Value,
+    ) -> Result<DocumentRecord, Failure> {
+        let found = self.inner().kept().document(id).await.map_err(failed)?;
+        let Some((now, content)) = found else { return Err(gone("document", id)) };
+        let mut new = NewDocument {
+            id,
+            tenant: now.tenant,
+            source: now.source,
+            path: now.path,
+            owner: now.owner,
+            state: now.state,
+            hash: now.hash,
+            size_bytes: now.size_bytes,
+            modified_ms: now.modified_ms,
+            recipe: now.recipe,
+            file: now.file,
+            about,
+            content,
+            limit: self.inner().options.uploads.limits.documents,
+            only_if: Some(id),
+        };
+        change(&mut new);
+        match self.inner().kept().put_document(new).await.map_err(failed)? {
+            DocumentStored::Stored(_) => {}
+            DocumentStored::TooMany | DocumentStored::Gone => return Err(gone("document", id)),
+        }
+        let found = self.inner().kept().document(id).await.map_err(failed)?;
+        found.map(|(record, _)| record).ok_or_else(|| gone("document", id))
     }
 
     /// Takes a file out of a collection; the file itself stays.

@@ -3,16 +3,31 @@
 //! One OS thread for all folders, started with the server. What it says is a hint: sources look for
 //! themselves, and also look without a hint now and then, so one that is lost costs time only.
 
-use std::path::PathBuf;
-use std::sync::Arc;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
 
 use notify::{EventKind, RecommendedWatcher, RecursiveMode, Watcher as _};
 
-use super::{Shelf, SourceContent};
+use super::{Shelf, SourceContent, lock};
 
 /// Watches for as long as it lives.
 pub(crate) struct Watcher {
-    _watcher: RecommendedWatcher,
+    watcher: Mutex<RecommendedWatcher>,
+    watched: Watched,
+}
+
+/// Real paths, and whose they are.
+type Watched = Arc<Mutex<Vec<(PathBuf, Arc<Shelf>)>>>;
+
+fn folders(shelves: impl Iterator<Item = Arc<Shelf>>) -> Vec<(PathBuf, Arc<Shelf>)> {
+    let folder = |shelf: Arc<Shelf>| match &shelf.content {
+        Some(SourceContent::Folder { path, watch: true, .. }) => {
+            // Events name real paths.
+            Some((path.canonicalize().unwrap_or_else(|_| path.clone()), shelf))
+        }
+        _ => None,
+    };
+    shelves.filter_map(folder).collect()
 }
 
 impl std::fmt::Debug for Watcher {
@@ -22,26 +37,18 @@ impl std::fmt::Debug for Watcher {
 }
 
 impl Watcher {
-    /// `None` when there is nothing to watch.
+    /// `None` when there is nothing to watch. Each source has its folder watched when it looks at it.
     ///
     /// # Errors
     /// The host refuses the thread.
     pub(crate) fn start(
         shelves: impl Iterator<Item = Arc<Shelf>>,
     ) -> Result<Option<Self>, notify::Error> {
-        let watched: Vec<(PathBuf, Arc<Shelf>)> = shelves
-            .filter_map(|shelf| match &shelf.content {
-                Some(SourceContent::Folder { path, watch: true, .. }) => {
-                    // Events name real paths.
-                    Some((path.canonicalize().unwrap_or_else(|_| path.clone()), shelf))
-                }
-                _ => None,
-            })
-            .collect();
-        if watched.is_empty() {
+        let watched: Watched = Arc::new(Mutex::new(folders(shelves)));
+        let told = watched.clone();
+        if lock(&watched).is_empty() {
             return Ok(None);
         }
-        let folders: Vec<PathBuf> = watched.iter().map(|(path, _)| path.clone()).collect();
         let tell = move |event: Result<notify::Event, notify::Error>| {
             let paths = match &event {
                 Ok(event) if matches!(event.kind, EventKind::Access(_)) => return,
@@ -49,21 +56,33 @@ impl Watcher {
                 // Something was missed.
                 Err(_) => &[],
             };
-            for (folder, shelf) in &watched {
+            for (folder, shelf) in lock(&told).iter() {
                 if paths.is_empty() || paths.iter().any(|path| path.starts_with(folder)) {
                     shelf.wake.notify_one();
                 }
             }
         };
-        let mut watcher = notify::recommended_watcher(tell)?;
-        for folder in folders {
-            if let Err(error) = watcher.watch(&folder, RecursiveMode::Recursive) {
-                tracing::warn!(
-                    folder = %folder.display(),
-                    "changes are noticed late, because the folder cannot be watched: {error}"
-                );
-            }
+        let watcher = notify::recommended_watcher(tell)?;
+        Ok(Some(Self { watcher: Mutex::new(watcher), watched }))
+    }
+
+    /// Tells these from now on. Each has its folder watched when it looks at it.
+    pub(crate) fn serve(&self, shelves: impl Iterator<Item = Arc<Shelf>>) {
+        *lock(&self.watched) = folders(shelves);
+    }
+
+    /// Watches what lies at a folder's path now, in place of what lay there before. Goes through the
+    /// whole folder, so it blocks.
+    pub(crate) fn watch(&self, folder: &Path) {
+        let folder = folder.canonicalize().unwrap_or_else(|_| folder.to_owned());
+        let mut watcher = lock(&self.watcher);
+        // What is gone is watched no more; it only has to be forgotten.
+        let _ = watcher.unwatch(&folder);
+        if let Err(error) = watcher.watch(&folder, RecursiveMode::Recursive) {
+            tracing::warn!(
+                folder = %folder.display(),
+                "changes are noticed late, because the folder cannot be watched: {error}"
+            );
         }
-        Ok(Some(Self { _watcher: watcher }))
     }
 }

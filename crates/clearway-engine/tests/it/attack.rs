@@ -111,6 +111,8 @@ pass! {
     claim(request: ClaimRequest) -> Vec<Claim>;
     commit(commit: StepCommit) -> CommitAck;
     append(output: Vec<OutputSegment>) -> Vec<Appended>;
+    attempts(of: clearway_core::AttemptsOf, after: Option<i64>, limit: u32) -> Vec<clearway_core::AttemptRecord>;
+    book(attempts: Vec<clearway_core::AttemptRecord>) -> ();
     cancel_run(run: RunId, by: &str, mode: CancelMode) -> Cancelled;
     journal(run: RunId, fence: u32, entries: Vec<Entry>) -> Journaled;
     wake(run: RunId, entries: Vec<Entry>) -> Woken;
@@ -163,7 +165,7 @@ pass! {
     touch_items(scope: &ItemScope, items: Vec<(Vec<String>, String)>) -> ();
     search_items(scope: &ItemScope, search: ItemSearch) -> Vec<FoundItem>;
     item_namespaces(scope: &ItemScope, query: NamespaceQuery) -> Vec<Vec<String>>;
-    queue_position(run: RunId) -> Option<QueuePosition>;
+    queue_positions(runs: Vec<RunId>) -> Vec<Option<QueuePosition>>;
     info() -> StoreInfo;
     close(me: InstanceId) -> ();
 }

@@ -14,7 +14,7 @@ use clearway_core::wait::WaitKind;
 use clearway_core::{Code, EventKind, Failure, RunId, Status, ThreadId};
 use clearway_engine::{
     ActionError, Agent, ArtifactScope, CancelMode, Child, Decision, Effect, Engine, Expiry, Node,
-    NodePolicy, OnError, Options, PoolOptions, Retry, StateChange, Submit,
+    NodePolicy, OnError, Options, PoolOptions, Retry, StateChange, Submit, Which,
 };
 use clearway_store::MemStore;
 use serde_json::{Value, json};
@@ -237,7 +237,7 @@ async fn a_question_ends_the_run_and_the_answer_goes_on() {
     let questions = Engine::questions(&open);
     assert_eq!(questions.len(), 1);
     assert_eq!(questions[0].value, json!({"question": "good?"}));
-    assert_eq!(engine.attention(None, 10).await.unwrap().len(), 1);
+    assert_eq!(engine.attention(None, 10).await.unwrap().items.len(), 1);
     // A server that starts anew in between changes nothing.
     let engine = {
         drop(engine);
@@ -285,10 +285,10 @@ async fn a_write_happens_once_or_waits_for_a_decision() {
     drop(engine);
     let engine = bed.engine().await;
     assert_eq!(engine.undecided(submitted.run).await.unwrap().len(), 1);
-    let needs = engine.attention(None, 10).await.unwrap();
+    let needs = engine.attention(None, 10).await.unwrap().items;
     assert!(needs[0].command.contains("runs resolve"), "{}", needs[0].command);
     outcome.store(1, Ordering::Relaxed);
-    engine.resolve(submitted.run, None, &Decision::Retry, "ann").await.unwrap();
+    engine.resolve(submitted.run, Which::All, &Decision::Retry, "ann").await.unwrap();
     let record = engine.wait(submitted.run).await.unwrap();
     ended(&record, Status::Success);
     assert_eq!((sink.count("payment"), state(&engine, 1).await["log"].clone()), (2, json!([2])));
@@ -297,7 +297,7 @@ async fn a_write_happens_once_or_waits_for_a_decision() {
     let submitted = engine.submit(work("g", 2)).await.unwrap();
     until_waiting(&engine, submitted.run).await;
     let done = Decision::Done(json!("receipt 7"));
-    engine.resolve(submitted.run, Some("pay"), &done, "ann").await.unwrap();
+    engine.resolve(submitted.run, Which::Node("pay"), &done, "ann").await.unwrap();
     ended(&engine.wait(submitted.run).await.unwrap(), Status::Success);
     assert_eq!(
         (sink.count("payment"), state(&engine, 2).await["log"].clone()),

@@ -148,7 +148,7 @@ async fn an_outage_parks_what_may_wait_and_fails_the_rest() {
     assert_eq!(hasty.failure.unwrap().code, Code::UpstreamRouteOpen);
     let submitted = engine.submit(work("g", 1)).await.unwrap();
     assert_eq!(until_waiting(&engine, submitted.run).await, WaitKind::Outage);
-    let attention = engine.attention(None, 10).await.unwrap();
+    let attention = engine.attention(None, 10).await.unwrap().items;
     assert!(attention[0].command.contains("runs wake"), "{}", attention[0].command);
     let worked = engine.run(submitted.run).await.unwrap().record.worked;
     assert!(worked < Duration::from_secs(1), "an outage is no working time");

@@ -17,7 +17,7 @@ use clearway_engine::tool::{
 use clearway_engine::upstream::{
     Config, Dial, DialError, DialPhase, Endpoint, Io, ModelConfig, ProviderConfig, Upstream,
 };
-use clearway_engine::{Agent, Agents, Ctx, Decision, Effect, Engine, Kind, Submit};
+use clearway_engine::{Agent, Agents, Ctx, Decision, Effect, Engine, Kind, Submit, Which};
 use clearway_store::MemStore;
 use futures_util::future::BoxFuture;
 use serde_json::{Map, Value, json};
@@ -333,7 +333,7 @@ async fn a_write_whose_outcome_is_unknown_waits_for_a_decision() {
     let engine = bed.engine().await;
     assert_eq!(waiting(&engine, run).await, WaitKind::Decision);
     assert_eq!(calls.load(Ordering::SeqCst), 1, "it is not sent again by itself");
-    engine.resolve(run, None, &Decision::Done(json!("it was sent")), "test").await.unwrap();
+    engine.resolve(run, Which::All, &Decision::Done(json!("it was sent")), "test").await.unwrap();
     ended(&engine.wait(run).await.unwrap(), Status::Success);
     assert_eq!(calls.load(Ordering::SeqCst), 1);
     let expected = [("human", "go"), ("ai", ""), ("tool", "it was sent"), ("ai", "it is sent")];

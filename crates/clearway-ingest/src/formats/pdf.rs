@@ -35,8 +35,35 @@ pub(super) fn parse(bytes: &[u8]) -> Result<Parsed, Trouble> {
         join_lines(page).split("\n\n").for_each(|paragraph| builder.paragraph(paragraph));
     }
     let mut parsed = builder.finish();
-    parsed.title = title;
+    parsed.title = title.or_else(|| pages.first().and_then(|page| first_line(page)));
     Ok(parsed)
+}
+
+/// What programs write when nobody gave a title.
+const NO_TITLES: &[&str] =
+    &["untitled", "(untitled)", "anonymous", "(anonymous)", "unknown", "document", "title"];
+/// Names of files that the document was made of are no titles.
+const SUFFIXES: &[&str] =
+    &[".doc", ".docx", ".pdf", ".odt", ".rtf", ".tex", ".dvi", ".indd", ".txt"];
+
+/// What is written where the title belongs, if it is one.
+fn as_title(text: &str) -> Option<String> {
+    let text = text.trim().trim_start_matches("Microsoft Word - ").trim();
+    let lower = text.to_lowercase();
+    let is_file = SUFFIXES.iter().any(|suffix| lower.ends_with(suffix));
+    let is_none = NO_TITLES.contains(&lower.trim_end_matches(|c: char| c.is_ascii_digit()).trim());
+    (!text.is_empty() && !is_file && !is_none).then(|| text.to_owned())
+}
+
+/// A paper's first line, where it looks like a heading.
+fn first_line(page: &str) -> Option<String> {
+    let line = page.lines().map(str::trim).find(|line| !line.is_empty())?;
+    let words = line.split_whitespace().count();
+    let is_heading = line.chars().count() <= 100
+        && (1..=14).contains(&words)
+        && line.chars().filter(|c| c.is_alphabetic()).count() >= 3
+        && !line.ends_with(['.', ',', ';', '-']);
+    is_heading.then(|| line.split_whitespace().collect::<Vec<_>>().join(" "))
 }
 
 /// Lines of a page are where the paper ended, not where a sentence did; a hyphen there is none.
@@ -75,5 +102,26 @@ fn title(document: &Document) -> Option<String> {
         [0xFE, 0xFF, ..] => encoding_rs::UTF_16BE.decode(bytes).0.into_owned(),
         _ => String::from_utf8_lossy(bytes).into_owned(),
     };
-    Some(text).filter(|text| !text.trim().is_empty())
+    as_title(&text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn titles_are_what_people_gave() {
+        assert_eq!(as_title(" Annual report "), Some("Annual report".to_owned()));
+        assert_eq!(as_title("Microsoft Word - Plan"), Some("Plan".to_owned()));
+        for none in ["", "untitled", "Untitled 2", "(anonymous)", "Document1", "draft_v3.docx"] {
+            assert_eq!(as_title(none), None, "{none}");
+        }
+        assert_eq!(
+            first_line("\n  Harbour   plan 2026\nIt says"),
+            Some("Harbour plan 2026".into())
+        );
+        assert_eq!(first_line("This is a sentence that ends."), None);
+        assert_eq!(first_line("- 1 -\n"), None);
+        assert_eq!(first_line(""), None);
+    }
 }

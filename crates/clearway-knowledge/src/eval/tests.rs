@@ -34,13 +34,33 @@ fn the_company_is_found_better_than_by_plain_words() {
 #[test]
 fn measures_are_those_of_the_books() {
     let grades = HashMap::from([("a".to_owned(), 2), ("b".to_owned(), 1), ("c".to_owned(), 0)]);
-    let answer: Vec<String> = ["c", "b", "x", "a"].into_iter().map(ToOwned::to_owned).collect();
+    let answer = ["c", "b", "x", "a"].map(ToOwned::to_owned);
+    let answer: Vec<&String> = answer.iter().collect();
     let third = 3_f64.log2();
     let gained = 1.0 / third + 2.0 / 5_f64.log2();
     assert!((ndcg(&answer, &grades, 10) - gained / (2.0 + 1.0 / third)).abs() < 1e-12);
     assert!((mrr(&answer, &grades, 10) - 0.5).abs() < 1e-12);
     assert!((recall(&answer, &grades, 3) - 0.5).abs() < 1e-12);
     assert!(ndcg(&[], &grades, 10).abs() < 1e-12);
+}
+
+#[test]
+fn a_question_that_is_a_document_does_not_answer_itself() {
+    let mut collection = Collection::default();
+    for line in [r#"{"_id": "1", "text": "Ferries  are late"}"#, r#"{"_id": "2", "text": "No"}"#] {
+        collection.corpus_line(line).expect("a passage");
+    }
+    let (one, two) = (
+        r#"{"_id": "1", "text": "ferries are late"}"#,
+        r#"{"_id": "1", "text": "Ferries are late"}"#,
+    );
+    let answer = vec!["1".to_owned(), "2".to_owned()];
+    for (question, mrr) in [(one, 0.5), (two, 1.0)] {
+        let mut collection = collection.clone();
+        collection.query_line(question).expect("a question");
+        collection.judgement_line("1\t2\t1", false).expect("a judgement");
+        assert!((collection.quality([&answer]).mrr_at_10 - mrr).abs() < 1e-12, "{question}");
+    }
 }
 
 #[test]

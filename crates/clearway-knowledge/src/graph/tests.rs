@@ -79,3 +79,21 @@ fn the_drawing_is_the_same_every_time_and_well_formed() {
     let svg = graph.around("A <b> & c", 10).expect("named").svg();
     assert!(svg.contains("A &lt;b&gt; &amp; c") && svg.ends_with("</svg>\n"));
 }
+
+#[test]
+fn documents_and_what_they_name_lead_to_each_other_in_scope() {
+    let snapshot = snapshot(NOTES);
+    let graph = graph(&snapshot, Viewer::Anonymous);
+    let ids = |name: &str| -> Vec<String> {
+        graph.documents(name, 9).into_iter().map(|(document, _)| document.id.to_string()).collect()
+    };
+    assert_eq!(ids("Otto Brandt"), ["a", "b"]);
+    assert_eq!(ids("Mara Lindqvist"), ["a"]);
+    assert_eq!(ids("Blue Heron"), [""; 0]);
+    assert_eq!(graph.documents("Otto Brandt", 1).len(), 1);
+    let names: Vec<_> = graph.named_in("b", 9).into_iter().map(|entity| entity.name).collect();
+    assert!(names.contains(&"Otto Brandt".to_owned()), "{names:?}");
+    assert!(graph.named_in("c", 9).is_empty() && graph.named_in("z", 9).is_empty());
+    assert_eq!(graph.entity("otto brandt").map(|entity| entity.chunks), Some(2));
+    assert_eq!(graph.entity("blue heron"), None);
+}

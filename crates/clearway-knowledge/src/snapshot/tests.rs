@@ -244,3 +244,49 @@ fn many_texts_with_few_words_in_common_are_indexed() {
     assert_eq!(snapshot.stats().latent_dimensions, 0);
     assert_eq!(ids(&snapshot, "word7", Viewer::Anonymous), ["n7"]);
 }
+
+#[test]
+fn words_of_a_rare_language_are_stemmed_as_its_texts_are() {
+    let mut builder = IndexBuilder::new();
+    for at in 0..60 {
+        let text = format!("# Note {at}\n\nThe pumps of the harbour were repaired in week {at}.");
+        add(&mut builder, &format!("e{at}"), None, &text);
+    }
+    let text = "# Kündigung\n\nDie Fristen für die Verträge sind in den Anlagen beschrieben.";
+    add(&mut builder, "de", None, text);
+    let snapshot = builder.build(Learn::Anew, &go_on).expect("not stopped");
+    for query in ["Frist", "Vertrag Anlage", "Wie ist die Frist für den Vertrag?"] {
+        assert_eq!(
+            ids(&snapshot, query, Viewer::Anonymous).first().map(String::as_str),
+            Some("de")
+        );
+    }
+}
+
+#[test]
+fn a_text_without_small_words_is_not_taken_for_another_language() {
+    // Words that are small ones elsewhere: German `die`, Dutch `men`, Italian `per`.
+    let mut builder = IndexBuilder::new();
+    let text = "statins recurrences cancers per cohort die casting studies men mortality trials";
+    add(&mut builder, "x", None, text);
+    let snapshot = builder.build(Learn::Anew, &go_on).expect("not stopped");
+    assert_eq!(ids(&snapshot, "statin study cancer", Viewer::Anonymous), ["x"]);
+}
+
+#[test]
+fn only_the_documents_that_are_named_take_part() {
+    let mut builder = IndexBuilder::new();
+    for id in ["a", "b", "c"] {
+        add(&mut builder, id, (id == "c").then_some("ann"), "# Pumps\n\nThe pumps were repaired.");
+    }
+    let snapshot = builder.build(Learn::Anew, &go_on).expect("not stopped");
+    let found = |viewer, documents: &[&str]| -> Vec<String> {
+        let scope = Scope { documents: Some(documents), ..Scope::of(viewer) };
+        let answer = snapshot.search(&Query::new("pumps", scope), &Limits::NONE, &go_on);
+        let hits = answer.expect("not stopped").hits;
+        hits.iter().map(|hit| hit.document.id.to_string()).collect()
+    };
+    assert_eq!(found(Viewer::Anonymous, &["b", "c", "zz"]), ["b"]);
+    assert_eq!(found(Viewer::User("ann"), &["c"]), ["c"]);
+    assert_eq!(found(Viewer::User("ann"), &[]), [""; 0]);
+}

@@ -38,20 +38,25 @@ impl Language {
         Self::Russian,
     ];
 
-    /// The language of a text, if its small words say so clearly.
+    /// The language of a text, if its small words say so clearly: there are several, as many as running text has, and
+    /// none other has as many. A few of them turn up in any text: names, terms, words that were left.
     pub(crate) fn of(text: &str) -> Option<Self> {
         let words = small_words();
         let mut counts = [0_u32; Self::ALL.len()];
-        for word in text.unicode_words().take(SAMPLE_WORDS).filter(|word| word.len() <= 16) {
+        let mut read = 0_u32;
+        for word in text.unicode_words().take(SAMPLE_WORDS) {
+            read += 1;
+            if word.len() > 16 {
+                continue;
+            }
             let lower = word.to_lowercase();
             for language in words.get(lower.as_str()).into_iter().flatten() {
                 counts[*language as usize] += 1;
             }
         }
-        let best = Self::ALL.into_iter().max_by_key(|language| counts[*language as usize])?;
-        let most = counts[best as usize];
-        let clear = Self::ALL.iter().all(|other| *other == best || counts[*other as usize] < most);
-        (clear && most > 0).then_some(best)
+        let most = counts.iter().copied().max().unwrap_or_default();
+        let best = Self::ALL.into_iter().find(|language| counts[*language as usize] == most)?;
+        (most >= MIN_SMALL_WORDS && most * RUNNING_TEXT >= read).then_some(best)
     }
 
     pub(crate) fn algorithm(self) -> Option<Algorithm> {
@@ -173,6 +178,10 @@ impl Language {
     }
 }
 
+/// So many small words tell a language.
+const MIN_SMALL_WORDS: u32 = 2;
+/// In running text at least one word of so many is a small one.
+const RUNNING_TEXT: u32 = 7;
 /// Of a long text the start tells enough.
 const SAMPLE_WORDS: usize = 400;
 

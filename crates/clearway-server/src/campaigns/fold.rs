@@ -59,6 +59,9 @@ impl StepFold {
     }
 }
 
+/// The node that makes a workflow's result.
+const FOLD: &str = "result";
+
 /// The part of a node's name that is the step's: `copy:each` belongs to `copy`.
 pub(super) fn step_of(node: &str) -> &str {
     node.split(':').next().unwrap_or(node)
@@ -148,19 +151,21 @@ impl Fold {
                 ("provider call failed", text.to_owned(), "error")
             }
             EventKind::RunParked => {
+                self.stand_still();
                 let text = data["detail"].as_str().unwrap_or_default().to_owned();
                 ("waiting", text, "waiting")
             }
             EventKind::Interrupt => ("question", "waits for an answer".to_owned(), "waiting"),
             EventKind::OutputReset if data.get("task").is_none() => {
-                // Taken up again: what ran is run again.
-                for step in self.steps.values_mut() {
-                    (step.running, step.since) = (0, None);
-                }
+                self.stand_still();
                 ("resumed", "taken up again".to_owned(), "running")
             }
             _ => return None,
         };
+        // What only puts outputs together is nobody that people know.
+        if name == FOLD {
+            return None;
+        }
         if let Some(step) = self.steps.get_mut(&name) {
             step.interactions += 1;
         }
@@ -175,6 +180,13 @@ impl Fold {
             self.interactions.remove(0);
         }
         Some(interaction)
+    }
+
+    /// What ran is begun again when the run is taken up again.
+    fn stand_still(&mut self) {
+        for step in self.steps.values_mut() {
+            (step.running, step.since) = (0, None);
+        }
     }
 
     /// Share of the steps that have ended, in percent; it never goes back.

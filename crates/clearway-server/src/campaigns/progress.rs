@@ -164,7 +164,7 @@ pub(crate) async fn workflow_steps(
             "status": status,
             "started_at": seen.started.map(|at| at.to_string()),
             "completed_at": seen.completed.map(|at| at.to_string()),
-            "execution_time": seen.time().map(|time| time.as_secs_f64()),
+            "execution_time": seen.time().map(super::in_seconds),
             "error_message": seen.error,
             "interaction_count": seen.interactions,
             "error_count": seen.errors,

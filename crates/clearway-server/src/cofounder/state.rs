@@ -7,7 +7,7 @@ use clearway_core::channel::State;
 use clearway_core::plan::MESSAGES;
 use serde_json::{Map, Value, json};
 
-use super::{Conversation, DEFAULT, in_dialect, unprocessable};
+use super::{Conversation, DEFAULT, in_dialect};
 use crate::Problem;
 use crate::app::App;
 use crate::caller::caller;
@@ -29,7 +29,7 @@ pub(crate) async fn state(app: App, door: &Door, request: Request) -> Result<Jso
         let text = "/state is switched off; the door's expose_state switches it on";
         return Err(in_dialect(Problem::new(Code::NotFound, text), None));
     }
-    let conversation = conversation(&request).map_err(unprocessable)?;
+    let conversation = conversation(&request).map_err(Problem::unprocessable)?;
     let caller = caller(request.headers(), Some(&conversation.user))?;
     let found = app.engine.thread_state(conversation.thread(&caller.tenant)).await;
     let found = found.map_err(|error| in_dialect(error.into(), Some(&conversation)))?;

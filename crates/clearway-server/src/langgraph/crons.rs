@@ -103,7 +103,16 @@ async fn make(
 ) -> Result<Json<Value>, Problem> {
     let id = app.engine.new_id();
     let spec = spec(app, caller, id, thread, fields).await?;
-    Ok(Json(shape(&app.engine.save_cron(spec).await?).into()))
+    Ok(Json(shape(&save(app, spec).await?).into()))
+}
+
+/// A schedule or time zone that is none is a field that is not as it should be.
+async fn save(app: &App, spec: NewCron) -> Result<Cron, Problem> {
+    app.engine.save_cron(spec).await.map_err(|error| {
+        let invalid = error.code() == Code::InvalidRequest;
+        let problem = Problem::from(error);
+        if invalid { problem.status(StatusCode::UNPROCESSABLE_ENTITY) } else { problem }
+    })
 }
 
 /// `PATCH /runs/crons/{cron_id}`: what is not named stays.
@@ -124,7 +133,7 @@ async fn change(
     let fields = Fields::of(Value::Object(whole), &["body"])
         .map_err(|invalid| errors::invalid(vec![invalid]))?;
     let spec = spec(&app, &caller, id, known.schedule.thread, fields).await?;
-    Ok(Json(shape(&app.engine.save_cron(spec).await?).into()))
+    Ok(Json(shape(&save(&app, spec).await?).into()))
 }
 
 /// The cron that a body means. What its runs are like is read as for a run that starts now.
@@ -155,7 +164,12 @@ async fn spec(
         }
     };
     let completed = errors::choice(&mut fields, "on_run_completed", &["delete", "keep"], "delete");
-    let start = runs::planned(app, caller, thread, RunRequest::of(fields)?).await?;
+    let start = runs::planned(app, caller, thread, RunRequest::of(fields)?).await;
+    // Unlike a run, a cron for an unknown graph is a thing that is not there.
+    let start = start.map_err(|problem| match problem.code() {
+        Code::AgentNotFound => problem.status(StatusCode::NOT_FOUND),
+        _ => problem,
+    })?;
     Ok(NewCron {
         id,
         tenant: caller.tenant.clone(),

@@ -12,15 +12,17 @@ use std::task::{Context, Poll};
 
 use bytes::{Bytes, BytesMut};
 use clearway_core::run::RunRecord;
-use clearway_core::{RunId, ThreadId};
+use clearway_core::{CheckpointId, RunId, ThreadId};
 use clearway_engine::{From as Begin, RunQuery, ThreadWatch};
 use http_body::Frame;
+use serde_json::Value;
 use tokio::sync::mpsc;
 use tokio::time::Interval;
 
 use super::facts::Facts;
 use super::frames::HEARTBEAT;
 use super::modes::{Item, Modes, Projector};
+use super::state;
 use super::stream::{Found, Reader, beat};
 use crate::app::App;
 use crate::stop::Stage;
@@ -36,8 +38,16 @@ pub(super) trait Show: Send + Sync + 'static {
     /// Appends an item of a run.
     fn show(&mut self, run: &RunRecord, item: &Item, projector: &Projector, out: &mut BytesMut);
 
-    /// The client is up to date; what follows is new.
+    /// A run is over.
     fn over(&mut self, _run: &RunRecord, _out: &mut BytesMut) {}
+
+    /// Whether it is told of changes that no run made.
+    fn wants_changes(&self) -> bool {
+        false
+    }
+
+    /// The thread was changed by hand; its state is this now.
+    fn changed(&mut self, _state: Value, _out: &mut BytesMut) {}
 }
 
 /// Pieces that wait for a client.
@@ -51,7 +61,8 @@ const RUNS: u32 = 1000;
 pub(super) fn follow(app: &App, thread: ThreadId, show: impl Show) -> mpsc::Receiver<Bytes> {
     let (pieces, receiver) = mpsc::channel(QUEUE);
     let watch = app.engine.watch_thread(thread);
-    let task = Follower { app: app.clone(), thread, watch, pieces, done: HashSet::new() };
+    let done = HashSet::new();
+    let task = Follower { app: app.clone(), thread, watch, pieces, done, head: None };
     app.tasks.spawn(task.run(show));
     receiver
 }
@@ -62,11 +73,23 @@ struct Follower {
     watch: ThreadWatch,
     pieces: mpsc::Sender<Bytes>,
     done: HashSet<RunId>,
+    /// The checkpoint up to which changes by hand are told.
+    head: Option<CheckpointId>,
 }
+
+/// Changes by hand that are told of at once; of more, the newest.
+const CHANGES: u32 = 100;
 
 impl Follower {
     async fn run(mut self, mut show: impl Show) {
+        if show.wants_changes() {
+            let head = self.app.engine.history(self.thread, None, 1).await;
+            self.head = head.ok().and_then(|found| found.first().map(|one| one.id));
+        }
         loop {
+            if show.wants_changes() && self.tell_changes(&mut show).await.is_err() {
+                return;
+            }
             let next = match self.next(&show).await {
                 Ok(next) => next,
                 Err(error) => {
@@ -90,6 +113,23 @@ impl Follower {
                 return;
             }
         }
+    }
+
+    /// Tells of changes since the last time. `Err` when the client is gone.
+    async fn tell_changes(&mut self, show: &mut impl Show) -> Result<(), ()> {
+        let Ok(newest) = self.app.engine.history(self.thread, None, CHANGES).await else {
+            return Ok(());
+        };
+        let known = std::mem::replace(&mut self.head, newest.first().map(|one| one.id));
+        let new = newest.iter().take_while(|one| Some(one.id) != known);
+        let by_hand: Vec<_> = new.filter(|one| one.run.is_none()).map(|one| one.id).collect();
+        let mut out = BytesMut::new();
+        for id in by_hand.into_iter().rev() {
+            if let Ok(state) = state::shown_at(&self.app, self.thread, id).await {
+                show.changed(state, &mut out);
+            }
+        }
+        self.send(&mut out).await
     }
 
     /// The next run to read: of those that began or ended, the one that did so first.

@@ -12,6 +12,9 @@ use serde_json::{Map, Value, json};
 use super::messages;
 use crate::extract::shown;
 
+/// Where a workflow keeps the input that it declares.
+const INPUT: &str = "input";
+
 /// A graph by its name; without an agent when the configuration has none of that name any more.
 #[derive(Clone, Debug)]
 pub(super) struct Graph {
@@ -29,14 +32,18 @@ impl Graph {
     }
 
     pub(super) fn is_shown(&self, channel: &str) -> bool {
+        // What the engine's own parts count is theirs: no name of anybody else's has a colon.
+        if channel.contains(':') {
+            return false;
+        }
         let Some(agent) = &self.agent else { return true };
         agent.shown_channels.as_ref().is_none_or(|shown| shown.contains(channel))
     }
 
     /// Whether a node is none of its author's: it folds outputs into a result at the end.
     pub(super) fn is_fold(&self, node: &str) -> bool {
-        let fold = self.agent.as_ref().and_then(|agent| agent.fold.as_deref());
-        fold == Some(node)
+        let fold = self.agent.as_ref().and_then(|agent| agent.plan.fold());
+        fold.is_some_and(|fold| **fold == *node)
     }
 
     pub(super) fn has_node(&self, node: &str) -> bool {
@@ -58,9 +65,7 @@ impl Graph {
                 values.insert(channel.to_owned(), self.value(channel, &value));
             }
         }
-        if state.versions().next().is_some()
-            && let Some(agent) = &self.agent
-        {
+        if let Some(agent) = &self.agent {
             for (channel, reducer) in agent.plan.channels() {
                 let is_list = !matches!(reducer, Reducer::Last | Reducer::Merge);
                 if is_list && self.is_shown(channel) {
@@ -127,8 +132,9 @@ impl Graph {
         if written.is_empty() { Value::Null } else { Value::Object(written) }
     }
 
-    /// The writes that an input means; those that replace what is there go to `replaced`. Names that are no channels are left to the agent's own check,
-    /// or ignored when it has none.
+    /// The writes that an input means; those that replace what is there go to `replaced`. Names that are
+    /// no channels are left to the agent's own check. Names that mean nothing are passed over, as long as
+    /// another one means something.
     ///
     /// # Errors
     /// What is wrong with it.
@@ -155,6 +161,14 @@ impl Graph {
         }
         match &agent.input {
             Some(check) => {
+                let declared = agent.input_schema.as_ref();
+                let declared = declared.and_then(|schema| schema["properties"].as_object());
+                if let Some(declared) = declared {
+                    let is_known = |name: &String| declared.contains_key(name);
+                    if !(writes.is_empty() && replaced.is_empty()) || rest.keys().any(is_known) {
+                        rest.retain(|name, _| is_known(name));
+                    }
+                }
                 let checked = check.read(&rest).map_err(|failure| failure.message)?;
                 if let Value::Object(checked) = checked {
                     writes.extend(checked);
@@ -175,6 +189,20 @@ impl Graph {
             None => {}
         }
         Ok(writes)
+    }
+
+    /// What a run was given, by the names that its client knows: what an agent checks by itself is kept
+    /// in one channel.
+    pub(super) fn given(&self, kept: &Map<String, Value>) -> Map<String, Value> {
+        let mut given = Map::new();
+        for (name, value) in kept {
+            let checked = name == INPUT && !self.takes(name);
+            match value.as_object().filter(|_| checked) {
+                Some(fields) => given.extend(fields.clone()),
+                None => drop(given.insert(name.clone(), value.clone())),
+            }
+        }
+        given
     }
 
     /// Whether input by this name is written to the channel of that name.

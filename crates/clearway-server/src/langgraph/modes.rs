@@ -192,7 +192,11 @@ pub(super) struct Projector {
     pub(super) speaking: HashMap<Uuid, Speaking>,
     interrupts: Vec<Value>,
     step: i64,
+    /// Where the thread stands, [`Frontier::depth`].
+    depth: u64,
     has_begun: bool,
+    is_parked: bool,
+    /// Starts of the run; one that waited and goes on does not start anew.
     attempt: u64,
     /// Why the run failed, once it has.
     pub(super) failed: Option<String>,
@@ -214,7 +218,9 @@ impl Projector {
             speaking: HashMap::new(),
             interrupts: Vec::new(),
             step: 0,
+            depth: 0,
             has_begun: false,
+            is_parked: false,
             attempt: 1,
             failed: None,
         };
@@ -229,9 +235,23 @@ impl Projector {
             Supply::Base { state, frontier } => {
                 self.state = Some(state);
                 self.due = self.first_due(&frontier);
+                self.depth = frontier.depth + self.begins();
             }
             Supply::Steps(steps) => self.steps.extend(steps),
         }
+    }
+
+    /// Checkpoints before the run's first superstep, as clients count them.
+    fn begins(&self) -> u64 {
+        match &self.facts.command {
+            None => 2,
+            Some(one) => u64::from(one.fork || one.goto.is_some() || !one.update.is_empty()),
+        }
+    }
+
+    /// The superstep under way, as clients count it.
+    fn counted(&self) -> i64 {
+        i64::try_from(self.depth).unwrap_or(i64::MAX) - 1
     }
 
     /// The calls of the run's first superstep.
@@ -301,7 +321,7 @@ impl Projector {
     }
 
     fn item(&self, event: &Event, place: u8, what: What) -> Item {
-        Item { id: placed(event.id(), place), at: event.at, step: self.step + 1, what }
+        Item { id: placed(event.id(), place), at: event.at, step: self.counted(), what }
     }
 
     fn token(&mut self, event: &Event, delta: &Delta, out: &mut Vec<Item>) {
@@ -319,7 +339,7 @@ impl Projector {
             EventKind::RunCreated => {
                 out.push(self.item(event, place::STARTED, What::Started { attempt: 1 }))
             }
-            EventKind::RunStarted => self.started(event, &fact.json(), out),
+            EventKind::RunStarted => self.started(event, out),
             EventKind::NodeStarted => self.node_started(event, &fact.json(), out),
             EventKind::NodeCompleted => self.node_completed(event, &fact.json()),
             EventKind::MessageStarted => self.speaks(event, &fact.json(), out),
@@ -355,7 +375,11 @@ impl Projector {
                 out.push(self.item(event, place::STARTED, what));
             }
             EventKind::OutputReset => self.reset(event, &fact.json(), out),
-            EventKind::RunParked | EventKind::RunReleased => self.flush(event, out),
+            EventKind::RunParked => {
+                self.is_parked = true;
+                self.flush(event, out);
+            }
+            EventKind::RunReleased => self.flush(event, out),
             EventKind::RunEnded => self.ended(event, &fact.json(), out),
             EventKind::MessageDelta
             | EventKind::Progress
@@ -368,10 +392,10 @@ impl Projector {
         }
     }
 
-    fn started(&mut self, event: &Event, data: &Value, out: &mut Vec<Item>) {
-        let attempt = data["attempt"].as_u64().unwrap_or(1);
-        self.attempt = attempt;
-        if attempt > 1 {
+    fn started(&mut self, event: &Event, out: &mut Vec<Item>) {
+        if self.has_begun && !std::mem::take(&mut self.is_parked) {
+            self.attempt += 1;
+            let attempt = self.attempt;
             out.push(self.item(event, place::STARTED, What::Started { attempt }));
         }
         if std::mem::replace(&mut self.has_begun, true) || !self.modes.has(Modes::VALUES) {
@@ -394,9 +418,7 @@ impl Projector {
         if facts.graph.apply(&mut state, writes).is_ok() {
             let values = facts.graph.values(&state);
             let what = What::Values { values, interrupts: None };
-            let mut item = self.item(event, place::VALUES, what);
-            item.step = 0;
-            out.push(item);
+            out.push(self.item(event, place::VALUES, what));
         }
     }
 
@@ -484,7 +506,7 @@ impl Projector {
             "assistant_id": facts.assistant,
             "graph_id": facts.graph.name,
             "langgraph_node": node,
-            "langgraph_step": self.step + 1,
+            "langgraph_step": self.counted(),
             "langgraph_triggers": [format!("branch:to:{node}")],
             "langgraph_path": ["__pregel_pull", node],
             "langgraph_checkpoint_ns": format!("{node}:{task}"),
@@ -560,8 +582,7 @@ impl Projector {
         };
         let facts = self.facts.clone();
         let graph = &facts.graph;
-        let folded = state::is_folded(graph, checkpoint.source, &checkpoint.frontier);
-        let step = state::shown_step(checkpoint.step, checkpoint.source, folded);
+        let step = state::shown_step(&checkpoint.frontier);
         let put = |out: &mut Vec<Item>, id, place, at, what| {
             out.push(Item { id: placed(id, place), at, step, what });
         };
@@ -626,6 +647,7 @@ impl Projector {
         }
         self.shown = self.shown.max(checkpoint.step);
         self.at = Some(checkpoint.id);
+        self.depth = checkpoint.frontier.depth;
         self.due = checkpoint.frontier.due;
     }
 

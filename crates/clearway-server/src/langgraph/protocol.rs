@@ -11,7 +11,7 @@ use std::collections::HashSet;
 use axum::Json;
 use axum::extract::{Request, State};
 use axum::response::Response;
-use axum::routing::{get, post};
+use axum::routing::post;
 use bytes::BytesMut;
 use clearway_core::event::Part;
 use clearway_core::run::RunRecord;
@@ -21,22 +21,23 @@ use http::{HeaderMap, Method};
 use serde_json::{Map, Value, json};
 use uuid::Uuid;
 
-use super::errors::{self, bad_request, unprocessable};
+use super::errors::{self, bad_request};
 use super::follow::{Show, ThreadBody, follow};
-use super::frames::{Frames, Ids, THREAD_BITS, put_json, thread_seq};
+use super::frames::{THREAD_BITS, put_json, thread_seq};
 use super::modes::{Item, Modes, Projector, What};
 use super::request::{RunRequest, question};
-use super::runs::{On, own_of, start};
+use super::runs::{On, start};
 use super::{Params, stream, threads};
 use crate::Problem;
 use crate::app::{Address, App, Routes};
-use crate::extract::{self, Fields, Query, shown};
+use crate::extract::{self, Fields, shown};
 
 pub(super) fn routes(routes: Routes) -> Result<Routes, Address> {
-    routes
-        .add(Method::POST, "/threads/{thread_id}/commands", post(command))?
-        .add(Method::POST, "/threads/{thread_id}/stream/events", post(events))?
-        .add(Method::GET, "/threads/{thread_id}/stream", get(thread_stream))
+    routes.add(Method::POST, "/threads/{thread_id}/commands", post(command))?.add(
+        Method::POST,
+        "/threads/{thread_id}/stream/events",
+        post(events),
+    )
 }
 
 // ## Commands
@@ -649,136 +650,4 @@ async fn events(
     let wanted = Wanted::parse(&value).map_err(bad_request)?;
     let pieces = follow(&app, thread, ThreadEvents::new(wanted, true));
     Ok(stream::answer(ThreadBody::new(pieces)))
-}
-
-// ## All runs as run streams
-
-/// `GET /threads/{thread_id}/stream`: each run as its own stream shows it, one after the other.
-async fn thread_stream(
-    State(app): State<App>,
-    Params(params): Params,
-    request: Request,
-) -> Result<Response, Problem> {
-    let thread = threads::id(&params[0])?;
-    let query = Query::parse(request.uri()).map_err(|why| errors::invalid(vec![why]))?;
-    for name in ["stream_mode", "stream_modes"] {
-        let unknown = query
-            .all(name)
-            .map(|text| text.trim_matches(['[', ']', '"', ' ']))
-            .find(|one| !matches!(*one, "run_modes" | "lifecycle" | "state_update"));
-        if let Some(unknown) = unknown {
-            let text = shown(unknown);
-            let known = "run_modes, lifecycle, state_update";
-            let text = format!("no stream mode is called `{text}`; there are: {known}");
-            return Err(unprocessable(text));
-        }
-    }
-    let header = request.headers().get("last-event-id");
-    let seen = match header.map(|value| value.to_str().map(str::trim)) {
-        None | Some(Ok("")) => None,
-        Some(Ok("-" | "-1")) => Some(0),
-        Some(Ok(text)) => Some(last_seen(text)?),
-        Some(Err(_)) => return Err(unprocessable("Last-Event-ID is not text")),
-    };
-    threads::overview(&app, thread).await?;
-    let query = RunQuery { thread: Some(thread), limit: 1, ..RunQuery::default() };
-    let (runs, _) = app.engine.runs(query).await?;
-    let newest = runs.first().map(|view| &view.record);
-    let last = newest.map_or(0, |one| one.thread_ord);
-    let begun = match seen {
-        // One that is under way is still to come, too.
-        Some(seen) => {
-            let under_way = newest.is_some_and(|one| !one.status.is_terminal());
-            Begun::After { seen, last: last - i64::from(under_way) }
-        }
-        None => Begun::Now {
-            last,
-            events: newest.filter(|one| !one.status.is_terminal()).map_or(0, |one| one.next_seq),
-        },
-    };
-    let pieces = follow(&app, thread, ThreadFrames { begun });
-    Ok(stream::answer(ThreadBody::new(pieces)))
-}
-
-fn last_seen(text: &str) -> Result<u64, Problem> {
-    let number = text.split_once('-').and_then(|(ms, number)| {
-        ms.parse::<u64>().ok()?;
-        number.parse::<u64>().ok()
-    });
-    number.ok_or_else(|| {
-        let text = shown(text);
-        unprocessable(format!("Last-Event-ID must be an event's id or `-`, this is `{text}`"))
-    })
-}
-
-/// Where a client of a thread's stream begins.
-#[derive(Debug)]
-enum Begun {
-    /// Behind a frame, with runs that can be resumed and with all behind the newest one.
-    After { seen: u64, last: i64 },
-    /// With what comes after so many events of the newest run.
-    Now { last: i64, events: u64 },
-}
-
-#[derive(Debug)]
-struct ThreadFrames {
-    begun: Begun,
-}
-
-impl ThreadFrames {
-    fn frames(&self, run: &RunRecord) -> Frames {
-        let ord = run.thread_ord.unsigned_abs();
-        let made_ms = run.created_at.0.unsigned_abs();
-        let own = own_of(run);
-        let named = own["modes"].as_array().into_iter().flatten().filter_map(Value::as_str);
-        let modes = named.filter_map(|name| Modes::parse(name).ok());
-        let modes = modes.reduce(Modes::with).unwrap_or(Modes::VALUES.with(Modes::TUPLES));
-        let seen = match self.begun {
-            Begun::After { .. } => None,
-            Begun::Now { last, events } if run.thread_ord == last && events > 0 => {
-                Some(EventId { seq: events - 1, fence: u32::MAX, part: u8::MAX })
-            }
-            Begun::Now { .. } => None,
-        };
-        Frames { modes, ids: Ids::Thread { ord, made_ms }, seen, tells_start: true }
-    }
-}
-
-impl Show for ThreadFrames {
-    fn wants(&self, run: &RunRecord) -> bool {
-        match self.begun {
-            Begun::After { seen, last } => {
-                let end = (run.thread_ord.unsigned_abs() + 1) << THREAD_BITS;
-                let is_kept = own_of(run)["resumable"] != false;
-                // A later one may have ended before it was looked at.
-                run.thread_ord > last || !run.status.is_terminal() || (is_kept && seen < end)
-            }
-            Begun::Now { last, events } => {
-                run.thread_ord > last || (run.thread_ord == last && events > 0)
-            }
-        }
-    }
-
-    fn modes(&self) -> Modes {
-        Modes::ALL
-    }
-
-    fn show(&mut self, run: &RunRecord, item: &Item, of: &Projector, out: &mut BytesMut) {
-        let seq = thread_seq(run.thread_ord.unsigned_abs(), item.id);
-        if matches!(self.begun, Begun::After { seen, .. } if seq <= seen) {
-            return;
-        }
-        self.frames(run).put(item, of, out);
-    }
-
-    fn over(&mut self, run: &RunRecord, out: &mut BytesMut) {
-        let (ord, made) = (run.thread_ord.unsigned_abs(), run.created_at.0);
-        let seq = ((ord + 1) << THREAD_BITS) - 1;
-        if matches!(self.begun, Begun::After { seen, .. } if seq <= seen) {
-            return;
-        }
-        out.extend_from_slice(b"event: metadata\r\ndata: ");
-        put_json(&json!({"status": "run_done", "run_id": run.id.to_string()}), out);
-        out.extend_from_slice(format!("\r\nid: {made}-{seq}\r\n\r\n").as_bytes());
-    }
 }

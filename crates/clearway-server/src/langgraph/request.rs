@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use clearway_core::run::Multitask;
 use clearway_core::{CheckpointId, Priority};
-use clearway_engine::Idempotency;
+use clearway_engine::{Assistant, Idempotency};
 use http::Uri;
 use serde_json::{Map, Value};
 
@@ -161,6 +161,24 @@ impl RunRequest {
 
     pub(super) fn multitask(&self) -> Multitask {
         Multitask::parse(&self.strategy).unwrap_or_default()
+    }
+
+    /// What the run's nodes can read: the assistant's settings, and over them the request's own. `context`
+    /// and `config.configurable` are two names for it.
+    pub(super) fn context_over(&self, assistant: &Assistant) -> Map<String, Value> {
+        let mut context = Map::new();
+        let of = |config: &Map<String, Value>| config.get("configurable")?.as_object().cloned();
+        let layers = [
+            of(&assistant.config).unwrap_or_default(),
+            assistant.context.clone(),
+            of(&self.config).unwrap_or_default(),
+            self.context.clone(),
+        ];
+        layers.into_iter().for_each(|layer| context.extend(layer));
+        for own in ["thread_id", "run_id", "checkpoint_id", "checkpoint_ns"] {
+            context.remove(own);
+        }
+        context
     }
 
     /// The request as runs show it.
@@ -374,6 +392,35 @@ mod tests {
             parse(json!({"assistant_id": "a", "interrupt_before": ["*"]})).unwrap().break_before,
             Nodes::All
         );
+    }
+
+    #[test]
+    fn what_a_run_is_given_goes_over_what_its_assistant_has() {
+        let of = |value: Value| value.as_object().cloned().unwrap();
+        let assistant = Assistant {
+            id: uuid::Uuid::nil(),
+            tenant: "t".to_owned(),
+            owner: None,
+            agent: "a".to_owned(),
+            version: 1,
+            name: "a".to_owned(),
+            description: None,
+            config: of(json!({"configurable": {"tone": "dry", "size": 1}})),
+            context: of(json!({"size": 2})),
+            metadata: Map::new(),
+            created_at: clearway_core::Timestamp(0),
+            updated_at: clearway_core::Timestamp(0),
+        };
+        let context = |body: Value| {
+            let request = parse(body).unwrap();
+            Value::Object(request.context_over(&assistant))
+        };
+        assert_eq!(context(json!({"assistant_id": "a"})), json!({"tone": "dry", "size": 2}));
+        let config = json!({"configurable": {"tone": "wet", "thread_id": "x"}});
+        let body = json!({"assistant_id": "a", "config": config});
+        assert_eq!(context(body), json!({"tone": "wet", "size": 2}));
+        let body = json!({"assistant_id": "a", "context": {"size": 3}});
+        assert_eq!(context(body), json!({"tone": "dry", "size": 3}));
     }
 
     #[test]

@@ -140,6 +140,7 @@ pub(super) async fn start(
             webhook: request.webhook.clone(),
             detailed: true,
             max_steps: request.max_steps.map(|asked| asked.min(most)),
+            context: request.context_over(&assistant),
             ..RunOptions::default()
         },
         ..Submit::new(thread, &agent.name, DIALECT, Value::Object(input.clone()))
@@ -198,6 +199,7 @@ pub(super) async fn planned(
         webhook: request.webhook.clone(),
         detailed: true,
         max_steps: request.max_steps,
+        context: request.context_over(&assistant),
         ..RunOptions::default()
     };
     let start = CronStart {
@@ -358,7 +360,8 @@ pub(super) fn to_json(app: &App, found: &RunView) -> Value {
         .as_str()
         .map_or_else(|| assistants::id_of_graph(graph).to_string(), ToOwned::to_owned);
     let mut kwargs = own["kwargs"].as_object().cloned().unwrap_or_default();
-    kwargs.insert("input".to_owned(), record.input.clone());
+    let given = record.input.as_object().map(|input| Graph::new(app, graph).given(input));
+    kwargs.insert("input".to_owned(), given.map_or(Value::Null, Value::Object));
     let delay = std::time::Duration::from_millis(own["delay_ms"].as_u64().unwrap_or(0));
     let strategy = own["multitask_strategy"].as_str().unwrap_or("enqueue");
     let known = view::run(found, app.engine.now());

@@ -13,7 +13,7 @@ use axum::routing::{get, post};
 use clearway_core::channel::State as Channels;
 use clearway_core::journal::Journal;
 use clearway_core::machine::Source;
-use clearway_core::plan::Frontier;
+use clearway_core::plan::{END, Frontier};
 use clearway_core::{CheckpointId, Code, Failure, RunId, ThreadId, Timestamp};
 use clearway_engine::{
     CheckpointRecord, Engine, Question, StateChange, StepRecord, ThreadOverview, ThreadState,
@@ -153,13 +153,9 @@ pub(super) fn interrupt(id: Uuid, value: &Value) -> Value {
     json!({"value": value, "id": id.simple().to_string()})
 }
 
-/// How LangGraph counts a checkpoint of ours: the input is its step 0.
-pub(super) const fn shown_step(step: i64, source: Source, folded: bool) -> i64 {
-    match source {
-        Source::Input | Source::Loop if folded => step,
-        Source::Input | Source::Loop => step + 1,
-        Source::Update | Source::Fork => step,
-    }
+/// How LangGraph counts checkpoints: from -1, where a thread's first input arrives, over all its runs.
+pub(super) fn shown_step(frontier: &Frontier) -> i64 {
+    i64::try_from(frontier.depth).unwrap_or(i64::MAX) - 2
 }
 
 /// Which nodes of a frontier are shown as next.
@@ -171,12 +167,6 @@ pub(super) fn next(graph: &Graph, frontier: &Frontier) -> Vec<String> {
 /// Whether nothing but the fold is due: such a checkpoint is not shown.
 pub(super) fn awaits_fold(graph: &Graph, frontier: &Frontier) -> bool {
     !frontier.is_empty() && frontier.nodes().all(|node| graph.is_fold(node))
-}
-
-/// Whether a checkpoint was made by the fold: a workflow's last one.
-pub(super) fn is_folded(graph: &Graph, source: Source, frontier: &Frontier) -> bool {
-    let folds = graph.agent.as_ref().is_some_and(|agent| agent.fold.is_some());
-    folds && source == Source::Loop && frontier.is_empty()
 }
 
 fn tasks(
@@ -229,7 +219,6 @@ pub(super) fn shown_head(graph: &Graph, found: &ThreadState, failure: Option<&Fa
     let _ = graph.apply(&mut state, done);
     let questions = Engine::questions(found);
     let error = failure.map(|failure| format!("{}({:?})", failure.code, failure.message));
-    let folded = is_folded(graph, found.source, &found.frontier);
     Shown {
         id: found.checkpoint,
         parent: match found.source {
@@ -247,7 +236,7 @@ pub(super) fn shown_head(graph: &Graph, found: &ThreadState, failure: Option<&Fa
             Source::Input => Source::Loop.as_str(),
             other => other.as_str(),
         },
-        step: shown_step(found.step, found.source, folded),
+        step: shown_step(&found.frontier),
         run: found.run,
         at: found.created_at,
     }
@@ -269,7 +258,7 @@ fn shown_before(graph: &Graph, found: &CheckpointRecord, before: &Channels, inpu
         tasks: vec![task],
         interrupts: Vec::new(),
         source: Source::Input.as_str(),
-        step: shown_step(found.step, Source::Input, false) - 1,
+        step: shown_step(&found.frontier) - 1,
         run: found.run,
         at: found.created_at,
     }
@@ -287,7 +276,11 @@ fn record_of(found: &ThreadState) -> CheckpointRecord {
     }
 }
 
-async fn shown_at(app: &App, thread: ThreadId, id: CheckpointId) -> Result<Value, Problem> {
+pub(super) async fn shown_at(
+    app: &App,
+    thread: ThreadId,
+    id: CheckpointId,
+) -> Result<Value, Problem> {
     let overview = threads::overview(app, thread).await?;
     let graph = threads::graph_of(app, &overview).await?;
     let Some((place, found)) = find(app, thread, id).await? else { return Ok(nothing()) };
@@ -440,7 +433,14 @@ pub(super) async fn change(
         return Err(bad_request(text));
     }
     let as_node = as_node.filter(|node| !matches!(node.as_str(), "__start__" | "__input__"));
-    if let Some(node) = as_node.as_deref().filter(|node| !graph.has_node(node)) {
+    let ends = as_node.as_deref() == Some(END);
+    if ends && !values.is_null() {
+        let text = "`__end__` drops what is left to do and takes no values: send them as a node, or \
+                    without `as_node`, first";
+        return Err(bad_request(text));
+    }
+    let unknown = as_node.as_deref().filter(|node| !ends && !graph.has_node(node));
+    if let Some(node) = unknown {
         let text = format!("graph `{}` has no node `{}`", graph.name, crate::extract::shown(node));
         return Err(bad_request(text));
     }
@@ -652,7 +652,6 @@ impl Listed {
             let error = error.map(|failure| format!("{}({:?})", failure.code, failure.message));
             let child = children.get(&record.id).and_then(|child| self.steps.get(child));
             let result = |node: &str, alone: bool| self.result(graph, child, node, alone);
-            let folded = is_folded(graph, record.source, &record.frontier);
             let parent = match record.source {
                 Source::Input => Some(before_input(record.id)),
                 _ => record.parent.and_then(|id| hidden.get(&id).copied().unwrap_or(Some(id))),
@@ -668,7 +667,7 @@ impl Listed {
                     Source::Input => Source::Loop.as_str(),
                     other => other.as_str(),
                 },
-                step: shown_step(record.step, record.source, folded),
+                step: shown_step(&record.frontier),
                 run: record.run,
                 at: record.created_at,
             });

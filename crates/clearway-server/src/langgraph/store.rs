@@ -144,7 +144,11 @@ async fn put(State(app): State<App>, request: Request) -> Result<StatusCode, Pro
     };
     fields.finish().map_err(errors::invalid)?;
     let item = ItemSpec { namespace: namespace(labels)?, key: check_key(key)?, value, index, ttl };
-    app.engine.put_item(scope, item).await?;
+    app.engine.put_item(scope, item).await.map_err(|error| {
+        let is_full = error.code() == clearway_core::Code::LimitExceeded;
+        let problem = Problem::from(error);
+        if is_full { problem.status(StatusCode::UNPROCESSABLE_ENTITY) } else { problem }
+    })?;
     Ok(StatusCode::NO_CONTENT)
 }
 
@@ -216,7 +220,7 @@ async fn search(State(app): State<App>, request: Request) -> Result<Response, Pr
     let found = match limit {
         0 => Vec::new(),
         limit => {
-            let search = ItemSearch { prefix, filter, words: Vec::new(), offset, limit };
+            let search = ItemSearch { prefix, filter, offset, limit, ..ItemSearch::default() };
             app.engine.search_items(&scope, query.as_deref(), search, used(refresh)).await?
         }
     };

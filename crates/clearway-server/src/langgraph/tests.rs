@@ -99,7 +99,7 @@ async fn history_is_counted_as_langgraph_counts() {
     let shapes: Vec<_> = states.iter().map(shape).collect();
     assert_eq!(shapes, [(1, json!([])), (0, json!(["answer"])), (-1, json!(["__start__"]))]);
     assert_eq!(states[2]["metadata"]["source"], "input");
-    assert_eq!(states[2]["values"], json!({}));
+    assert_eq!(states[2]["values"], json!({"messages": []}));
     for pair in states.windows(2) {
         assert_eq!(pair[0]["parent_checkpoint_id"], pair[1]["checkpoint_id"]);
         assert!(pair[0]["checkpoint_id"].as_str() > pair[1]["checkpoint_id"].as_str());
@@ -126,6 +126,17 @@ async fn history_is_counted_as_langgraph_counts() {
     let unknown = "1f0cb6f4-9f3c-6000-8001-0123456789ab";
     let none = json_of(&mut server, "GET", &format!("{state}/{unknown}"), &Value::Null).await;
     assert_eq!(none["values"], json!({}));
+    // Steps count on over the thread's runs.
+    json_of(&mut server, "POST", &format!("/threads/{thread}/runs/wait"), &hello("again")).await;
+    let newest = json_of(&mut server, "POST", &path, &json!({"limit": 3})).await;
+    let shapes: Vec<_> = newest.as_array().unwrap().iter().map(shape).collect();
+    assert_eq!(shapes, [(4, json!([])), (3, json!(["answer"])), (2, json!(["__start__"]))]);
+    // Also where nobody asks the store where the thread stands.
+    let mut body = hello("more");
+    body["if_not_exists"] = "create".into();
+    json_of(&mut server, "POST", &format!("/threads/{thread}/runs/wait"), &body).await;
+    let newest = json_of(&mut server, "POST", &path, &json!({"limit": 1})).await;
+    assert_eq!(shape(&newest[0]), (7, json!([])));
 }
 
 #[tokio::test]

@@ -144,7 +144,7 @@ async fn create(State(app): State<App>, request: Request) -> Result<Json<Value>,
     };
     let metadata = errors::object(&mut fields, "metadata");
     let if_exists = errors::choice(&mut fields, "if_exists", &["raise", "do_nothing"], "raise");
-    let _ = fields.value("ttl");
+    check_ttl(&mut fields);
     let supersteps = fields.list("supersteps");
     fields.finish().map_err(errors::invalid)?;
     let updates = supersteps_of(&supersteps)?;
@@ -173,6 +173,14 @@ async fn create(State(app): State<App>, request: Request) -> Result<Json<Value>,
     }
     let overview = overview(&app, thread).await?;
     Ok(Json(to_json(&app, &overview, true).await?))
+}
+
+/// A time to live is taken, and not lived by: threads stay until they are deleted.
+fn check_ttl(fields: &mut Fields) {
+    match fields.value("ttl") {
+        None | Some(Value::Null | Value::Number(_) | Value::Object(_)) => {}
+        Some(_) => fields.wrong("dict_type", "ttl", "must be minutes, or an object with `ttl`"),
+    }
 }
 
 /// Updates that make a thread's history, as if nodes had run.
@@ -209,6 +217,7 @@ async fn change(
     let minimal = wants_minimal(request.headers());
     let mut fields = read_fields(&app, request).await?;
     let metadata = errors::object(&mut fields, "metadata");
+    check_ttl(&mut fields);
     fields.finish().map_err(errors::invalid)?;
     overview(&app, thread).await?;
     if !metadata.is_empty() {

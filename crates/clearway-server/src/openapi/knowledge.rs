@@ -2,7 +2,11 @@
 
 use serde_json::{Map, Value, json};
 
-use super::{JSON, Operation, path, put};
+use super::schemas::{nullable, object, text};
+use super::{
+    Answer, JSON, Operation, Refusals, SSE, Sends, Style, deadline, flag, idempotency_key,
+    last_event_id, limit, needed, on_disconnect, put, query,
+};
 use crate::server::Door;
 
 /// Method, path, id, what it does, the schema of its body.
@@ -93,6 +97,13 @@ const OPENAI: &[Row] = &[
         None,
     ),
     (
+        "post",
+        "/v1/vector_stores/{vector_store_id}/files/{file_id}",
+        "vector_store_file_change",
+        "Change its attributes",
+        Some("Object"),
+    ),
+    (
         "delete",
         "/v1/vector_stores/{vector_store_id}/files/{file_id}",
         "vector_store_file_delete",
@@ -121,6 +132,13 @@ const OPENAI: &[Row] = &[
         None,
     ),
     (
+        "post",
+        "/v1/vector_stores/{vector_store_id}/file_batches/{batch_id}/cancel",
+        "vector_store_batch_cancel",
+        "Do not read what has not been read yet",
+        None,
+    ),
+    (
         "get",
         "/v1/vector_stores/{vector_store_id}/file_batches/{batch_id}/files",
         "vector_store_batch_files",
@@ -130,9 +148,9 @@ const OPENAI: &[Row] = &[
 ];
 
 const DOOR: &[Row] = &[
-    ("post", "/chat", "chat", "Ask, and wait for the answer with its citations", Some("Object")),
-    ("post", "/chat/stream", "chat_stream", "Ask, and watch the answer come", Some("Object")),
-    ("post", "/chat/async", "chat_async", "Ask in the background", Some("Object")),
+    ("post", "/chat", "chat", "Ask, and wait for the answer with its citations", Some("Question")),
+    ("post", "/chat/stream", "chat_stream", "Ask, and watch the answer come", Some("Question")),
+    ("post", "/chat/async", "chat_async", "Ask in the background", Some("Question")),
     ("get", "/chat/task/{task_id}", "chat_task", "How far it is, and its result", None),
     ("get", "/tasks", "tasks", "Questions in the background", None),
     (
@@ -168,10 +186,10 @@ const DOOR: &[Row] = &[
 
 pub(super) fn own(paths: &mut Map<String, Value>) {
     for row in OWN {
-        one(paths, row, row.1, row.2, &["Invalid", "NotFound"]);
+        one(paths, row, row.1, row.2, Style::Own);
     }
     for row in OPENAI {
-        one(paths, row, row.1, row.2, &[]);
+        one(paths, row, row.1, row.2, Style::OpenAi);
     }
 }
 
@@ -180,18 +198,42 @@ pub(super) fn door(paths: &mut Map<String, Value>, door: &Door) {
     let name = mount.trim_matches('/').replace(['/', '-'], "_");
     for row in DOOR {
         let id = format!("{name}_{}", row.2);
-        one(paths, row, &format!("{mount}{}", row.1), &id, &["Invalid", "NotFound"]);
+        one(paths, row, &format!("{mount}{}", row.1), &id, Style::Old);
     }
 }
 
-fn one(paths: &mut Map<String, Value>, row: &Row, at: &str, id: &str, problems: &[&str]) {
-    let (method, _, _, summary, body) = *row;
-    let parameters =
-        at.split('/').filter_map(|part| Some(path(part.strip_prefix('{')?.strip_suffix('}')?)));
+/// Searching and chatting are work, which may fail or take too long.
+const WORK: &[&str] = &[
+    "Invalid",
+    "NotFound",
+    "TooSlow",
+    "Conflict",
+    "Gone",
+    "TooLarge",
+    "Unprocessable",
+    "TooMany",
+    "Failed",
+    "Unavailable",
+    "Late",
+];
+
+fn one(paths: &mut Map<String, Value>, row: &Row, at: &str, id: &str, style: Style) {
+    let (method, address, _, summary, body) = *row;
     let status =
         if at.ends_with("/refresh") || at.ends_with("/chat/async") { "202" } else { "200" };
-    let media = if at.ends_with("/chat/stream") { "text/event-stream" } else { JSON };
-    let answers = [(status, summary, media, if media == JSON { "Object" } else { "" })];
+    let media = match address {
+        "/chat/stream" => SSE,
+        "/v1/files/{file_id}/content" => "application/octet-stream",
+        _ => JSON,
+    };
+    let mut answers: Vec<Answer<'_>> = vec![(status, summary, media, "")];
+    if address == "/knowledge/{source}/graph" {
+        answers.push((status, summary, "image/svg+xml", ""));
+    }
+    let sends = match (address, method) {
+        ("/v1/files", "post") => Some(Sends::File),
+        _ => body.map(Sends::Maybe),
+    };
     put(
         paths,
         Operation {
@@ -199,17 +241,95 @@ fn one(paths: &mut Map<String, Value>, row: &Row, at: &str, id: &str, problems: 
             path: at,
             id,
             summary,
-            parameters: parameters.collect(),
-            body,
+            parameters: parameters(method, address),
+            sends,
             answers: &answers,
-            problems,
+            refusals: Refusals(style, WORK),
         },
     );
 }
 
+/// What an address takes beside its path and body.
+fn parameters(method: &str, address: &str) -> Vec<Value> {
+    let words = |name| needed(query(name, text(), "what to look for"));
+    let most = || {
+        let schema = json!({"type": "integer", "minimum": 1, "maximum": 1000});
+        query("limit", schema, "at most so many")
+    };
+    let any = |name, description| query(name, text(), description);
+    let page = || {
+        let order = json!({"enum": ["asc", "desc"]});
+        let many = json!({"type": "integer", "minimum": 1, "maximum": 10_000});
+        vec![
+            query("limit", many, "at most so many"),
+            query("order", order, "by age"),
+            any("after", "the last one of the page before"),
+            any("before", "the first one of the page behind"),
+        ]
+    };
+    let graph = || {
+        let all = json!({"type": "integer", "minimum": 0});
+        vec![
+            any("entity", "what is around it"),
+            any("to", "the way to it"),
+            query("limit", all, "at most so many"),
+        ]
+    };
+    match (method, address) {
+        ("post", "/knowledge/{source}/refresh") => {
+            vec![flag("all", "also those that did not change")]
+        }
+        ("post", "/knowledge/search") => vec![deadline()],
+        ("get", "/knowledge/{source}/graph") => {
+            let mut all = graph();
+            all.push(query("format", json!({"enum": ["json", "svg"]}), "as data or picture"));
+            all
+        }
+        ("get", "/knowledge/graph") => graph(),
+        ("get", "/knowledge/search/content") => {
+            vec![words("query"), flag("case_sensitive", "letters as they are"), most()]
+        }
+        ("get", "/knowledge/search" | "/notes/search") => {
+            let share = json!({"type": "number", "minimum": 0, "maximum": 1});
+            let share = query("similarity_threshold", share, "how near at least");
+            vec![words("query"), most(), share, any("user_id", "whose documents, too")]
+        }
+        ("post", "/chat" | "/chat/stream" | "/chat/async") => {
+            vec![on_disconnect(), idempotency_key(), deadline(), last_event_id()]
+        }
+        ("get", "/tasks") => vec![limit(), any("after", "the `next` of the page before")],
+        ("post", "/cache/clear") => vec![flag("confirm", "must be said")],
+        ("post", "/sync") => vec![flag("force_rebuild", "read all documents again")],
+        ("get", "/v1/files") => {
+            let mut all = page();
+            all.push(any("purpose", "those with this purpose"));
+            all
+        }
+        ("get", path) if path.ends_with("/files") => {
+            let mut all = page();
+            all.push(any("filter", "those that are so far"));
+            all
+        }
+        ("get", "/v1/vector_stores") => page(),
+        _ => Vec::new(),
+    }
+}
+
 pub(super) fn schemas() -> Value {
     json!({
-        "Object": {"type": "object"},
+        "Upload": object(&["file", "purpose"], json!({
+            "file": {"type": "string", "contentMediaType": "application/octet-stream"},
+            "purpose": text(),
+        })),
+        "Question": object(&["message"], json!({
+            "message": {"type": "string", "minLength": 1},
+            "conversation_history": {"type": ["array", "null"], "items": object(
+                &["role", "content"],
+                json!({"role": {"enum": ["user", "assistant", "system"]}, "content": text()}),
+            )},
+            "user_id": nullable("string"), "conversation_id": nullable("string"),
+            "metadata": {"type": "object"}, "deadline_ms": {"type": "integer", "minimum": 1},
+        })),
         "KnowledgeSearch": {
             "type": "object",
             "required": ["query"],

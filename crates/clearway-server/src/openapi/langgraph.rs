@@ -2,11 +2,12 @@
 
 use serde_json::{Map, Value, json};
 
+use super::doors::SOCKET;
 use super::library;
-use super::{JSON, Operation, SSE, object, path, put, query, text};
+use super::schemas::{object, text};
+use super::{Answer, JSON, Operation, Refusals, SSE, Sends, Style, WRITE, put, query};
 
-/// Status, what it means, media type, schema.
-pub(super) type Answers = &'static [(&'static str, &'static str, &'static str, &'static str)];
+pub(super) type Answers = &'static [Answer<'static>];
 
 /// Method, path, id, what it does, query parameters, body, good answers.
 pub(super) type Entry = (
@@ -33,28 +34,17 @@ pub(super) fn paths(paths: &mut Map<String, Value>) {
         library::tools(),
     ];
     for entries in all {
-        for (method, address, id, summary, more, body, answers) in entries {
-            let named = address.split('{').skip(1).filter_map(|part| part.split('}').next());
-            let mut parameters: Vec<Value> = named.map(path).collect();
-            parameters.extend(more);
-            let problems: &[&str] = match (body, parameters.is_empty()) {
-                (None, true) => &[],
-                (None, false) => &["NotFound", "Conflict", "Unprocessable", "Unavailable"],
-                (Some(_), _) => &[
-                    "Invalid",
-                    "NotFound",
-                    "Conflict",
-                    "TooLarge",
-                    "Unprocessable",
-                    "TooMany",
-                    "Unavailable",
-                ],
+        for (method, path, id, summary, parameters, body, answers) in entries {
+            let reasons: &[&str] = match (body, path.contains('{') || !parameters.is_empty()) {
+                (None, false) => &[],
+                (None, true) => {
+                    &["NotFound", "Conflict", "Unprocessable", "TooMany", "Unavailable"]
+                }
+                (Some(_), _) => WRITE,
             };
-            let path = address;
-            put(
-                paths,
-                Operation { method, path, id, summary, parameters, body, answers, problems },
-            );
+            let (sends, refusals) = (body.map(Sends::Body), Refusals(Style::Own, reasons));
+            let one = Operation { method, path, id, summary, parameters, sends, answers, refusals };
+            put(paths, one);
         }
     }
 }
@@ -315,10 +305,6 @@ fn stateless() -> Vec<Entry> {
 
 fn protocol() -> Vec<Entry> {
     let done: Answers = &[("200", "what came of it", JSON, "Object")];
-    let socket: Answers = &[
-        ("101", "the socket is open", "", ""),
-        ("426", "the request does not ask for a WebSocket", PROBLEM, "Problem"),
-    ];
     let stream: Answers = &[("200", "events", SSE, "")];
     let modes =
         json!({"type": "array", "items": {"enum": ["run_modes", "lifecycle", "state_update"]}});
@@ -348,7 +334,7 @@ fn protocol() -> Vec<Entry> {
             "Commands and events over a WebSocket",
             vec![],
             None,
-            socket,
+            SOCKET,
         ),
         (
             "get",
@@ -361,8 +347,6 @@ fn protocol() -> Vec<Entry> {
         ),
     ]
 }
-
-const PROBLEM: &str = "application/problem+json";
 
 const STATUSES: [&str; 6] = ["pending", "running", "success", "error", "timeout", "interrupted"];
 
@@ -423,14 +407,16 @@ pub(super) fn schemas() -> Value {
         "LgThreads": list_of("LgThread"),
         "ThreadCreate": object(&[], json!({
             "thread_id": {"type": ["string", "null"], "format": "uuid"},
-            "metadata": maybe("object"),
+            "metadata": maybe("object"), "ttl": {"type": ["object", "number", "null"]},
             "if_exists": {"enum": ["raise", "do_nothing", null], "default": "raise"},
             "supersteps": {"type": ["array", "null"], "maxItems": 1000, "items": object(
                 &["updates"],
                 json!({"updates": {"type": "array", "items": any()}}),
             )},
         })),
-        "ThreadChange": object(&[], json!({"metadata": maybe("object")})),
+        "ThreadChange": object(&[], json!({
+            "metadata": maybe("object"), "ttl": {"type": ["object", "number", "null"]},
+        })),
         "ThreadSearch": search_of_threads,
         "Prune": object(&["thread_ids"], json!({
             "thread_ids": {"type": "array", "items": uuid()},

@@ -3,7 +3,8 @@
 use serde_json::{Value, json};
 
 use super::langgraph::{Answers, Entry, list_of, maybe, number, run_create, uuid};
-use super::{JSON, object, query, text};
+use super::schemas::{object, text};
+use super::{JSON, query};
 
 pub(super) fn assistants() -> Vec<Entry> {
     let one: Answers = &[("200", "the assistant", JSON, "Assistant")];
@@ -178,6 +179,10 @@ pub(super) fn tools() -> Vec<Entry> {
     let answer: Answers = &[
         ("200", "the answer to a JSON-RPC request", JSON, "Object"),
         ("202", "a notification was taken", "", ""),
+        ("400", "this is no JSON-RPC", "", ""),
+        ("406", "`Accept` must name both application/json and text/event-stream", "", ""),
+        ("415", "the body must be application/json", "", ""),
+        ("422", "this is no JSON-RPC", "", ""),
     ];
     let refused: Answers = &[("405", "sessions and streams are not kept here", "", "")];
     let what = "Agents and workflows as MCP tools, over streamable HTTP";

@@ -82,6 +82,7 @@ async fn every_code_is_an_error_with_a_page() {
         504 upstream.body_timeout
         504 upstream.stream_idle
         504 upstream.stream_stalled
+        504 upstream.stream_too_slow
         502 upstream.stream_truncated
         502 upstream.stream_malformed
         502 upstream.stream_too_large

@@ -1,6 +1,9 @@
 use serde_json::json;
 
+use clearway_core::message::Role;
+
 use super::*;
+use crate::extract::Invalid;
 use crate::testing::TestServer;
 
 #[test]

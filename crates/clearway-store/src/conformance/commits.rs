@@ -1,11 +1,15 @@
 //! Supersteps, output and ends of running runs.
 
 use super::*;
+use clearway_core::{AttemptRecord, AttemptsOf};
+
 use crate::{Appended, ErrorKind};
 
 on_every_store! {
     a_superstep_is_committed
     totals_are_kept
+    attempts_are_kept_with_their_commit
+    attempts_of_no_run_are_kept_for_a_month
     a_repeated_superstep_is_acknowledged_again
     a_repeated_end_is_acknowledged_again
     a_repeated_release_is_acknowledged_again
@@ -72,6 +76,83 @@ async fn totals_are_kept(bed: Bed) {
     let doubled =
         Usage { input_tokens: 20, output_tokens: 6, rebilled_tokens: 2, calls: 4, cost_micros: 14 };
     assert_eq!(record.usage, doubled);
+}
+
+fn attempt(call: &str, number: u32) -> AttemptRecord {
+    AttemptRecord {
+        at: clearway_core::Timestamp(1000),
+        call: call.to_owned(),
+        node: "chat".into(),
+        number,
+        provider: "p".into(),
+        endpoint: "http://p/v1".into(),
+        model: "m".into(),
+        key: "1".into(),
+        class: "run".into(),
+        phase: "stream".into(),
+        outcome: "ok".into(),
+        status: Some(200),
+        source: "provider".into(),
+        input_tokens: 7,
+        output_tokens: 3,
+        cached_tokens: 2,
+        reasoning_tokens: 1,
+        price: Some([3, 2, 1]),
+        cost_micros: Some(9),
+        ms: 120,
+        first_output_ms: Some(40),
+        ..AttemptRecord::default()
+    }
+}
+
+async fn read(bed: &Bed, after: Option<i64>, limit: u32) -> Vec<AttemptRecord> {
+    bed.store.attempts(AttemptsOf::Run(run_id(1)), after, limit).await.unwrap()
+}
+
+async fn attempts_are_kept_with_their_commit(mut bed: Bed) {
+    let owner = bed.started(new_run(1, 1)).await;
+    assert_eq!(read(&bed, None, 0).await, []);
+    let bare = AttemptRecord {
+        status: None,
+        price: None,
+        cost_micros: None,
+        first_output_ms: None,
+        ..attempt("a", 1)
+    };
+    let mut first = owner.clone();
+    let step = StepCommit { attempts: vec![bare.clone(), attempt("a", 2)], ..first.step(&[]) };
+    bed.commit(step.clone()).await;
+    // The same commit again brings nothing, and neither does one that is refused.
+    bed.commit(step.clone()).await;
+    let stale = StepCommit { fence: 9, number: 2, events: None, ..step };
+    assert_eq!(bed.commit(stale).await, CommitAck::Fenced);
+    let end = StepCommit { attempts: vec![attempt("b", 1)], ..first.end(Status::Error) };
+    bed.commit(end).await;
+    bed.restart().await;
+    let all = read(&bed, None, 0).await;
+    let ids: Vec<i64> = all.iter().map(|one| one.id).collect();
+    assert!(ids.is_sorted() && ids[0] > 0);
+    let without = |one: &AttemptRecord| AttemptRecord { id: 0, ..one.clone() };
+    let kept: Vec<_> = all.iter().map(without).collect();
+    assert_eq!(kept, [bare, attempt("a", 2), attempt("b", 1)]);
+    assert_eq!(read(&bed, Some(ids[0]), 1).await, all[1..2]);
+    assert_eq!(bed.store.attempts(AttemptsOf::NoRun, None, 0).await.unwrap(), []);
+    let other = AttemptsOf::Run(run_id(2));
+    assert_eq!(bed.store.attempts(other, None, 0).await.unwrap(), []);
+    bed.store.delete_thread(thread_id(1)).await.unwrap();
+    assert_eq!(read(&bed, None, 0).await, []);
+}
+
+async fn attempts_of_no_run_are_kept_for_a_month(bed: Bed) {
+    let at = |days: i64| clearway_core::Timestamp(bed.now().0 - days * 86_400_000);
+    let aged = |call: &str, days| AttemptRecord { at: at(days), ..attempt(call, 1) };
+    bed.store.book(vec![aged("old", 31), aged("a", 2), aged("b", 1)]).await.unwrap();
+    bed.store.book(vec![aged("c", 0)]).await.unwrap();
+    let all = bed.store.attempts(AttemptsOf::NoRun, None, 0).await.unwrap();
+    let calls: Vec<&str> = all.iter().map(|one| one.call.as_str()).collect();
+    assert_eq!(calls, ["c", "b", "a"]);
+    let rest = bed.store.attempts(AttemptsOf::NoRun, Some(all[1].id), 5).await.unwrap();
+    assert_eq!(rest, all[2..]);
 }
 
 async fn a_repeated_superstep_is_acknowledged_again(bed: Bed) {

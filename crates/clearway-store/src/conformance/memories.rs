@@ -170,6 +170,11 @@ async fn items_are_found_by_their_words(bed: Bed) {
     bed.store.delete_item(&scope(), &space("a"), "tea").await.unwrap();
     assert_eq!(keys(&bed, ask(&["milk", "tea"], "")).await, [""; 0]);
     assert_eq!(keys(&bed, ask(&["oats"], "")).await, ["milk"]);
+    // One without words is there, but not among those that can be found by any.
+    keep(&bed, NewItem { words: String::new(), ..item("c", "mute", json!({"text": "x"})) }).await;
+    assert_eq!(keys(&bed, ask(&[], "c")).await, ["mute"]);
+    assert_eq!(keys(&bed, ItemSearch { indexed: true, ..ask(&[], "c") }).await, [""; 0]);
+    assert_eq!(keys(&bed, ItemSearch { indexed: true, ..ask(&[], "b") }).await, ["milk"]);
 }
 
 async fn items_expire_and_live_on_when_used(bed: Bed) {

@@ -10,7 +10,8 @@ use clearway_core::plan::Frontier;
 use clearway_core::run::Parked;
 use clearway_core::thread::ThreadRecord;
 use clearway_core::{
-    CheckpointId, Failure, InstanceId, RunId, RunRecord, Status, TaskId, ThreadId, Timestamp,
+    AttemptRecord, AttemptsOf, CheckpointId, Failure, InstanceId, RunId, RunRecord, Status, TaskId,
+    ThreadId, Timestamp,
 };
 
 use super::Sharing;
@@ -48,6 +49,8 @@ pub(super) struct Data {
     pub(super) counts: Counts,
     /// Logs that grew since the last durable operation, with the tails they had.
     pub(super) volatile: Vec<(RunId, u64)>,
+    pub(super) attempts: Vec<(Option<RunId>, AttemptRecord)>,
+    last_attempt: i64,
 }
 
 #[derive(Clone, Debug)]
@@ -489,6 +492,7 @@ impl Data {
                 self.put_schedule(schedule.clone());
             }
         }
+        self.add_attempts(Some(commit.run), &commit.attempts);
         let row = self.row(commit.run);
         if let Some(segment) = segment {
             row.record.next_seq = segment.end_seq;
@@ -546,6 +550,43 @@ impl Data {
         }
         self.synced();
         Ok(CommitAck::Applied { cancel_requested, promoted, woken, orphans })
+    }
+
+    fn add_attempts(&mut self, run: Option<RunId>, attempts: &[AttemptRecord]) {
+        for attempt in attempts {
+            self.last_attempt += 1;
+            self.attempts.push((run, AttemptRecord { id: self.last_attempt, ..attempt.clone() }));
+        }
+    }
+
+    pub(super) fn attempts(
+        &self,
+        of: AttemptsOf,
+        after: Option<i64>,
+        limit: u32,
+    ) -> Vec<AttemptRecord> {
+        let most = rules::page_size(limit);
+        let wanted = |of: Option<RunId>| {
+            let of = move |(run, _): &&(Option<RunId>, AttemptRecord)| *run == of;
+            self.attempts.iter().filter(of).map(|(_, attempt)| attempt)
+        };
+        match of {
+            AttemptsOf::Run(run) => {
+                let beyond = |attempt: &&AttemptRecord| attempt.id > after.unwrap_or(0);
+                wanted(Some(run)).filter(beyond).take(most).cloned().collect()
+            }
+            AttemptsOf::NoRun => {
+                let beyond = |attempt: &&AttemptRecord| attempt.id < after.unwrap_or(i64::MAX);
+                let newest_first = wanted(None).collect::<Vec<_>>().into_iter().rev();
+                newest_first.filter(beyond).take(most).cloned().collect()
+            }
+        }
+    }
+
+    pub(super) fn book(&mut self, attempts: Vec<AttemptRecord>, now: Timestamp) {
+        let oldest = now.0.saturating_sub(rules::LOOSE_ATTEMPTS_MS);
+        self.attempts.retain(|(run, attempt)| run.is_some() || attempt.at.0 >= oldest);
+        self.add_attempts(None, &attempts);
     }
 
     /// The answer to a commit that was applied before. Its orphans have been told.

@@ -194,6 +194,8 @@ impl Data {
         }
         self.threads.remove(&thread);
         self.runs.retain(|_, row| row.record.thread != thread);
+        let runs = &self.runs;
+        self.attempts.retain(|(run, _)| run.is_none_or(|run| runs.contains_key(&run)));
         self.checkpoints.retain(|_, row| row.thread != thread);
         self.deltas.retain(|(of, _), _| *of != thread);
         self.journal.retain(|(of, _, _), _| *of != thread);

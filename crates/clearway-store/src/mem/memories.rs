@@ -201,6 +201,7 @@ impl Data {
             .filter(|row| row.item.namespace.starts_with(&search.prefix))
             .filter(|row| search.filter.iter().all(|condition| condition.holds(&row.item.value)))
             .filter(|row| search.words.is_empty() || hits(row) > 0)
+            .filter(|row| !search.indexed || !row.words.is_empty())
             .collect();
         found.sort_by_key(|row| std::cmp::Reverse((hits(row), row.item.updated_at, row.n)));
         found

@@ -11,7 +11,7 @@ use super::rows::{
     versions_text,
 };
 use super::writer::{Operation, Tail, Tx};
-use super::{channels, ends, journal, schedules};
+use super::{attempts, channels, ends, journal, schedules};
 use crate::counts::Move;
 use crate::rules::{self, Beyond, Verdict, Versions};
 use crate::{Appended, CommitAck, OutputSegment, StepCommit, StepOutcome};
@@ -86,6 +86,7 @@ impl Operation for Commit {
         let checkpoint =
             if rules::brings_state(commit) { store_state(tx, commit, &run)? } else { None };
         store_progress(tx, commit, &run, checkpoint)?;
+        attempts::insert(tx, Some(run.n), &commit.attempts)?;
         tx.tails.remove(&commit.run);
         let (mut promoted, mut woken, mut orphans) = (None, Vec::new(), Vec::new());
         match &commit.outcome {

@@ -364,6 +364,7 @@ impl Operation for DeleteThread {
             .collect::<rusqlite::Result<Vec<i64>>>()?;
         for sql in [
             "DELETE FROM run_log WHERE run IN (SELECT n FROM runs WHERE thread = ?1)",
+            "DELETE FROM attempts WHERE run IN (SELECT n FROM runs WHERE thread = ?1)",
             "DELETE FROM run_inputs WHERE run IN (SELECT n FROM runs WHERE thread = ?1)",
             "DELETE FROM idempotency WHERE run IN (SELECT n FROM runs WHERE thread = ?1)",
             "DELETE FROM artifacts WHERE thread = ?1",

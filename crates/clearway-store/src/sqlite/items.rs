@@ -194,19 +194,20 @@ pub(super) fn search(
     // Only ids are sorted; values are read as far as they are wanted.
     let sql = if words.is_empty() {
         format!(
-            "SELECT i.id, NULL FROM items i WHERE {WITHIN} AND ?7 = ''
+            "SELECT i.id, NULL FROM items i WHERE {WITHIN} AND ?7 = '' AND (NOT ?8
+                 OR EXISTS (SELECT 1 FROM items_words WHERE items_words.rowid = i.id))
              ORDER BY i.updated_at DESC, i.id DESC"
         )
     } else {
         format!(
             "SELECT i.id, -bm25(items_words) AS score FROM items_words
                  JOIN items i ON i.id = items_words.rowid
-             WHERE items_words MATCH ?7 AND {WITHIN} ORDER BY score DESC, i.id DESC"
+             WHERE items_words MATCH ?7 AND {WITHIN} AND ?8 = ?8 ORDER BY score DESC, i.id DESC"
         )
     };
     let mut statement = conn.prepare_cached(&sql)?;
-    let mut rows =
-        statement.query((&scope.tenant, owner(scope), now.0, &prefix, &from, &to, &words))?;
+    let whose = (&scope.tenant, owner(scope), now.0, &prefix, &from, &to, &words, search.indexed);
+    let mut rows = statement.query(whose)?;
     let mut values =
         conn.prepare_cached(&format!("SELECT {COLUMNS} FROM items i WHERE i.id = ?1"))?;
     let (mut skip, limit) = (search.offset, rules::page_size(search.limit));

@@ -20,6 +20,7 @@ pub(super) const MIGRATIONS: &[&str] = &[
     include_str!("../../migrations/sqlite/0003_graphs.sql"),
     include_str!("../../migrations/sqlite/0004_library.sql"),
     include_str!("../../migrations/sqlite/0005_knowledge.sql"),
+    include_str!("../../migrations/sqlite/0006_attempts.sql"),
 ];
 
 /// Marks a file as ours: "CLWY".

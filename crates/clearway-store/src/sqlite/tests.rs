@@ -48,7 +48,7 @@ async fn an_empty_directory_becomes_a_store() {
     assert_eq!(one::<String>(&conn, "PRAGMA journal_mode"), "wal");
     assert_eq!(one::<i64>(&conn, "PRAGMA page_size"), 8192);
     assert_eq!(one::<i64>(&conn, "PRAGMA auto_vacuum"), 2, "incremental");
-    assert_eq!(one::<i64>(&conn, "PRAGMA user_version"), 5);
+    assert_eq!(one::<i64>(&conn, "PRAGMA user_version"), 6);
     drop(conn);
     store.close(ME).await.unwrap();
     let left: Vec<_> =

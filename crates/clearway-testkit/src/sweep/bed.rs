@@ -7,7 +7,7 @@ use std::time::Duration;
 use clearway_core::wait::WaitKind;
 use clearway_core::{Clock, EventKind, RunId, RunRecord, Status, Timestamp};
 use clearway_engine::{
-    Agents, Decision, Engine, Error, From, Options, PoolOptions, RunQuery, Store, Submit,
+    Agents, Decision, Engine, Error, From, Options, PoolOptions, RunQuery, Store, Submit, Which,
 };
 use clearway_store::{LoseTail, MemStore};
 use tokio::time::{Instant, sleep, timeout};
@@ -333,9 +333,8 @@ async fn watch(bed: Bed, sink: Sink, undecided: &mut usize) -> Never {
                     Some(result) => Decision::Done(result),
                     None => Decision::Retry,
                 };
-                let by = "sweep";
-                let node = Some(write.node.as_str());
-                if bed.engine.resolve(run.id, node, &decision, by).await.is_ok()
+                let key = write.idempotency_key();
+                if bed.engine.resolve(run.id, Which::Key(&key), &decision, "sweep").await.is_ok()
                     && decided.insert((run.id, write.task, write.at.clone()))
                 {
                     *undecided += 1;

@@ -103,6 +103,8 @@ pass! {
     claim(request: ClaimRequest) -> Vec<Claim>;
     commit(commit: StepCommit) -> CommitAck;
     append(output: Vec<OutputSegment>) -> Vec<Appended>;
+    attempts(of: clearway_core::AttemptsOf, after: Option<i64>, limit: u32) -> Vec<clearway_core::AttemptRecord>;
+    book(attempts: Vec<clearway_core::AttemptRecord>) -> ();
     cancel_run(run: RunId, by: &str, mode: CancelMode) -> Cancelled;
     journal(run: RunId, fence: u32, entries: Vec<Entry>) -> Journaled;
     wake(run: RunId, entries: Vec<Entry>) -> Woken;
@@ -155,7 +157,7 @@ pass! {
     state(thread: ThreadId, at: Option<CheckpointId>) -> Option<ThreadState>;
     writes_of(checkpoint: CheckpointId, channel: &str) -> Vec<Op>;
     read_log(run: RunId, from: u64, max_bytes: usize) -> LogPage;
-    queue_position(run: RunId) -> Option<QueuePosition>;
+    queue_positions(runs: Vec<RunId>) -> Vec<Option<QueuePosition>>;
     info() -> StoreInfo;
     close(me: InstanceId) -> ();
 }

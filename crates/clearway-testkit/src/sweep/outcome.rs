@@ -1,7 +1,8 @@
 //! What came of a try, in a form that two tries can be compared by.
 //!
 //! Facts are compared as a multiset: the order of what runs side by side is not promised, and each
-//! names its superstep. Ids and times are masked, what is shown again after a crash counts once, and
+//! names its superstep. Where one call ran alone, and between supersteps, the order is promised, and the logs of runs
+//! that ended well must have the same. Ids and times are masked, what is shown again after a crash counts once, and
 //! what a crash or a wait adds by its nature (starts, resets, parking) does not count.
 //!
 //! What a call showed (progress, text, its own events) may be missing, but nothing else may come in
@@ -24,13 +25,22 @@ use super::Sink;
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Outcome {
     /// By run, in the order of the drive; children behind their parents.
-    runs: Vec<Vec<String>>,
+    runs: Vec<Described>,
     /// How many keys were written how often.
     sink: BTreeMap<u32, usize>,
     /// What must not be, whatever the undisturbed run did.
     pub(super) flaws: Vec<String>,
     /// Of the first run.
     pub(super) events: u64,
+}
+
+/// One run.
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+struct Described {
+    /// Everything that is so, sorted.
+    lines: Vec<String>,
+    /// The facts whose order is promised, in their order.
+    order: Vec<String>,
 }
 
 impl Outcome {
@@ -75,6 +85,9 @@ impl Outcome {
             if got == want {
                 continue;
             }
+            found.extend(
+                out_of_order(&got.order, &want.order).map(|what| format!("run {n}: {what}")),
+            );
             let only = |one: &[String], other: &[String]| -> Vec<String> {
                 let mut rest = other.to_vec();
                 let extra = one.iter().filter(|line| {
@@ -83,7 +96,8 @@ impl Outcome {
                 });
                 extra.cloned().collect()
             };
-            let (mut more, mut less) = (only(got, want), only(want, got));
+            let (mut more, mut less) =
+                (only(&got.lines, &want.lines), only(&want.lines, &got.lines));
             less.retain(|line| !line.starts_with(SHOWN));
             if more.is_empty() && less.is_empty() {
                 continue;
@@ -100,7 +114,7 @@ impl Outcome {
         let failed = |error: clearway_store::Error| error.to_string();
         let record = store.run(run).await.map_err(failed)?.ok_or("a run is gone")?;
         let log = self.log(store, &record).await?;
-        let mut lines = facts(&record, &log);
+        let (mut lines, order) = facts(&record, &log);
         let code = record.failure.as_ref().map_or("", |failure| failure.code.as_str());
         lines.push(format!("status {} {code}", record.status.as_str()));
         lines.push(format!("superstep {}", record.step));
@@ -112,7 +126,7 @@ impl Outcome {
             format!("artifact {} v{} {} bytes", file.name, file.version, file.size_bytes)
         }));
         lines.sort();
-        self.runs.push(lines);
+        self.runs.push(Described { lines, order });
         // I3: a superstep commits once.
         let mut steps = BTreeSet::new();
         for at in store.history(record.thread, None, 1000).await.map_err(failed)? {
@@ -155,9 +169,11 @@ impl Outcome {
     }
 }
 
-/// The facts that stand, one per line.
-fn facts(record: &RunRecord, log: &[Event]) -> Vec<String> {
+/// The facts that stand, one per line; and those whose order is promised.
+fn facts(record: &RunRecord, log: &[Event]) -> (Vec<String>, Vec<String>) {
     let standing = standing(log);
+    let beside_others = supersteps_of_many(&standing);
+    let (mut order, mut superstep) = (Vec::new(), None);
     // What a run showed of a superstep that it did not commit depends on when it was stopped.
     let whole = record.status == Status::Success;
     let mut once = BTreeSet::new();
@@ -180,6 +196,12 @@ fn facts(record: &RunRecord, log: &[Event]) -> Vec<String> {
                 beside.extend(data["message_id"].as_str().map(ToOwned::to_owned));
             }
         }
+        if let (EventKind::NodeStarted | EventKind::NodeCompleted, Some(step)) =
+            (fact.kind, fact.json()["step"].as_i64())
+        {
+            superstep = Some(step);
+        }
+        let before = lines.len();
         let line = || format!("{} {}", fact.kind.as_str(), masked(&without_times(fact.json())));
         match fact.kind {
             EventKind::RunStarted
@@ -217,6 +239,9 @@ fn facts(record: &RunRecord, log: &[Event]) -> Vec<String> {
             | EventKind::Interrupt
             | EventKind::ArtifactSaved => lines.push(line()),
         }
+        if whole && superstep.is_none_or(|step| !beside_others.contains(&step)) {
+            order.extend_from_slice(&lines[before..]);
+        }
     }
     if whole {
         // A call that runs beside others may end before a crash; its text is in the state all the same.
@@ -226,7 +251,36 @@ fn facts(record: &RunRecord, log: &[Event]) -> Vec<String> {
         };
         lines.extend(texts.into_iter().map(shown));
     }
-    lines
+    (lines, order)
+}
+
+/// Supersteps in which calls ran side by side: these name their task.
+fn supersteps_of_many(standing: &[&Event]) -> BTreeSet<i64> {
+    let many = standing.iter().filter_map(|event| match &event.body {
+        Body::Fact(fact)
+            if matches!(fact.kind, EventKind::NodeStarted | EventKind::NodeCompleted) =>
+        {
+            let data = fact.json();
+            data["step"].as_i64().filter(|_| data["task"].is_string())
+        }
+        Body::Fact(_) | Body::Delta(_) => None,
+    });
+    many.collect()
+}
+
+/// Where two logs part, as far as both have the same facts: what is missing or more is told elsewhere.
+fn out_of_order(got: &[String], want: &[String]) -> Option<String> {
+    let both = |one: &[String], other: &[String]| -> Vec<String> {
+        let mut rest = other.to_vec();
+        let common = one.iter().filter(|line| {
+            let at = rest.iter().position(|known| known == *line);
+            at.map(|at| rest.swap_remove(at)).is_some()
+        });
+        common.cloned().collect()
+    };
+    let (got, want) = (both(got, want), both(want, got));
+    let parted = got.iter().zip(&want).find(|(got, want)| got != want);
+    parted.map(|(got, want)| format!("out of order: `{got}` where `{want}` should be"))
 }
 
 /// The events that no reset made void.
@@ -324,12 +378,29 @@ mod tests {
     #[test]
     fn differences_name_what_is_more_and_less() {
         let outcome = |lines: &[&str]| Outcome {
-            runs: vec![lines.iter().map(|&line| line.to_owned()).collect()],
+            runs: vec![Described {
+                lines: lines.iter().map(|&line| line.to_owned()).collect(),
+                order: Vec::new(),
+            }],
             ..Outcome::default()
         };
         assert_eq!(outcome(&["a"]).differences(&outcome(&["a"])), [""; 0]);
         let found = outcome(&["a", "b", "b"]).differences(&outcome(&["a", "b", "c"]));
         assert!(found[0].contains("unexpected [\n    \"b\",\n]"), "{found:?}");
         assert!(found[0].contains("missing [\n    \"c\",\n]"), "{found:?}");
+    }
+
+    #[test]
+    fn what_is_promised_to_follow_must_follow() {
+        let log = |lines: &[&str]| lines.iter().map(|&line| line.to_owned()).collect::<Vec<_>>();
+        let want = log(&["a", "shown: b", "c", "c"]);
+        assert_eq!(out_of_order(&want, &want), None);
+        assert_eq!(
+            out_of_order(&log(&["a", "c", "c"]), &want),
+            None,
+            "missing is not out of order"
+        );
+        let found = out_of_order(&log(&["shown: b", "a", "c", "c"]), &want);
+        assert_eq!(found.as_deref(), Some("out of order: `shown: b` where `a` should be"));
     }
 }

@@ -14,7 +14,7 @@
 use std::collections::{HashMap, VecDeque};
 use std::panic::AssertUnwindSafe;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use clearway_core::wait::{Spent, WaitCell, WaitKind};
@@ -29,6 +29,7 @@ use super::{Purpose, Sender};
 use crate::call::{CallCx, Class};
 use crate::failure::Error;
 use crate::route::Route;
+use crate::usage::Observer;
 use crate::watch::now;
 
 /// Texts that may share a request.
@@ -170,11 +171,19 @@ pub(super) struct Works {
     board: Mutex<Board>,
     /// Numbers the calls.
     calls: AtomicU64,
+    /// Texts of many callers share a call, so its attempts are nobody's in particular.
+    pub(super) observer: OnceLock<Arc<dyn Observer>>,
 }
 
 impl Works {
     pub(super) fn new(sender: Arc<dyn Sender>, cache: Cache) -> Self {
-        Self { cache, sender, board: Mutex::default(), calls: AtomicU64::new(1) }
+        Self {
+            cache,
+            sender,
+            board: Mutex::default(),
+            calls: AtomicU64::new(1),
+            observer: OnceLock::new(),
+        }
     }
 
     pub(super) fn board(&self) -> MutexGuard<'_, Board> {
@@ -237,6 +246,7 @@ impl Works {
         items.iter().for_each(|item| item.asked(&cell));
         let cx = CallCx {
             wait: cell,
+            observer: self.observer.get().cloned(),
             class: match lane.id.purpose {
                 Purpose::Query => Class::Interactive,
                 Purpose::Document => Class::Bulk,

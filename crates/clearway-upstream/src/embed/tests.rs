@@ -25,7 +25,13 @@ pub(super) fn route() -> Arc<Route> {
     let dial = Arc::new(TcpDial::new());
     let provider = Provider::new(&config.providers[0], dial, None, 1).unwrap();
     let breaker = provider.breaker.clone();
-    Arc::new(Route::new(&config.models[0], Arc::new(provider), Timeouts::default(), breaker))
+    let load = crate::guard::load::Load::new(now());
+    Arc::new(Route::new(
+        &config.models[0],
+        Arc::new(provider),
+        Timeouts::default(),
+        (breaker, load),
+    ))
 }
 
 type Answer = Box<dyn Fn(&[String]) -> Result<Decoded, Code> + Send + Sync>;

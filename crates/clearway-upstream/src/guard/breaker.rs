@@ -2,7 +2,8 @@
 //!
 //! One guards an endpoint (transport faults), one each route at it (what the provider answers). A
 //! call gets a [`Ticket`] when it begins and gives its verdict when its *answer* has ended; a ticket
-//! dropped without one, because its caller left, says nothing about the provider.
+//! dropped without one, because its caller left, says nothing about the provider. Of those who wait for
+//! a probe the least urgent one makes it: what it may cost is somebody's patience.
 //!
 //! **Invariants:** while open nobody passes; half open, at most one probe is out; a verdict counts
 //! only in the generation in which its call began, so the slow results of an outage neither close a
@@ -15,6 +16,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::jitter::Jitter;
+use super::limiter::Class;
 use super::{LONGEST_REST, millis_until};
 
 #[derive(Clone, Copy, Debug)]
@@ -79,6 +81,19 @@ impl Ticket {
     }
 }
 
+/// Somebody waits for a probe.
+#[derive(Debug)]
+pub(crate) struct Waiting {
+    shared: Arc<Shared>,
+    class: Class,
+}
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        self.shared.lock().waiting[self.class as usize] -= 1;
+    }
+}
+
 /// A breaker at one moment.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BreakerView {
@@ -123,12 +138,19 @@ impl Breaker {
             closed_at: None,
             late_results: 0,
             history: VecDeque::new(),
+            waiting: [0; Class::ALL.len()],
             jitter: Jitter::new(seed),
         };
         Self { shared: Arc::new(Shared { settings, state: Mutex::new(state) }) }
     }
 
-    pub(crate) fn admit(&self, now: Instant) -> Gate {
+    /// Somebody of this class waits until a probe is due, as long as the answer is kept.
+    pub(crate) fn wait(&self, class: Class) -> Waiting {
+        self.shared.lock().waiting[class as usize] += 1;
+        Waiting { shared: self.shared.clone(), class }
+    }
+
+    pub(crate) fn admit(&self, class: Class, now: Instant) -> Gate {
         let mut state = self.shared.lock();
         if let Phase::Open { until } = state.phase
             && now >= until
@@ -136,6 +158,10 @@ impl Breaker {
             let half_open = Phase::HalfOpen { probing: false, not_before: None, successes: 0 };
             state.enter(half_open, "recovery_elapsed", now);
         }
+        // Those wake up now, too; whoever is more urgent gives them a moment to be first.
+        let less_urgent = state.waiting.iter().skip(class as usize + 1).any(|count| *count > 0);
+        let yields_until = state.since + YIELD;
+        let yields = less_urgent && now < yields_until;
         let generation = state.generation;
         let ticket = |is_probe| Ticket { shared: self.shared.clone(), generation, is_probe };
         match &mut state.phase {
@@ -143,6 +169,7 @@ impl Breaker {
             Phase::Open { until } => Gate::Open { until: *until },
             Phase::HalfOpen { not_before: Some(at), .. } if now < *at => Gate::Open { until: *at },
             Phase::HalfOpen { probing: true, .. } => Gate::Open { until: now + ASK_AGAIN },
+            Phase::HalfOpen { .. } if yields => Gate::Open { until: yields_until },
             Phase::HalfOpen { probing, .. } => {
                 *probing = true;
                 Gate::Probe(ticket(true))
@@ -305,6 +332,8 @@ struct State {
     closed_at: Option<Instant>,
     late_results: u64,
     history: VecDeque<Transition>,
+    /// How many of each class wait for a probe.
+    waiting: [usize; Class::ALL.len()],
     jitter: Jitter,
 }
 
@@ -444,6 +473,8 @@ impl Ring {
 const BUCKETS: usize = 10;
 const HISTORY: usize = 16;
 const SPREAD: f64 = 0.2;
+/// How long more urgent calls leave the probe to others that wait for it.
+const YIELD: Duration = Duration::from_millis(250);
 /// When to look again while somebody else's probe is out.
 const ASK_AGAIN: Duration = Duration::from_secs(1);
 

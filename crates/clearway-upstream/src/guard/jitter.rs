@@ -22,6 +22,11 @@ impl Jitter {
         most.mul_f64(self.fraction())
     }
 
+    /// A number below `count`, which is not 0.
+    pub(crate) fn index(&mut self, count: usize) -> usize {
+        ((self.fraction() * count as f64) as usize).min(count.saturating_sub(1))
+    }
+
     /// In `0.0..1.0`.
     fn fraction(&mut self) -> f64 {
         self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);

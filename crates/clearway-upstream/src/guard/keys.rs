@@ -113,6 +113,13 @@ impl Keys {
         ready.min()
     }
 
+    /// The same, of the keys that are good and at most rest: `None` when all are disabled.
+    pub(crate) fn rested(&self, model: &str, now: Instant) -> Option<Instant> {
+        let state = self.lock();
+        let enabled = state.health.iter().filter(|health| health.disabled_at(now).is_none());
+        enabled.filter_map(|health| health.ready_at(model, now)).min()
+    }
+
     /// An operator has seen to it: all keys are as new.
     pub(crate) fn reset(&self) {
         self.lock().health.fill_with(Health::default);

@@ -85,7 +85,15 @@ pub enum Class {
 }
 
 impl Class {
-    const ALL: [Self; 3] = [Self::Interactive, Self::Run, Self::Bulk];
+    pub(super) const ALL: [Self; 3] = [Self::Interactive, Self::Run, Self::Bulk];
+
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Interactive => "interactive",
+            Self::Run => "run",
+            Self::Bulk => "bulk",
+        }
+    }
 }
 
 /// What a call needs.

@@ -444,3 +444,32 @@ async fn nothing_begins_after_a_call_was_left() {
     assert_eq!(count(), after, "nobody works for those who left");
     assert!(phases.len() >= 4, "{phases:?}");
 }
+
+#[tokio::test(start_paused = true)]
+async fn the_probe_is_made_by_the_least_urgent_call_that_waits() {
+    let down = Options { fault: Some("unavailable".parse().unwrap()), ..short() };
+    let lab = Lab::new([down], |config| config.providers[0].retry.attempts = 1);
+    for _ in 0..5 {
+        lab.call().await;
+    }
+    lab.sims[0].change(|control| {
+        control.fault = None;
+        control.ttft = Duration::from_secs(1);
+    });
+    let call = |class| lab.call_with(CallCx { class, ..cx(Duration::from_secs(60)) }, ask(), &[]);
+    let first = async {
+        // It has waited for longer.
+        let call = call(Class::Interactive).await;
+        (call, now())
+    };
+    let second = async {
+        settle().await;
+        let call = call(Class::Bulk).await;
+        (call, now())
+    };
+    let ((urgent, urgent_at), (bulk, bulk_at)) = tokio::join!(first, second);
+    urgent.assert_says(FEW);
+    bulk.assert_says(FEW);
+    assert!(bulk_at < urgent_at, "the person waits for what the probe says");
+    lab.assert_at_rest().await;
+}

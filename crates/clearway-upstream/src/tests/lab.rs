@@ -1,4 +1,4 @@
-//! Several simulated providers behind one client, in memory and with paused time.
+//! Several simulated providers behind one client: in memory and with paused time, or on real sockets.
 //!
 //! Provider `a` is asked first, for the model `m`; `b` and `c`, if there are any, are its fallbacks
 //! and models of their own.
@@ -6,7 +6,10 @@
 use std::collections::VecDeque;
 
 use clearway_core::Failure;
+use clearway_core::wait::Spent;
 use clearway_sim::{FaultSpec, Options, Sim};
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
 
 use super::*;
 
@@ -14,6 +17,8 @@ pub(super) struct Lab {
     pub(super) upstream: Upstream,
     pub(super) sims: Vec<Sim>,
     pub(super) lines: Vec<Arc<Line>>,
+    /// Those that listen on sockets.
+    _servers: JoinSet<std::io::Result<()>>,
 }
 
 /// Dials a simulator, unless the line is down.
@@ -100,7 +105,37 @@ impl Lab {
             sims.push(sim);
         }
         change(&mut config);
-        Self { upstream: Upstream::new(config, dialers).unwrap(), sims, lines }
+        let upstream = Upstream::new(config, dialers).unwrap();
+        Self { upstream, sims, lines, _servers: JoinSet::new() }
+    }
+
+    /// The same, but each provider listens on the loopback, time is real and all limits are short.
+    pub(super) async fn on_sockets(
+        options: impl IntoIterator<Item = Options>,
+        change: impl FnOnce(&mut Config),
+    ) -> Self {
+        let mut urls = Vec::new();
+        let mut listeners = Vec::new();
+        for _ in 0..3 {
+            let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+            urls.push(format!("http://{}/v1", listener.local_addr().unwrap()));
+            listeners.push(listener);
+        }
+        let mut lab = Self::new(options, |config| {
+            for (provider, url) in config.providers.iter_mut().zip(urls) {
+                provider.endpoint = Endpoint::parse(&url).unwrap();
+                provider.dial = None;
+                provider.timeouts = short_timeouts();
+                provider.retry.backoff = Duration::from_millis(50);
+            }
+            change(config);
+        });
+        for (sim, listener) in lab.sims.iter().zip(listeners) {
+            let sim = sim.clone();
+            let never = CancellationToken::new();
+            lab._servers.spawn(async move { sim.serve(listener, never).await });
+        }
+        lab
     }
 
     /// A provider for each of the faults; an empty one is none.
@@ -150,12 +185,40 @@ impl Lab {
         assert!(!cx.probe.is_connected(), "the call is over");
         assert!(call.error.is_none() || call.finish.is_none(), "a failed answer is not whole");
         call.rows = std::mem::take(&mut *ledger.rows.lock().unwrap());
+        call.spent = cx.wait.read(now()).spent;
         call
     }
 
     /// Requests that provider `index` has read.
     pub(super) fn requests(&self, index: usize) -> u64 {
         self.sims[index].stats().requests
+    }
+
+    /// Nothing is held, here and there: at once on this side, within moments on the other, which
+    /// has to read of it from a socket. Afterwards no connection is left, either.
+    pub(super) async fn assert_closed(&self, what: &str) {
+        for view in self.upstream.provider_views() {
+            let queued: usize = view.limiter.queued.iter().sum();
+            assert_eq!((view.limiter.in_flight, queued), (0, 0), "{what}: {}", view.name);
+            let connections = view.connections;
+            let open = connections.opened - connections.closed;
+            assert_eq!(open, connections.idle as u64, "{what}: {}", view.name);
+        }
+        self.upstream.expire_idle(now() + Duration::from_secs(60));
+        let began = now();
+        for sim in &self.sims {
+            loop {
+                let stats = sim.stats();
+                // Who does not read does not see anybody leave.
+                let blind = stats.faults.get("no_read").copied().unwrap_or_default();
+                if stats.in_flight <= blind && stats.connections_open <= blind {
+                    break;
+                }
+                let left = (stats.in_flight, stats.connections_open);
+                assert!(now() - began < Duration::from_secs(3), "{what}: {left:?} are open");
+                settle().await;
+            }
+        }
     }
 
     /// Nothing is held, here and there.
@@ -202,6 +265,8 @@ pub(super) struct Call {
     pub(super) error: Option<Failure>,
     pub(super) took: Duration,
     pub(super) rows: Vec<UsageRow>,
+    /// What it waited for.
+    pub(super) spent: Spent,
     /// Of the answer.
     pub(super) route: String,
 }
@@ -254,6 +319,26 @@ pub(super) const TOKENS: u32 = 60;
 pub(super) fn whole_text(tokens: u32) -> String {
     let tokens = (0..tokens).map(|number| format!("tok{number}"));
     tokens.collect::<Vec<_>>().join(" ")
+}
+
+/// Limits of a second or so, in the usual order.
+pub(super) fn short_timeouts() -> Timeouts {
+    let millis = Duration::from_millis;
+    Timeouts {
+        queue: millis(5000),
+        connect: millis(1000),
+        send: millis(1500),
+        headers: millis(1500),
+        ttft: millis(1500),
+        ttft_reasoning: millis(5000),
+        idle: millis(1500),
+        idle_output: millis(1500),
+        progress: millis(2500),
+        progress_reasoning: millis(5000),
+        tail: millis(300),
+        error_body: millis(300),
+        ..Timeouts::default()
+    }
 }
 
 pub(super) fn options(fault: &str) -> Options {

@@ -481,3 +481,35 @@ async fn a_cause_that_is_not_named_is_not_asked_again() {
         }
     }
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_key_that_rests_is_waited_for_when_the_other_is_no_good() {
+    let rules = [("limited", KeyState::Limited), ("dead", KeyState::Dead)];
+    let keys = rules.map(|(key, state)| KeyRule { key: key.to_owned(), state });
+    let options = clearway_sim::Options { keys: keys.to_vec(), ..options("") };
+    let lab = Lab::new([options], |config| {
+        let keys = rules.map(|(key, _)| (Some(key.to_owned()), Secret::new(key)));
+        config.providers[0].keys = keys.to_vec();
+    });
+    let repaired = async {
+        while lab.requests(0) < 2 {
+            settle().await;
+        }
+        lab.sims[0].change(|control| {
+            control.keys.remove("limited");
+        });
+    };
+    let (call, ()) = tokio::join!(lab.call(), repaired);
+    call.assert_whole();
+    let (limited, dead) = ("a upstream.rate_limited", "a upstream.credentials_exhausted");
+    assert_eq!(call.trail(), format!("{limited}, {dead}, a ok"));
+    // Nor is a later call told that there is no key, while one only rests.
+    lab.sims[0].change(|control| {
+        control.keys.insert("limited".into(), KeyState::Limited);
+    });
+    let call = lab.call_with(cx(Duration::from_millis(2500)), ask(), &[]).await;
+    assert_eq!(call.code(), Some(Code::UpstreamRateLimited), "{}", call.line());
+    let call = lab.call_with(cx(Duration::from_millis(2100)), ask(), &[]).await;
+    assert_eq!(call.code(), Some(Code::UpstreamRateLimited), "{}", call.line());
+    lab.assert_at_rest().await;
+}

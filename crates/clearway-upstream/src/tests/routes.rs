@@ -221,3 +221,55 @@ async fn where_all_breakers_are_open_the_call_waits_for_a_probe_or_ends_at_once(
     assert!((5..13).contains(&call.took.as_secs()), "{:?}", call.took);
     lab.assert_at_rest().await;
 }
+
+/// `a`, `b` and `c` are equals.
+fn spread(config: &mut Config) {
+    config.models[0].fallback.clear();
+    config.models[0].spread = vec!["b".into(), "c".into()];
+}
+
+#[tokio::test(start_paused = true)]
+async fn equals_share_the_calls_and_the_slow_one_gets_few() {
+    let quick = || clearway_sim::Options { ttft: Duration::from_millis(100), ..options("") };
+    let slow = clearway_sim::Options { ttft: Duration::from_secs(2), ..options("") };
+    let lab = Arc::new(Lab::new([slow, quick(), quick()], spread));
+    let mut calls = JoinSet::new();
+    for number in 0..300_u64 {
+        let lab = lab.clone();
+        calls.spawn(async move {
+            tokio::time::sleep(Duration::from_millis(number * 50)).await;
+            lab.call().await
+        });
+    }
+    for call in calls.join_all().await {
+        call.assert_whole();
+        assert_eq!(call.rows.len(), 1, "{}", call.trail());
+    }
+    let seen = [0, 1, 2].map(|index| lab.requests(index));
+    assert!(seen[0] <= 15 && seen[1] >= 100 && seen[2] >= 100, "{seen:?}");
+    let loads: Vec<_> =
+        lab.upstream.provider_views().iter().map(|view| view.models[0].load).collect();
+    assert!(loads[0].cost_ms > 4 * loads[1].cost_ms, "{loads:?}");
+    assert!(loads.iter().all(|load| load.under_way == 0));
+    lab.assert_at_rest().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_equal_that_fails_is_left_out_and_comes_back() {
+    let quick =
+        |fault| clearway_sim::Options { ttft: Duration::from_millis(100), ..options(fault) };
+    let lab = Lab::new(["unavailable", "", ""].map(quick), spread);
+    for _ in 0..60 {
+        lab.call().await.assert_whole();
+    }
+    // Each failure makes it dearer than the others, so few calls find it out.
+    assert!(lab.requests(0) <= 6, "{}", lab.requests(0));
+    lab.sims[0].change(|control| control.fault = None);
+    tokio::time::sleep(Duration::from_secs(90)).await;
+    let before = lab.requests(0);
+    for _ in 0..60 {
+        lab.call().await.assert_whole();
+    }
+    assert!(lab.requests(0) - before >= 5, "{}", lab.requests(0) - before);
+    lab.assert_at_rest().await;
+}

@@ -194,6 +194,55 @@ async fn a_drip_ends_at_the_deadline() {
     outcome.assert_took(120.0);
 }
 
+/// A provider that is given up below so many tokens a second.
+fn with_floor<F>(floor: f64, script: impl Fn(Peer) -> F + Send + Sync + 'static) -> Rig
+where
+    F: Future<Output = ()> + Send + 'static,
+{
+    let change = move |config: &mut Config| {
+        config.providers[0].timeouts.rate_floor = Some(floor);
+    };
+    let script = Arc::new(script);
+    Rig::with(change, move |_, mut peer| {
+        let script = script.clone();
+        async move {
+            peer.request().await;
+            peer.head().await;
+            script(peer).await;
+        }
+    })
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_answer_below_the_floor_is_given_up_after_five_seconds() {
+    let slow = with_floor(1.0, |mut peer| async move {
+        loop {
+            peer.token("ab").await;
+            pause(2).await;
+        }
+    });
+    let outcome = slow.run().await;
+    outcome.assert_failed(Code::UpstreamStreamTooSlow, "stream");
+    outcome.assert_took(5.0);
+    slow.assert_at_rest();
+    // Fast enough in each window, though it pauses within one; and the end is not judged.
+    let uneven = with_floor(1.0, |mut peer| async move {
+        for _ in 0..6 {
+            peer.token("one two three four five six").await;
+            pause(4).await;
+        }
+        peer.close_answer().await;
+    });
+    let outcome = uneven.run().await;
+    assert_eq!(outcome.error, None);
+    outcome.assert_took(24.0);
+    // A reader that is away does not make it slow.
+    let mut stream = uneven.chat().await.unwrap();
+    while stream.next().await.unwrap().is_some() {
+        pause(8).await;
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_reader_that_is_away_does_not_count_against_the_provider() {
     let rig = after_token(|mut peer| async move {

@@ -19,10 +19,18 @@ pub struct Knowledge {
     pub graph: bool,
     /// Name of a model that embeds; `None` does without a provider.
     pub embeddings: Option<String>,
+    /// Name of a model that orders what was found; `None` leaves it as it is.
+    pub rerank: Option<String>,
     pub search: Search,
 }
 
 impl Knowledge {
+    /// Whether all models that it names are among these.
+    pub(crate) fn has_models(&self, models: &BTreeMap<String, Model>) -> bool {
+        let mut named = self.embeddings.iter().chain(&self.rerank);
+        named.all(|name| models.contains_key(name))
+    }
+
     /// A folder about which nothing else was said.
     pub(crate) fn of_folder(path: &Path, files: Option<Vec<String>>) -> Self {
         Self {
@@ -34,6 +42,7 @@ impl Knowledge {
             chunk: Chunk::default(),
             graph: true,
             embeddings: None,
+            rerank: None,
             search: Search::default(),
         }
     }
@@ -83,13 +92,16 @@ impl Default for Search {
 }
 
 /// `[uploads]`: what people may send.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Uploads {
     pub file_bytes: u64,
     pub files: u32,
     pub bytes: u64,
     pub collections: u32,
     pub documents: u32,
+    /// As of a source.
+    pub embeddings: Option<String>,
+    pub rerank: Option<String>,
 }
 
 impl Default for Uploads {
@@ -100,15 +112,38 @@ impl Default for Uploads {
             bytes: 1 << 30,
             collections: 100,
             documents: 10_000,
+            embeddings: None,
+            rerank: None,
         }
     }
 }
 
-/// A source as read, its model not yet looked up.
+/// A source as read, its models not yet looked up.
 #[derive(Debug)]
 pub(super) struct KnowledgeDraft {
     pub(super) knowledge: Knowledge,
-    pub(super) embeddings: Option<At<String>>,
+    pub(super) models: Named,
+}
+
+/// Uploads as read, their models not yet looked up.
+#[derive(Debug)]
+pub(super) struct UploadsDraft {
+    uploads: Uploads,
+    models: Named,
+}
+
+/// Names of models, as written.
+#[derive(Debug)]
+pub(super) struct Named {
+    embeddings: Option<At<String>>,
+    rerank: Option<At<String>>,
+}
+
+impl Named {
+    fn read(table: &Table<'_>) -> Self {
+        let name = |key| table.get(key).and_then(|value| value.name());
+        Self { embeddings: name("embeddings"), rerank: name("rerank") }
+    }
 }
 
 /// What a source without `files` has of a folder: everything that can be read as a document.
@@ -158,14 +193,14 @@ pub(super) fn read(name: &str, table: Table<'_>, files: &Files) -> Option<Knowle
         }
         _ => value.one_of(&[("off", false), ("cooccurrence", true)]),
     });
-    let embeddings = table.get("embeddings").and_then(|value| value.name());
+    let models = Named::read(&table);
     let search = search(table.sub("search"));
     if name.starts_with("uploads") {
         let text = format!("a source cannot be called `{name}`");
         let problem = Problem::new(text).at(&table.walk.source, table.span.clone(), "here");
         table.walk.note(problem.help("`uploads` is what people send; choose another name"));
     }
-    table.unsupported(&["rerank", "owner", "collections", "ocr", "deadline"]);
+    table.unsupported(&["owner", "collections", "ocr", "deadline"]);
     table.finish();
     let folder = folder?.name()?.value;
     let content = if folder == BUILT_IN {
@@ -183,9 +218,10 @@ pub(super) fn read(name: &str, table: Table<'_>, files: &Files) -> Option<Knowle
         chunk,
         graph: graph.unwrap_or(true),
         embeddings: None,
+        rerank: None,
         search,
     };
-    Some(KnowledgeDraft { knowledge, embeddings })
+    Some(KnowledgeDraft { knowledge, models })
 }
 
 #[derive(Clone, Copy)]
@@ -227,7 +263,7 @@ fn search(table: Table<'_>) -> Search {
     }
 }
 
-pub(super) fn uploads(table: Table<'_>) -> Uploads {
+pub(super) fn uploads(table: Table<'_>) -> UploadsDraft {
     let usual = Uploads::default();
     let size = |key, most| table.get(key).and_then(|value| value.integer(1..=most));
     let count = |key| table.get(key).and_then(|value| value.count(1..=1_000_000));
@@ -237,41 +273,50 @@ pub(super) fn uploads(table: Table<'_>) -> Uploads {
         files: count("max_files").unwrap_or(usual.files),
         collections: count("max_collections").unwrap_or(usual.collections),
         documents: count("max_documents").unwrap_or(usual.documents),
+        ..usual
     };
+    let models = Named::read(&table);
     table.finish();
-    uploads
+    UploadsDraft { uploads, models }
 }
 
-/// Looks up the models that sources name.
+/// Looks up the models that sources and uploads name.
 pub(super) fn resolve(
     walk: &Walk<'_>,
     drafts: BTreeMap<String, KnowledgeDraft>,
+    uploads: UploadsDraft,
     models: &BTreeMap<String, Model>,
     known: impl Fn(&Walk<'_>, &At<String>) -> bool,
-) -> BTreeMap<String, Knowledge> {
-    let one = |(name, draft): (String, KnowledgeDraft)| {
-        let KnowledgeDraft { mut knowledge, embeddings } = draft;
-        if let Some(model) = embeddings
-            && known(walk, &model)
-        {
-            let embeds = models.get(&model.value).is_some_and(|model| model.embedding.is_some());
-            if !embeds {
-                let text = format!(
-                    "the model `{}` answers, and a source needs one that embeds",
-                    model.value
-                );
-                let problem = Problem::new(text);
-                let problem = match &model.span {
-                    Some(span) => problem.at(&walk.source, span.clone(), "does not embed"),
-                    None => problem,
-                };
-                walk.note(problem.help(
-                    "leave `embeddings` out: words and vectors of your own texts need no model",
-                ));
-            }
-            knowledge.embeddings = Some(model.value);
-        }
-        (name, knowledge)
+) -> (BTreeMap<String, Knowledge>, Uploads) {
+    let find = |named: Named| {
+        let embeds = |model: &At<String>| known(walk, model) && embeds(walk, model, models);
+        let embeddings = named.embeddings.filter(embeds).map(|model| model.value);
+        let rerank = named.rerank.filter(|model| known(walk, model)).map(|model| model.value);
+        (embeddings, rerank)
     };
-    drafts.into_iter().map(one).collect()
+    let one = |(name, draft): (String, KnowledgeDraft)| {
+        let (embeddings, rerank) = find(draft.models);
+        (name, Knowledge { embeddings, rerank, ..draft.knowledge })
+    };
+    let sources = drafts.into_iter().map(one).collect();
+    let (embeddings, rerank) = find(uploads.models);
+    (sources, Uploads { embeddings, rerank, ..uploads.uploads })
+}
+
+fn embeds(walk: &Walk<'_>, model: &At<String>, models: &BTreeMap<String, Model>) -> bool {
+    let embeds = models.get(&model.value).is_some_and(|model| model.embedding.is_some());
+    if !embeds {
+        let text =
+            format!("the model `{}` answers, and a source needs one that embeds", model.value);
+        let problem = Problem::new(text);
+        let problem = match &model.span {
+            Some(span) => problem.at(&walk.source, span.clone(), "does not embed"),
+            None => problem,
+        };
+        walk.note(
+            problem
+                .help("leave `embeddings` out: words and vectors of your own texts need no model"),
+        );
+    }
+    embeds
 }

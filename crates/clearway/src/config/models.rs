@@ -1,6 +1,6 @@
 //! `[models]`: names for models of providers, and what is known of each.
 //!
-//! Whether providers and fallbacks exist is only known at the end ([`super::resolve`]).
+//! Whether providers and the models that a model names exist is only known at the end ([`super::resolve`]).
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -12,7 +12,7 @@ use super::duration::DEADLINE;
 use super::read::{params, read_named};
 use super::walk::{At, Table, Value};
 
-/// A model as read, its provider and its fallbacks not yet looked up.
+/// A model as read, its provider and the models that it names not yet looked up.
 #[derive(Debug)]
 pub(super) struct ModelDraft {
     pub(super) provider: Option<At<String>>,
@@ -24,6 +24,7 @@ pub(super) struct ModelDraft {
     /// `None` for models that answer.
     pub(super) embedding: Option<EmbeddingModel>,
     pub(super) fallback: Vec<At<String>>,
+    pub(super) spread: Vec<At<String>>,
     pub(super) commit: Commit,
     pub(super) prefill: bool,
     pub(super) price: Option<Price>,
@@ -64,7 +65,8 @@ fn model(name: &str, table: Table<'_>) -> ModelDraft {
             .and_then(|value| value.count(256..=100_000_000)),
         reasoning: table.get("reasoning").and_then(|value| value.boolean()),
         deadline: table.get("deadline").and_then(|value| value.duration(DEADLINE)),
-        fallback: table.get("fallback").map(|value| fallback(&value)).unwrap_or_default(),
+        fallback: table.get("fallback").map(|value| models(&value)).unwrap_or_default(),
+        spread: table.get("spread").map(|value| models(&value)).unwrap_or_default(),
         commit: commit.unwrap_or_default(),
         prefill: table.get("prefill").and_then(|value| value.boolean()).unwrap_or(false),
         price: table.get("price").and_then(|value| price(&value, embedding.is_some())),
@@ -101,7 +103,8 @@ fn said_embedding(name: &str, model: &str, table: &Table<'_>) -> Option<Embeddin
     embedding(name, model, said)
 }
 
-fn fallback(value: &Value<'_>) -> Vec<At<String>> {
+/// A list of names of models.
+fn models(value: &Value<'_>) -> Vec<At<String>> {
     let mut names: Vec<At<String>> = Vec::new();
     for item in value.list() {
         let Some(name) = item.name() else { continue };

@@ -18,6 +18,7 @@ const FUEL: u64 = 1_000_000;
 /// The variables of a prompt, with what they hold.
 const VARIABLES: &[(&str, &str)] = &[
     ("agent", "agent.name, agent.title"),
+    ("context", "what the run's caller set for it alone"),
     ("model", "the model's name"),
     ("now", "date and time in UTC"),
     ("run_id", "this run"),
@@ -48,6 +49,8 @@ pub struct Values<'a> {
     pub turn: usize,
     /// `None` stands for a state in which everything is, to try a prompt out.
     pub state: Option<serde_json::Map<String, serde_json::Value>>,
+    /// The same for what the run's caller set.
+    pub context: Option<&'a serde_json::Map<String, serde_json::Value>>,
 }
 
 /// Has every field, and each of them is again this.
@@ -171,6 +174,7 @@ impl Values<'_> {
             now: "2026-01-01T00:00:00.000+00:00".to_owned(),
             turn: 1,
             state: None,
+            context: None,
         }
     }
 
@@ -179,8 +183,13 @@ impl Values<'_> {
             Some(state) => Value::from(minijinja::value::Serde(state)),
             None => Value::from_object(Anything),
         };
+        let context = match self.context {
+            Some(given) => Value::from(minijinja::value::Serde(given)),
+            None => Value::from_object(Anything),
+        };
         context! {
             state,
+            context,
             agent => context! { name => self.agent_name, title => self.agent_title },
             model => self.model,
             run_id => self.run_id.as_str(),

@@ -365,6 +365,14 @@ fn deadlines(table: Table<'_>) -> Deadlines {
     let between_bytes = read("between_bytes");
     let between_tokens = read("between_tokens");
     let total = read("total");
+    let rate_floor = table.get("rate_floor").and_then(|value| match value.micros()? {
+        0 => {
+            let problem = format!("`{}` must be above 0", value.path);
+            value.problem(problem, "no limit", "leave it out to let answers take their time");
+            None
+        }
+        floor => Some(floor),
+    });
     // A stage that outlasts the one around it could never be what ends a call.
     let stages = [&connect, &first_byte, &first_token, &total];
     let stages: Vec<_> = stages.into_iter().flatten().collect();
@@ -389,6 +397,7 @@ fn deadlines(table: Table<'_>) -> Deadlines {
         first_token: duration(first_token),
         between_bytes: duration(between_bytes),
         between_tokens: duration(between_tokens),
+        rate_floor,
         total: duration(total),
     }
 }

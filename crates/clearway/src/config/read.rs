@@ -15,7 +15,7 @@ use toml::de::DeTable;
 use super::duration::DEADLINE;
 use super::env::Env;
 use super::http::{self, Http};
-use super::knowledge::{self, KnowledgeDraft};
+use super::knowledge::{self, KnowledgeDraft, UploadsDraft};
 use super::models::{self, ModelDraft};
 use super::prompt::Prompt;
 use super::report::{Problem, Report, Source};
@@ -25,7 +25,7 @@ use super::webhooks::CronDraft;
 use super::workflow::{self, Around, WorkflowDraft};
 use super::{
     Cite, Config, Dialect, Door, Listen, LogFormat, Origin, Pool, Provider, Server, ServerLimits,
-    Uploads, auth, join, providers, resolve, telemetry, webhooks,
+    auth, join, providers, resolve, telemetry, webhooks,
 };
 
 /// Where prompts and certificates are.
@@ -47,7 +47,7 @@ pub(super) struct Draft {
     pub(super) mcp: BTreeMap<String, Option<Mcp>>,
     pub(super) http: Http,
     pub(super) knowledge: BTreeMap<String, KnowledgeDraft>,
-    pub(super) uploads: Uploads,
+    pub(super) uploads: UploadsDraft,
     pub(super) doors: BTreeMap<String, DoorDraft>,
     pub(super) crons: BTreeMap<String, CronDraft>,
 }
@@ -63,6 +63,7 @@ pub(super) struct AgentDraft {
     pub(super) working_limit: Option<Duration>,
     pub(super) when_busy: Option<Multitask>,
     pub(super) history_tokens: Option<u32>,
+    pub(super) keep: Option<clearway_engine::Keep>,
     pub(super) params: Map<String, Json>,
     pub(super) tools: Vec<At<ToolRef>>,
     pub(super) confirm: Vec<At<String>>,
@@ -333,6 +334,7 @@ fn agent(table: Table<'_>, files: &Files, read_files: &mut Vec<PathBuf>) -> Agen
         working_limit: table.get("working_limit").and_then(|value| value.duration(DEADLINE)),
         when_busy,
         history_tokens: table.get("history_tokens").and_then(|value| value.count(0..=100_000_000)),
+        keep: table.get("keep").and_then(|value| super::workflow::keep(&value)),
         params: params(&table),
         tools: table.get("tools").map(|value| tools::read(&value)).unwrap_or_default(),
         confirm: list("confirm").iter().filter_map(Value::name).collect(),

@@ -93,9 +93,10 @@ pub(super) fn config(walk: &Walk<'_>, draft: Draft, server: Server) -> Config {
         }
     }
     let crons = draft.crons.into_iter().map(|(name, draft)| (name, draft.cron)).collect();
-    let knowledge = knowledge::resolve(walk, draft.knowledge, &models, |walk, model| {
-        known(walk, "model", model, models.keys())
-    });
+    let (knowledge, uploads) =
+        knowledge::resolve(walk, draft.knowledge, draft.uploads, &models, |walk, model| {
+            known(walk, "model", model, models.keys())
+        });
     let doors = draft.doors.into_iter().map(|(name, door)| (name, door.door)).collect();
     Config {
         origin: Origin::Text,
@@ -108,7 +109,7 @@ pub(super) fn config(walk: &Walk<'_>, draft: Draft, server: Server) -> Config {
         http: draft.http,
         mcp: draft.mcp.into_iter().filter_map(|(name, mcp)| Some((name, mcp?))).collect(),
         knowledge,
-        uploads: draft.uploads,
+        uploads,
         doors,
         telemetry: None,
         auth: Vec::new(),
@@ -380,6 +381,7 @@ fn plain_model(provider: String, model: String) -> Model {
         deadline: None,
         embedding: None,
         fallback: Vec::new(),
+        spread: Vec::new(),
         commit: Commit::Fail,
         prefill: false,
         price: None,
@@ -413,6 +415,7 @@ fn resolve_model(
         deadline: draft.deadline,
         embedding: draft.embedding,
         fallback: draft.fallback.into_iter().map(|name| name.value).collect(),
+        spread: draft.spread.into_iter().map(|name| name.value).collect(),
         commit: draft.commit,
         prefill: draft.prefill,
         price: draft.price,
@@ -442,16 +445,22 @@ fn note_no_embeddings(
     walk.note(problem_at(walk, problem, provider, "cannot embed").help(help));
 }
 
-/// Whether every fallback is a model that can answer instead. Cycles are harmless: a call follows
+/// Whether every fallback and equal is a model that can answer instead. Cycles are harmless: a call follows
 /// the list of its own model and no other.
 fn note_fallbacks(walk: &Walk<'_>, models: &BTreeMap<String, ModelDraft>, has_default: bool) {
     let default = has_default.then(|| DEFAULT_MODEL.to_owned());
     let names = || models.keys().chain(default.iter());
     for (name, model) in models {
-        for fallback in &model.fallback {
+        let fallbacks = model.fallback.iter().map(|other| ("fallback", other));
+        for (key, fallback) in fallbacks.chain(model.spread.iter().map(|other| ("spread", other))) {
             let other = models.get(&fallback.value);
             let (what, label) = if fallback.value == *name {
-                ("it cannot be its own fallback", "itself")
+                let what = if key == "spread" {
+                    "it is one of them anyway"
+                } else {
+                    "it cannot be its own fallback"
+                };
+                (what, "itself")
             } else if model.embedding.is_some() {
                 ("vectors of different models do not compare", "a model that embeds has none")
             } else if other.is_some_and(|other| other.embedding.is_some()) {
@@ -460,7 +469,7 @@ fn note_fallbacks(walk: &Walk<'_>, models: &BTreeMap<String, ModelDraft>, has_de
                 known(walk, "model", fallback, names().filter(|other| *other != name));
                 continue;
             };
-            let problem = Problem::new(format!("`models.{name}.fallback`: {what}"));
+            let problem = Problem::new(format!("`models.{name}.{key}`: {what}"));
             walk.note(problem_at(walk, problem, fallback, label));
         }
     }
@@ -534,6 +543,7 @@ fn resolve_agent(
         working_limit: draft.working_limit.unwrap_or(WORKING),
         when_busy: draft.when_busy.unwrap_or_default(),
         history_tokens: draft.history_tokens.unwrap_or(history),
+        keep: draft.keep.unwrap_or(clearway_engine::Keep::All),
         params: draft.params,
         tools,
         confirm: draft.confirm.into_iter().map(|pattern| pattern.value).collect(),

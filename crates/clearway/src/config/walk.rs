@@ -639,6 +639,14 @@ impl<'a> Value<'a> {
         matches!(self.from, From::File(value) if matches!(value.get_ref(), DeValue::Table(_)))
     }
 
+    /// Whether it is a whole number: for keys that take a word or a number.
+    pub(super) fn is_number(&self) -> bool {
+        match self.from {
+            From::File(value) => matches!(value.get_ref(), DeValue::Integer(_)),
+            From::Variable { text, .. } => text.trim().parse::<u64>().is_ok(),
+        }
+    }
+
     /// Whether it is a list: for more errors about it than that it is none.
     pub(super) fn is_list(&self) -> bool {
         matches!(self.from, From::File(value) if matches!(value.get_ref(), DeValue::Array(_)))

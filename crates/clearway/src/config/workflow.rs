@@ -189,6 +189,8 @@ pub struct Step {
     pub writes: Vec<(String, Expr)>,
     /// Custom events when it has ended: name and data.
     pub emit: Vec<(String, Expr)>,
+    /// Whether it asks how often it was visited, which is counted only then.
+    pub uses_visits: bool,
     pub kind: StepKind,
 }
 
@@ -348,13 +350,7 @@ pub(super) fn read(name: &str, table: Table<'_>, around: &mut Around<'_>) -> Opt
         budget.calls = limits.get("calls").and_then(|value| value.count(1..=u32::MAX));
         limits.finish();
     }
-    let keep = table.get("keep").and_then(|value| match value.text() {
-        Some(_) => value.one_of(&[
-            ("all", clearway_engine::Keep::All),
-            ("ends", clearway_engine::Keep::RunEnds),
-        ]),
-        None => value.count(1..=1_000_000).map(clearway_engine::Keep::Last),
-    });
+    let keep = table.get("keep").and_then(|value| keep(&value));
     let (channels, open) = channels(&table);
     let output = table.get("output").and_then(|value| expr(&value, "output"));
     let mut draft =
@@ -584,7 +580,7 @@ impl<'a> Drafting<'_, '_, 'a> {
         let save_as = place("save_as");
         let save_as = save_as.and_then(|value| self.template(&value, &named("save_as")));
         let kind = self.kind(name, &do_, &kind, &table);
-        let step = Step {
+        let mut step = Step {
             name: name.to_owned(),
             title: text("title").unwrap_or_else(|| title_of(name)),
             category: text("category").unwrap_or_default(),
@@ -603,8 +599,11 @@ impl<'a> Drafting<'_, '_, 'a> {
             cache: table.get("cache").and_then(|value| value.duration(DEADLINE)),
             writes,
             emit,
+            uses_visits: false,
             kind: kind?,
         };
+        step.uses_visits =
+            !matches!(step.kind, StepKind::Branch { .. }) && check::uses_visits(&step);
         table.finish();
         Some(step)
     }
@@ -682,7 +681,7 @@ impl<'a> Drafting<'_, '_, 'a> {
                 let pdf = table
                     .get("as")
                     .and_then(|value| value.one_of(&[("pdf", true), ("text", false)]));
-                StepKind::Template { template: body?, pdf: pdf.unwrap_or(false) }
+                StepKind::Template { template: body?.for_lanes(), pdf: pdf.unwrap_or(false) }
             }
             "set" => StepKind::Set {
                 value: table.get("value").and_then(|value| expr(&value, &named("value"))),
@@ -810,6 +809,15 @@ fn title_of(name: &str) -> String {
     let text = name.replace(['_', '-'], " ");
     let mut chars = text.chars();
     chars.next().map_or_else(String::new, |first| first.to_uppercase().chain(chars).collect())
+}
+
+/// `keep`: which checkpoints of a thread stay.
+pub(super) fn keep(value: &Value<'_>) -> Option<clearway_engine::Keep> {
+    use clearway_engine::Keep;
+    match value.is_number() {
+        false => value.one_of(&[("all", Keep::All), ("ends", Keep::RunEnds)]),
+        true => value.count(1..=1_000_000).map(Keep::Last),
+    }
 }
 
 impl Step {

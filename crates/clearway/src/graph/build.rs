@@ -615,7 +615,6 @@ fn agent<S: State>(
         starts_ahead: false,
         input_schema: None,
         shown_channels: None,
-        fold: None,
     }
 }
 

@@ -65,6 +65,12 @@ impl Ctx {
         &self.inner.node
     }
 
+    /// What the run's caller set for it alone: `context` or `config.configurable` of LangGraph's
+    /// clients.
+    pub fn context(&self) -> &Map<String, Value> {
+        &self.inner.record().options.context
+    }
+
     /// The superstep, from 0.
     pub const fn superstep(&self) -> i64 {
         self.inner.step

@@ -9,7 +9,7 @@ use clearway_core::run::RunOptions;
 use clearway_core::thread::ThreadKey;
 use clearway_core::{Clock, Failure, RunId, RunRecord, Status, ThreadId};
 use clearway_engine::upstream::{Config as UpstreamConfig, Upstream};
-use clearway_engine::{Agent, Agents, Engine, PoolOptions, Store, Submit};
+use clearway_engine::{Agent, Agents, Engine, Lanes, PoolOptions, Store, Submit};
 use clearway_store::{MemStore, SqliteOptions, SqliteStore, SystemClock};
 use serde::Serialize;
 use serde_json::Value;
@@ -84,7 +84,7 @@ impl LocalBuilder {
         let mut agents = Vec::new();
         let upstream = match &self.config {
             Some(config) => {
-                let services = Services::new(config, &simulated, None);
+                let services = Services::new(config, &simulated, None, Lanes::default());
                 agents.extend(crate::agents::compile(config, &services, &clock));
                 upstream::build(config, self.simulator.as_ref(), &clock, &simulated)?
             }

@@ -9,7 +9,7 @@ use clearway_core::{Clock, Failure};
 use clearway_engine::{Agent, InputCheck, Node, NodePolicy, OnError as EngineOnError, OnOutage};
 use serde_json::{Map, Value, json};
 
-use super::steps::{Fold, Scatter, StepNode};
+use super::steps::{Fold, Scatter, StepNode, visits_channel};
 use crate::config::Config;
 use crate::config::workflow::{END, InputField, InputKind, OnError, Step, StepKind, Workflow};
 use crate::services::Services;
@@ -79,7 +79,6 @@ pub(crate) fn agent(
         starts_ahead: false,
         shown_channels: (!workflow.channels.is_empty())
             .then(|| workflow.channels.keys().map(|name| name.as_str().into()).collect()),
-        fold: (!workflow.channels.is_empty()).then(|| RESULT.into()),
         ..Agent::single(name, "workflow", first, code)
     }
 }
@@ -134,9 +133,15 @@ pub(crate) fn plan(workflow: &Workflow) -> Plan {
     for step in &workflow.steps {
         let reducer = if step.for_each.is_some() { Reducer::Append } else { Reducer::Last };
         plan = plan.channel(&step.name, reducer);
+        if step.uses_visits {
+            plan = plan.channel(&visits_channel(&step.name), Reducer::Last);
+        }
     }
     for (channel, reducer) in &workflow.channels {
         plan = plan.channel(channel, *reducer);
+    }
+    if !workflow.channels.is_empty() {
+        plan = plan.fold(RESULT);
     }
     plan.at_the_end(RESULT)
         .max_steps(workflow.max_steps)

@@ -7,8 +7,17 @@ use std::sync::Arc;
 use clearway_core::{Code, Failure};
 use minijinja::{AutoEscape, Environment, Error, ErrorKind, UndefinedBehavior, Value};
 
-/// Steps of the template engine that one rendering may take: a loop in it must end.
-const FUEL: u64 = 5_000_000;
+/// Steps of the template engine that one rendering may take: a loop in it must end. This many take some milliseconds,
+/// and whoever else waits for the thread does not notice.
+const FUEL: u64 = 200_000;
+/// The same where nobody waits: in a lane.
+const LANE_FUEL: u64 = 5_000_000;
+
+/// Bytes that a value may have as JSON, or a text that goes into a prompt, a request or a channel: what a step may hold
+/// in memory (`step_bytes`).
+pub(crate) const VALUE_BYTES: usize = 4 << 20;
+/// Bytes of a text that becomes a file (`step_bytes`); whether the file is kept is for `artifact_bytes`.
+pub(crate) const FILE_BYTES: usize = 32 << 20;
 
 /// A compiled template.
 #[derive(Clone)]
@@ -54,12 +63,39 @@ impl Template {
         Ok(Self { environment: Arc::new(environment), name: name.to_owned() })
     }
 
+    /// The same template where it may take longer: whoever renders it does so in a lane.
+    #[must_use]
+    pub fn for_lanes(mut self) -> Self {
+        Arc::make_mut(&mut self.environment).set_fuel(Some(LANE_FUEL));
+        self
+    }
+
     /// # Errors
-    /// `template_failed`, naming template, line and variable.
+    /// `template_failed`, naming template, line and variable; `limit_exceeded` naming `step_bytes`.
     pub fn render(&self, values: &Value) -> Result<String, Failure> {
-        let rendered =
-            self.environment.get_template(ONLY).and_then(|template| template.render(values));
-        rendered.map_err(|error| failed(&self.name, &error))
+        self.render_within(values, VALUE_BYTES)
+    }
+
+    /// As [`Template::render`], with another limit: rendering stops where the text gets longer.
+    ///
+    /// # Errors
+    /// As [`Template::render`].
+    pub fn render_within(&self, values: &Value, most: usize) -> Result<String, Failure> {
+        let mut out = Bounded { bytes: Some(Vec::new()), left: most };
+        let rendered = self
+            .environment
+            .get_template(ONLY)
+            .and_then(|template| template.render_captured_to(values, &mut out).map(drop));
+        match rendered {
+            Err(error) if error.kind() == ErrorKind::WriteFailure => {
+                Err(too_large(&format!("{}: the text", self.name), most))
+            }
+            Err(error) => Err(failed(&self.name, &error)),
+            Ok(()) => String::from_utf8(out.bytes.unwrap_or_default()).map_err(|error| {
+                let text = format!("{}: not UTF-8: {error}", self.name);
+                Failure::new(Code::TemplateFailed, text)
+            }),
+        }
     }
 
     /// Names that must come from outside, with the fields that are looked up in them.
@@ -86,6 +122,14 @@ impl Expr {
     /// As [`Template::render`].
     pub fn evaluate(&self, values: &Value) -> Result<serde_json::Value, Failure> {
         let value = self.value(values)?;
+        // Counted first: what is too large is not to be built.
+        let mut counted = Bounded { bytes: None, left: VALUE_BYTES };
+        if let Err(error) = serde_json::to_writer(&mut counted, &value)
+            && error.is_io()
+        {
+            let what = format!("{}: the value of `{}`", self.name, self.source);
+            return Err(too_large(&what, VALUE_BYTES));
+        }
         serde_json::to_value(&value).map_err(|error| {
             let text = format!("{}: `{}` is no JSON value: {error}", self.name, self.source);
             Failure::new(Code::TemplateFailed, text)
@@ -196,6 +240,33 @@ fn words(text: &str, count: usize) -> String {
     kept.join(" ") + more
 }
 
+/// Takes so many bytes and no more; keeps them or only counts.
+struct Bounded {
+    bytes: Option<Vec<u8>>,
+    left: usize,
+}
+
+impl std::io::Write for Bounded {
+    fn write(&mut self, more: &[u8]) -> std::io::Result<usize> {
+        let left = self.left.checked_sub(more.len());
+        self.left = left.ok_or(std::io::ErrorKind::FileTooLarge)?;
+        if let Some(bytes) = &mut self.bytes {
+            bytes.extend_from_slice(more);
+        }
+        Ok(more.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+fn too_large(what: &str, most: usize) -> Failure {
+    let text =
+        format!("{what} has more than {most} bytes, which is what a step may hold (`step_bytes`)");
+    Failure::new(Code::LimitExceeded, text).with("limit", "step_bytes")
+}
+
 fn explain(name: &str, error: &Error) -> String {
     let why = error.detail().map_or_else(|| error.kind().to_string(), ToOwned::to_owned);
     match error.line() {
@@ -245,6 +316,22 @@ mod tests {
         assert!(failure.message.contains("prompts/x.md, line 2"), "{failure}");
         assert_eq!(failure.detail["variable"], "brief.titel");
         assert!(Template::compile("x", "{% if %}").unwrap_err().contains("x, line 1"));
+    }
+
+    #[test]
+    fn what_does_not_fit_into_a_step_is_refused_by_the_name_of_the_limit() {
+        let values = context! { n => 5 << 20 };
+        let failures = [
+            Template::compile("x", "{{ 'x' * n }}").unwrap().render(&values).unwrap_err(),
+            Expr::compile("value", "'x' * n").unwrap().evaluate(&values).unwrap_err(),
+            Expr::compile("value", "[0] * n").unwrap().evaluate(&values).unwrap_err(),
+        ];
+        for failure in failures {
+            assert_eq!(failure.code, Code::LimitExceeded, "{failure}");
+            assert_eq!(failure.detail["limit"], "step_bytes");
+        }
+        let file = Template::compile("x", "{{ 'x' * n }}").unwrap();
+        assert_eq!(file.render_within(&values, FILE_BYTES).unwrap().len(), 5 << 20);
     }
 
     #[test]

@@ -18,7 +18,7 @@ use minijinja::Value as Jinja;
 use serde_json::{Map, Value, json};
 
 use super::compile::{self, RESULT, Shared};
-use super::expr::Template;
+use super::expr::{FILE_BYTES, Template, VALUE_BYTES};
 use super::request;
 use super::structured;
 use crate::config::workflow::{Case, END, Pause, Step, StepKind};
@@ -48,6 +48,18 @@ pub(super) struct Fold {
 }
 
 impl Shared {
+    /// How often the run has come to this step, this time included.
+    fn visits(&self, cx: &Ctx, step: &Step) -> u64 {
+        if matches!(step.kind, StepKind::Branch { .. }) {
+            let before = cx.state.get(&step.name).unwrap_or_default();
+            return before["visits"].as_u64().unwrap_or(0) + 1;
+        }
+        let before = cx.state.get(&visits_channel(&step.name));
+        let before = before.and_then(|count| count.as_u64()).unwrap_or(0);
+        // The elements of a fan-out come after it has counted.
+        if cx.payload.is_some() { before.max(1) } else { before + 1 }
+    }
+
     /// What templates and expressions can use.
     fn values(&self, cx: &Ctx, step: &Step, visits: u64) -> Map<String, Value> {
         let mut values = Map::new();
@@ -75,9 +87,23 @@ impl Shared {
                 "created_at": record.created_at.to_string(),
             }),
         );
+        let context = record.options.context.clone();
+        // A channel of that name is the author's own.
+        values.entry("context").or_insert(Value::Object(context));
         values.insert("now".to_owned(), self.clock.now().to_string().into());
         values
     }
+}
+
+/// Where a step that asks for the number of its visits keeps it. Not shown: no name has a colon.
+pub(super) fn visits_channel(step: &str) -> String {
+    format!("{step}:visits")
+}
+
+/// The count of a step, with its output; a fan-out has counted itself, and a branch shows its own.
+fn counted(step: &Step, visits: u64) -> Option<Write> {
+    let counts = step.uses_visits && step.for_each.is_none();
+    counts.then(|| Write::new(&visits_channel(&step.name), visits.into()))
 }
 
 /// Values for the template engine.
@@ -96,9 +122,14 @@ fn writes(step: &Step, output: Value) -> Vec<Write> {
 impl Node for Scatter {
     async fn call(&self, cx: Ctx) -> Result<Output, NodeError> {
         let step = &self.shared.workflow.steps[self.at];
-        let values = jinja(&self.shared.values(&cx, step, 1));
+        let visits = self.shared.visits(&cx, step);
+        let values = jinja(&self.shared.values(&cx, step, visits));
         let clear = Write { assign: true, ..Write::new(&step.name, Value::Array(Vec::new())) };
-        let on = |goto| Output { writes: vec![clear], goto: Some(goto), ..Output::default() };
+        let mut all = vec![clear];
+        if step.uses_visits {
+            all.push(Write::new(&visits_channel(&step.name), visits.into()));
+        }
+        let on = |goto| Output { writes: all, goto: Some(goto), ..Output::default() };
         let runs = match &step.condition {
             Some(condition) => condition.is_true(&values)?,
             None => true,
@@ -160,8 +191,7 @@ impl Node for Fold {
 impl Node for StepNode {
     async fn call(&self, cx: Ctx) -> Result<Output, NodeError> {
         let step = &self.shared.workflow.steps[self.at];
-        let before = cx.state.get(&step.name).unwrap_or_default();
-        let visits = before["visits"].as_u64().unwrap_or(0) + 1;
+        let visits = self.shared.visits(&cx, step);
         let values = self.shared.values(&cx, step, visits);
         let context = jinja(&values);
         // With `for_each`, the condition was asked before the fan-out.
@@ -170,13 +200,16 @@ impl Node for StepNode {
         {
             let data = json!({"message": "skipped", "node": step.name, "skipped": true});
             cx.fact(EventKind::Progress, &data)?;
-            return Ok(Output { writes: writes(step, Value::Null), ..Output::default() });
+            let mut all = writes(step, Value::Null);
+            all.extend(counted(step, visits));
+            return Ok(Output { writes: all, ..Output::default() });
         }
         let mut output = self.perform(&cx, step, &values, &context, visits).await?;
         if let Some(name) = &step.save_as {
             output.value = self.save(&cx, step, name, &context, output.value).await?;
         }
         let mut all = writes(step, output.value);
+        all.extend(counted(step, visits));
         all.append(&mut output.writes);
         if !step.writes.is_empty() || !step.emit.is_empty() {
             let mut with_output = values.clone();
@@ -270,7 +303,11 @@ impl StepNode {
                 Ok(Made::from(end.state.map(|state| state[RESULT].clone()).unwrap_or_default()))
             }
             StepKind::Template { template, .. } => {
-                Ok(Value::String(template.render(context)?).into())
+                // A report over everything may take a while; others are not to notice.
+                let (template, context) = (template.clone(), context.clone());
+                let most = if step.save_as.is_some() { FILE_BYTES } else { VALUE_BYTES };
+                let render = move || template.render_within(&context, most);
+                Ok(Value::String(self.shared.services.aside(render).await??).into())
             }
             StepKind::Set { value } => match value {
                 Some(expr) => Ok(expr.evaluate(context)?.into()),
@@ -408,7 +445,11 @@ impl StepNode {
         };
         let is_pdf = matches!(&step.kind, StepKind::Template { pdf: true, .. });
         let (bytes, guessed) = match is_pdf {
-            true => (crate::pdf::from_markdown(&text, name)?, "application/pdf"),
+            true => {
+                let title = name.to_owned();
+                let lay_out = move || crate::pdf::from_markdown(&text, &title);
+                (self.shared.services.aside(lay_out).await??, "application/pdf")
+            }
             false => (text.into_bytes(), media_type(name)),
         };
         let media_type = step.media_type.as_deref().unwrap_or(guessed);

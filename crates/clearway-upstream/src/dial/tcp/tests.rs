@@ -162,13 +162,7 @@ async fn name_server(socket: UdpSocket, failing: Arc<std::sync::atomic::AtomicBo
 #[tokio::test]
 async fn names_are_resolved_in_the_process() {
     let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
-    let mut udp = ConnectionConfig::udp();
-    udp.port = socket.local_addr().unwrap().port();
-    let mut server = NameServerConfig::udp(Ipv4Addr::LOCALHOST.into());
-    server.connections = vec![udp];
-    let config = ResolverConfig::from_parts(None, Vec::new(), vec![server]);
-    let builder = TokioResolver::builder_with_config(config, TokioRuntimeProvider::default());
-    let tcp = TcpDial { resolver: finish(builder), ..TcpDial::new() };
+    let tcp = TcpDial::asking(socket.local_addr().unwrap().port());
 
     let failing = Arc::new(std::sync::atomic::AtomicBool::new(false));
     let mut tasks = JoinSet::new();
@@ -216,4 +210,17 @@ async fn giving_up_closes_what_is_half_open() {
     };
     let mut rest = Vec::new();
     accepted.read_to_end(&mut rest).await.unwrap();
+}
+
+impl TcpDial {
+    /// One that asks a name server on this port of the loopback.
+    pub(crate) fn asking(port: u16) -> Self {
+        let mut udp = ConnectionConfig::udp();
+        udp.port = port;
+        let mut server = NameServerConfig::udp(Ipv4Addr::LOCALHOST.into());
+        server.connections = vec![udp];
+        let config = ResolverConfig::from_parts(None, Vec::new(), vec![server]);
+        let builder = TokioResolver::builder_with_config(config, TokioRuntimeProvider::default());
+        Self { resolver: finish(builder), ..Self::new() }
+    }
 }

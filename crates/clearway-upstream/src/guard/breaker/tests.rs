@@ -14,7 +14,7 @@ impl Rig {
     }
 
     fn ticket(&self) -> Ticket {
-        match self.breaker.admit(self.now) {
+        match self.breaker.admit(Class::Bulk, self.now) {
             Gate::Pass(ticket) | Gate::Probe(ticket) => ticket,
             Gate::Open { .. } => panic!("it is open"),
         }
@@ -43,10 +43,16 @@ impl Rig {
 
     /// How long it stays open from now; then it is as long later.
     fn wait_until_probe(&mut self) -> f64 {
-        let Gate::Open { until } = self.breaker.admit(self.now) else { panic!("it is not open") };
+        let Gate::Open { until } = self.breaker.admit(Class::Bulk, self.now) else {
+            panic!("it is not open")
+        };
         let wait = until - self.now;
         self.now = until;
         wait.as_secs_f64()
+    }
+
+    fn may(&self, class: Class) -> bool {
+        !matches!(self.breaker.admit(class, self.now), Gate::Open { .. })
     }
 
     fn view(&self) -> BreakerView {
@@ -153,7 +159,9 @@ fn one_probe_at_a_time_and_a_cancelled_one_is_no_verdict() {
     rig.trip();
     rig.wait_until_probe();
     let probe = rig.probe();
-    assert!(matches!(rig.breaker.admit(rig.now), Gate::Open { until } if until > rig.now));
+    assert!(
+        matches!(rig.breaker.admit(Class::Bulk, rig.now), Gate::Open { until } if until > rig.now)
+    );
     assert_eq!(rig.view().next_probe_ms, None);
     drop(probe);
     assert_eq!((rig.state(), rig.view().next_probe_ms), ("half_open", Some(0)));
@@ -189,7 +197,7 @@ fn late_results_are_counted_and_change_nothing() {
     rig.wait_until_probe();
     let probe = rig.probe();
     drop(stale);
-    assert!(matches!(rig.breaker.admit(rig.now), Gate::Open { .. }));
+    assert!(matches!(rig.breaker.admit(Class::Bulk, rig.now), Gate::Open { .. }));
     drop(probe);
 }
 
@@ -247,7 +255,7 @@ proptest! {
             let before = rig.view();
             match step {
                 Move::Wait(ms) => rig.now += Duration::from_millis(ms),
-                Move::Admit => match rig.breaker.admit(rig.now) {
+                Move::Admit => match rig.breaker.admit(Class::Bulk, rig.now) {
                     Gate::Pass(ticket) => {
                         prop_assert_eq!(before.state, "closed");
                         tickets.push(ticket);
@@ -301,4 +309,25 @@ proptest! {
             prop_assert!(after.consecutive_failures <= 5);
         }
     }
+}
+
+#[test]
+fn the_least_urgent_of_those_who_wait_makes_the_probe() {
+    let mut rig = Rig::new();
+    rig.trip();
+    let waiting = rig.breaker.wait(Class::Bulk);
+    rig.wait_until_probe();
+    // More urgent ones leave it to those behind them, but only for a moment.
+    assert!(!rig.may(Class::Interactive) && !rig.may(Class::Run));
+    assert!(rig.may(Class::Bulk));
+    rig.wait(0.3);
+    assert!(rig.may(Class::Interactive));
+    drop(waiting);
+
+    let mut rig = Rig::new();
+    rig.trip();
+    drop(rig.breaker.wait(Class::Run));
+    let _waiting = rig.breaker.wait(Class::Interactive);
+    rig.wait_until_probe();
+    assert!(rig.may(Class::Interactive), "nobody less urgent waits any more");
 }

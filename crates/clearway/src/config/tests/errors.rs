@@ -862,3 +862,26 @@ model = "vectors"
               ╰────"#]],
     );
 }
+
+#[test]
+fn equals_are_models_that_answer() {
+    let text = r#"
+[models]
+wide = { provider = "openai", model = "a", spread = ["wide", "deap", "vectors", "deep", "deep"] }
+deep = { provider = "openai", model = "b" }
+vectors = { provider = "openai", model = "e", embedding = true }
+[providers.house]
+kind = "ollama"
+deadline = { rate_floor = 0 }
+"#;
+    let report = Config::parse(FILE, text, &env()).expect_err("should be refused").to_string();
+    for said in [
+        "`models.wide.spread`: it is one of them anyway",
+        "there is no model `deap`",
+        "`models.wide.spread`: a model that embeds cannot answer instead",
+        "`models.wide.spread` names `deep` twice",
+        "`providers.house.deadline.rate_floor` must be above 0",
+    ] {
+        assert!(report.contains(said), "{said}: {report}");
+    }
+}

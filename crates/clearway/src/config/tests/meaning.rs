@@ -151,13 +151,17 @@ fn what_is_known_of_a_model() {
         r#"
 [models]
 fast = { provider = "openai", model = "a", fallback = ["deep", "default"], commit = "continue", price = { input = 0.25, cached_input = 0.025, output = 2 } }
-deep = { provider = "openai", model = "b", fallback = ["fast"], prefill = true, price = { input = 1_000.000001, output = 0.0 } }
+deep = { provider = "openai", model = "b", fallback = ["fast"], spread = ["default"], prefill = true, price = { input = 1_000.000001, output = 0.0 } }
 default = { provider = "sim", model = "c", commit = "restart" }
 vectors = { provider = "openai", model = "e", embedding = true, price = { input = 0.02 } }
 "#,
     );
     let fast = &config.models["fast"];
     assert_eq!(fast.fallback, ["deep", "default"]);
+    assert_eq!(
+        (&fast.spread[..], &config.models["deep"].spread[..]),
+        (&[][..], &["default".to_owned()][..])
+    );
     assert_eq!((fast.commit, fast.prefill), (Commit::Continue, false));
     let price = |name: &str| config.models[name].price.unwrap();
     let exact = Price { input: 250_000, cached_input: 25_000, output: 2_000_000 };
@@ -274,6 +278,7 @@ prompt   = "You are {{ agent.title }}."
 pool     = "campaigns"
 deadline = "60s"
 when_busy = "interrupt"
+keep = 3
 
 [doors.cofounder]
 mount = "/cofounder"
@@ -288,6 +293,7 @@ expose_state = true
     assert_eq!(config.pools["chat"], Pool { slots: 256, queue: 2000 });
     let agent = &config.agents["cofounder"];
     assert_eq!((agent.when_busy, agent.history_tokens), (Multitask::Interrupt, 6000));
+    assert_eq!(agent.keep, clearway_engine::Keep::Last(3));
     assert_eq!(config.models["writer"].params["stop"], serde_json::json!(["x"]));
     let provider = &config.providers["openai"];
     assert_eq!(
@@ -367,6 +373,7 @@ fn prompts_are_rendered_per_call() {
         now: "2026-11-20T20:46:29.363+00:00".to_owned(),
         turn: 2,
         state: None,
+        context: None,
     };
     assert_eq!(
         config.agents["a"].prompt.render(&values).unwrap(),

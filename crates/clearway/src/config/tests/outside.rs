@@ -105,9 +105,9 @@ prompt = { fil = "x.md" }
               ·              ─────┬─────
               ·                   ╰── not defined
               ╰────
-            help: a prompt can use: agent (agent.name, agent.title), model (the model's name), now (date and time in UTC),
-                  run_id (this run), state (the agent's state, as its tools wrote it down), thread_id (this conversation), today
-                  (date in UTC), turn (the user's messages so far)
+            help: a prompt can use: agent (agent.name, agent.title), context (what the run's caller set for it alone), model
+                  (the model's name), now (date and time in UTC), run_id (this run), state (the agent's state, as its tools
+                  wrote it down), thread_id (this conversation), today (date in UTC), turn (the user's messages so far)
 
             error: template error: filter nosuchfilter is unknown
               ╭─[clearway.toml:12:20]

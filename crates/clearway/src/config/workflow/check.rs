@@ -8,8 +8,19 @@ use crate::config::walk::{Table, nearest};
 use crate::workflow::request::HttpBody;
 
 /// Names that templates can use besides steps and channels.
-const GLOBALS: &[&str] =
-    &["input", "item", "loop", "step", "run", "now", "range", "dict", "namespace", "debug"];
+const GLOBALS: &[&str] = &[
+    "context",
+    "input",
+    "item",
+    "loop",
+    "step",
+    "run",
+    "now",
+    "range",
+    "dict",
+    "namespace",
+    "debug",
+];
 
 /// Notes everything that is wrong.
 pub(super) fn check(name: &str, workflow: &Workflow, table: &Table<'_>, places: &Places<'_>) {
@@ -76,7 +87,13 @@ pub(super) fn check(name: &str, workflow: &Workflow, table: &Table<'_>, places: 
 
 type Note<'n> = dyn Fn(&str, &'static str, String, &str, String) + 'n;
 
-fn check_names(workflow: &Workflow, step: &Step, steps: &[&str], note: &Note<'_>) {
+/// Whether one of its templates or expressions asks how often it was visited.
+pub(super) fn uses_visits(step: &Step) -> bool {
+    used(step).iter().any(|(_, names)| names.contains("step.visits") || names.contains("step"))
+}
+
+/// The names that a step's templates and expressions use, by the step's key.
+fn used(step: &Step) -> Vec<(&'static str, BTreeSet<String>)> {
     let mut used: Vec<(&'static str, BTreeSet<String>)> = Vec::new();
     let mut add = |key, names| used.push((key, names));
     if let Some(expr) = &step.condition {
@@ -148,7 +165,11 @@ fn check_names(workflow: &Workflow, step: &Step, steps: &[&str], note: &Note<'_>
             None => {}
         },
     }
-    for (key, names) in used {
+    used
+}
+
+fn check_names(workflow: &Workflow, step: &Step, steps: &[&str], note: &Note<'_>) {
+    for (key, names) in used(step) {
         for name in names {
             let mut parts = name.split('.');
             let root = parts.next().unwrap_or_default();
