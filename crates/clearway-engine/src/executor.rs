@@ -37,6 +37,7 @@ use tracing::Instrument;
 use uuid::Uuid;
 
 use self::claim::{deadline_of, earlier_reply, load_state, send_commit, start};
+use self::underway::Calls;
 use crate::agent::{Agent, Expiry};
 use crate::calls::{self, CallEnd, panicked};
 use crate::clock::instant;
@@ -51,6 +52,7 @@ use crate::started::{Context, Started};
 use crate::trace;
 
 mod claim;
+mod underway;
 
 /// The store has accepted a run that was started ahead: its row as written.
 pub(crate) struct Admitted(pub Box<RunRecord>);
@@ -152,42 +154,8 @@ struct OpenCall {
     was_connected: bool,
 }
 
-type CallFuture = Pin<Box<dyn Future<Output = (u32, CallEnd)> + Send>>;
 type CommitFuture = Pin<Box<dyn Future<Output = CommitEnd> + Send>>;
 type KeepFuture = Pin<Box<dyn Future<Output = (u32, Result<Journaled, Failure>)> + Send>>;
-
-/// The calls of a superstep.
-///
-/// One alone is polled with the task's own waker: a token of a chat wakes the task, and finds no
-/// queue and no waker of its own in between.
-#[derive(Default)]
-struct Calls {
-    alone: Option<CallFuture>,
-    beside: FuturesUnordered<CallFuture>,
-}
-
-impl Calls {
-    fn push(&mut self, call: CallFuture) {
-        if self.is_empty() {
-            self.alone = Some(call);
-            return;
-        }
-        self.beside.extend(self.alone.take());
-        self.beside.push(call);
-    }
-
-    fn is_empty(&self) -> bool {
-        self.alone.is_none() && self.beside.is_empty()
-    }
-
-    /// The next call that ends; `None` when there is none. Cancel-safe.
-    async fn next(&mut self) -> Option<(u32, CallEnd)> {
-        let Some(call) = &mut self.alone else { return self.beside.next().await };
-        let ended = call.await;
-        self.alone = None;
-        Some(ended)
-    }
-}
 
 enum CommitEnd {
     Ack(CommitAck),

@@ -32,10 +32,9 @@ pub(crate) async fn cancel_batch(
     let (store, batch, files) = batch_files(&call).await?;
     let cancelled = call.knowledge()?.cancel_files(files).await;
     cancelled.map_err(|failure| openai(failure.into()))?;
-    let files = match batch_files(&call).await {
-        Ok((_, _, files)) => files,
+    let Ok((_, _, files)) = batch_files(&call).await else {
         // Deleted meanwhile.
-        Err(_) => return Err(no("file batch", &batch)),
+        return Err(no("file batch", &batch));
     };
     let mut answer = batch_json(store, &batch, &files);
     answer["status"] = json!("cancelled");

@@ -48,7 +48,7 @@ pub(super) fn config(walk: &Walk<'_>, draft: Draft, server: Server) -> Config {
     if let Some(default) = default {
         let model = match default {
             Default::Same(name) => models[&name].clone(),
-            Default::New(model) => model,
+            Default::New(model) => *model,
         };
         models.insert(DEFAULT_MODEL.to_owned(), model);
     }
@@ -325,7 +325,7 @@ fn add_embeddings(providers: &BTreeMap<String, Provider>, models: &mut BTreeMap<
 enum Default {
     /// The only model of the file that answers.
     Same(String),
-    New(Model),
+    New(Box<Model>),
 }
 
 /// `None` when the file defines it, or when it is not clear which model is meant.
@@ -354,14 +354,14 @@ fn default_model(
         [] if openai_of_environment(env).is_some() => OPENAI.to_owned(),
         [] => {
             let model = SIM.to_owned();
-            return Some(Default::New(plain_model(SIM.to_owned(), model)));
+            return Some(Default::New(Box::new(plain_model(SIM.to_owned(), model))));
         }
         several => {
             several.iter().find(|name| name.as_str() == OPENAI).map(|name| (*name).clone())?
         }
     };
     let model = env.get("OPENAI_MODEL").map_or(OPENAI_MODEL, str::trim);
-    Some(Default::New(plain_model(provider, model.to_owned())))
+    Some(Default::New(Box::new(plain_model(provider, model.to_owned()))))
 }
 
 /// Whether it has, or imitates, the models that are known here by name.
