@@ -1,7 +1,7 @@
 //! The engine's door to everything above it.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
 use std::task::Poll;
 use std::time::{Duration, Instant};
@@ -80,6 +80,8 @@ pub(crate) struct Inner {
     /// Set once, by whoever puts the server together.
     pub knowledge: OnceLock<Knowledge>,
     pub process: Process,
+    /// Counted again when the last thread of the start runs.
+    pub threads_at_start: AtomicU32,
     /// When this engine began.
     pub started_at: Timestamp,
 }
@@ -111,6 +113,7 @@ impl Engine {
         })?;
         let limits = &options.limits;
         let ready = Arc::new(Notify::new());
+        let process = Process::measure();
         let inner = Arc::new(Inner {
             me,
             hub: Hub::new(clock.clone(), limits.output_bytes, limits.ended_runs),
@@ -135,7 +138,8 @@ impl Engine {
             next_start: AtomicI64::new(i64::MAX),
             watchdog,
             knowledge: OnceLock::new(),
-            process: Process::measure(),
+            threads_at_start: AtomicU32::new(process.os_threads),
+            process,
         });
         let books = Arc::new(Books::new(inner.metrics.clone(), inner.clocks.clone()));
         inner.upstream.observe_embeddings(books.clone());
@@ -176,12 +180,14 @@ impl Engine {
         &self.inner.options.lanes
     }
 
-    /// Starts the tasks of knowledge, and makes it reachable for doors.
+    /// Starts the tasks and threads of knowledge, and makes it reachable for doors. Part of the start.
     ///
     /// # Errors
-    /// The host refuses the thread that watches folders.
+    /// The host refuses a thread.
     pub fn attach(&self, knowledge: Knowledge) -> Result<(), Error> {
         knowledge.start(Some(self.inner.metrics.clone())).map_err(Error)?;
+        let threads = Process::measure().os_threads;
+        self.inner.threads_at_start.store(threads, Ordering::Relaxed);
         let _ = self.inner.knowledge.set(knowledge);
         Ok(())
     }

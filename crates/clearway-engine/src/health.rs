@@ -1,5 +1,6 @@
 //! How the process and its parts are, measured when asked.
 
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use clearway_store::StoreInfo;
@@ -18,7 +19,7 @@ pub struct Health {
     pub pools: Vec<PoolView>,
     pub providers: Vec<clearway_upstream::ProviderView>,
     pub os_threads: u32,
-    /// As counted when the engine started; equal to `os_threads` for as long as it lives.
+    /// As counted at the end of the start; equal to `os_threads` for as long as it lives.
     pub os_threads_at_start: u32,
     pub open_files: u32,
     pub open_files_limit: u64,
@@ -90,7 +91,7 @@ pub(crate) async fn measure(inner: &Inner) -> Health {
         pools: inner.pool_views(),
         providers: inner.upstream.provider_views(),
         os_threads: now.os_threads,
-        os_threads_at_start: inner.process.os_threads,
+        os_threads_at_start: inner.threads_at_start.load(Ordering::Relaxed),
         open_files: now.open_files,
         open_files_limit: limit.current.unwrap_or(u64::MAX),
         memory_bytes: now.memory_bytes,

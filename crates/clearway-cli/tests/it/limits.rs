@@ -70,7 +70,7 @@ async fn too_much_is_refused_with_the_limits_name() -> Result<()> {
     let block = "x".repeat(60_000);
     let bad = [
         ("wide", json!({"n": 100_000}), "limit_exceeded", Some("for_each_items")),
-        ("huge", json!({"block": block}), "limit_exceeded", Some("artifact_bytes")),
+        ("huge", json!({"block": block}), "limit_exceeded", Some("step_bytes")),
         ("round", json!({}), "recursion_limit", None),
         ("hole", json!({"brief": {"title": "x"}}), "template_failed", None),
         ("prose", json!({}), "output_invalid", None),
