@@ -1,11 +1,13 @@
 //! `clearway sim`: the misbehaving provider as a server of its own.
 
+use std::io;
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
 use clearway_sim::{Options, Sim};
 use serde_json::json;
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpSocket};
 
 use crate::cli::SimArgs;
 use crate::exit::{Exit, Usage};
@@ -43,12 +45,32 @@ pub(crate) fn run(args: &SimArgs, output: Output) -> Result<Exit> {
     runtime.block_on(serve(args, options, output))
 }
 
+/// A listener that a crowd of clients does not overflow: where connections are dropped, they come
+/// back a second later, which looks like a fault of whoever is tested.
+async fn bind(address: (&str, u16)) -> io::Result<TcpListener> {
+    let open = |address: SocketAddr| {
+        let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+        socket.set_reuseaddr(true)?;
+        socket.bind(address)?;
+        socket.listen(BACKLOG)
+    };
+    let mut refused = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
+    for address in tokio::net::lookup_host(address).await? {
+        match open(address) {
+            Ok(listener) => return Ok(listener),
+            Err(error) => refused = error,
+        }
+    }
+    Err(refused)
+}
+
+const BACKLOG: u32 = 4096;
+
 async fn serve(args: &SimArgs, options: Options, output: Output) -> Result<Exit> {
     let mut signals = Signals::new()?;
     let listen = (args.listen.host.as_str(), args.listen.port);
-    let listener = TcpListener::bind(listen)
-        .await
-        .with_context(|| format!("cannot listen on {}", args.listen))?;
+    let listener =
+        bind(listen).await.with_context(|| format!("cannot listen on {}", args.listen))?;
     let address = listener.local_addr()?;
     if output.json {
         output.print(&json!({"address": format!("http://{address}"), "base_url": format!("http://{address}/v1")}).to_string());
