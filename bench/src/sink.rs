@@ -15,7 +15,7 @@ use tokio::task::JoinSet;
 use tokio::time::sleep;
 
 use crate::rng::Rng;
-use crate::tap::read_request;
+use crate::tap::{read_request, serve_each};
 
 /// A write takes at most this long, in halves before and after it happens.
 pub(crate) const SLOWEST: Duration = Duration::from_millis(60);
@@ -45,7 +45,8 @@ impl Sink {
         let (by_what, keys) = (HashMap::new(), HashMap::new());
         let seen = Arc::new(Mutex::new(Seen { by_what, keys, rng: Rng::new(seed) }));
         let mut tasks = JoinSet::new();
-        tasks.spawn(accept(listener, Arc::clone(&seen)));
+        let notes = Arc::clone(&seen);
+        tasks.spawn(serve_each(listener, move |stream| serve(stream, Arc::clone(&notes))));
         Ok(Self { address, seen, _tasks: tasks })
     }
 
@@ -71,24 +72,7 @@ fn lock(seen: &Mutex<Seen>) -> MutexGuard<'_, Seen> {
     seen.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-async fn accept(listener: TcpListener, seen: Arc<Mutex<Seen>>) {
-    let mut connections = JoinSet::new();
-    loop {
-        tokio::select! {
-            Some(_) = connections.join_next() => {}
-            accepted = listener.accept() => {
-                let Ok((stream, _)) = accepted else { continue };
-                let seen = Arc::clone(&seen);
-                connections.spawn(async move {
-                    // A writer that was killed shows in what it does next.
-                    let _ = serve(stream, &seen).await;
-                });
-            }
-        }
-    }
-}
-
-async fn serve(mut stream: TcpStream, seen: &Mutex<Seen>) -> Result<()> {
+async fn serve(mut stream: TcpStream, seen: Arc<Mutex<Seen>>) -> Result<()> {
     stream.set_nodelay(true)?;
     let mut buffer = Vec::with_capacity(4096);
     while let Some(length) = read_request(&mut stream, &mut buffer).await? {
@@ -97,11 +81,11 @@ async fn serve(mut stream: TcpStream, seen: &Mutex<Seen>) -> Result<()> {
         if writes {
             let half = u64::try_from(SLOWEST.as_millis() / 2).unwrap_or(1);
             let (before, after) = {
-                let mut seen = lock(seen);
+                let mut seen = lock(&seen);
                 (seen.rng.within(0..half), seen.rng.within(0..half))
             };
             sleep(Duration::from_millis(before)).await;
-            lock(seen).note(what, key);
+            lock(&seen).note(what, key);
             sleep(Duration::from_millis(after)).await;
         }
         stream.write_all(ANSWER).await?;

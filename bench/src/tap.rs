@@ -112,7 +112,8 @@ impl Tap {
         let address = listener.local_addr()?;
         let calls = Calls::default();
         let mut tasks = JoinSet::new();
-        tasks.spawn(accept(listener, Arc::clone(&calls)));
+        let notes = Arc::clone(&calls);
+        tasks.spawn(serve_each(listener, move |stream| serve(stream, Arc::clone(&notes))));
         Ok(Self { address, calls, _tasks: tasks })
     }
 
@@ -137,38 +138,40 @@ fn lock(calls: &Calls) -> MutexGuard<'_, Notes> {
     calls.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-async fn accept(listener: TcpListener, calls: Calls) {
+/// Serves each connection in a task of its own, for ever; with the caller all of them end. Whatever
+/// ends one early is its client's doing, and shows in what the client does next.
+pub(crate) async fn serve_each<F>(listener: TcpListener, serve: impl Fn(TcpStream) -> F)
+where
+    F: Future<Output = Result<()>> + Send + 'static,
+{
     let mut connections = JoinSet::new();
     loop {
         tokio::select! {
             Some(_) = connections.join_next() => {}
             accepted = listener.accept() => {
-                let Ok((stream, _)) = accepted else { continue };
-                let calls = Arc::clone(&calls);
-                connections.spawn(async move {
-                    // Whatever ends a connection early is the caller's doing and shows in its call.
-                    let _ = serve(stream, &calls).await;
-                });
+                if let Ok((stream, _)) = accepted {
+                    connections.spawn(serve(stream));
+                }
             }
         }
     }
 }
 
-async fn serve(mut stream: TcpStream, calls: &Calls) -> Result<()> {
+async fn serve(mut stream: TcpStream, calls: Calls) -> Result<()> {
     stream.set_nodelay(true)?;
     let mut buffer = Vec::with_capacity(16 * 1024);
     while let Some(length) = read_request(&mut stream, &mut buffer).await? {
         let received = Instant::now();
         let body = &buffer[..length];
         if let Some(odd) = odd_prompt(body) {
-            lock(calls).odd_prompts.push(odd);
+            lock(&calls).odd_prompts.push(odd);
         }
         let script = Script::find(body).context("a request without a script")?;
         let streamed = memmem::find(body, b"\"stream\":true").is_some();
         buffer.drain(..length);
         let call = Call { received, sent: Vec::new(), finished: None, closed: None };
-        lock(calls).calls.insert(script.id, call);
-        let mut answer = Answer { stream: &mut stream, calls, script, out: Vec::new() };
+        lock(&calls).calls.insert(script.id, call);
+        let mut answer = Answer { stream: &mut stream, calls: &calls, script, out: Vec::new() };
         if let Err(error) = answer.give(streamed).await {
             answer.note(|call| call.closed = Some(Instant::now()));
             return Err(error);

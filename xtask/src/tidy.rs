@@ -189,7 +189,7 @@ mod tests {
         assert_eq!(rules.problems("a.md", "bad"), [""; 0]);
         let path = ["see ", "tmp", "x/y"].join("/");
         assert_eq!(machine_path(&path), Some(&path[4..]));
-        for fine in ["a/tmp/x", "/usr/lib/x", "https://x.y/home/z", "{}/work/x", "/tmp", "/tmp/"] {
+        for fine in ["a/tmp/x", "/usr/lib/x", "https://x.y/home/z", "{}/home/x", "/tmp", "/tmp/"] {
             assert_eq!(machine_path(fine), None, "{fine}");
         }
         assert!(is_build_output("a/target/b") && !is_build_output("targets/b"));

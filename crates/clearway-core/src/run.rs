@@ -208,11 +208,14 @@ pub struct RunOptions {
 impl RunOptions {
     /// Whether the run is started and driven like one without options.
     pub fn is_plain(&self) -> bool {
-        self.command.is_none()
-            && self.breaks == Breaks::default()
-            && self.budget.is_unlimited()
-            && self.base.is_none()
-            && self.webhook.is_none()
+        // Named one by one: whoever adds an option has to say here what it means.
+        let Self { command, breaks, budget, base, webhook, detailed: _, max_steps: _, context: _ } =
+            self;
+        command.is_none()
+            && *breaks == Breaks::default()
+            && budget.is_unlimited()
+            && base.is_none()
+            && webhook.is_none()
     }
 
     /// Whether there is nothing to keep.

@@ -29,6 +29,7 @@ use serde_json::Value;
 
 use crate::clock::{Clocks, Ids};
 use crate::lanes::{Background, Lanes};
+use crate::live::lock;
 use crate::metrics::Metrics;
 use crate::tasks::Tasks;
 
@@ -373,10 +374,6 @@ impl Inner {
     pub(crate) fn call_id(&self, what: &str) -> String {
         format!("kb-{what}-{}", self.calls.fetch_add(1, Ordering::Relaxed))
     }
-}
-
-pub(crate) fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// What is stored of a document besides its chunks.

@@ -1,7 +1,7 @@
 //! What provider calls cost: collected for each node call until its run commits, and for texts that
 //! are embedded together, which belong to no run, until the next second.
 
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
 use clearway_core::AttemptRecord;
@@ -14,7 +14,7 @@ use tokio::sync::Notify;
 
 use crate::clock::Clocks;
 use crate::ctx::Spending;
-use crate::live::Live;
+use crate::live::{Live, lock};
 use crate::metrics::Metrics;
 
 /// The account of one node call.
@@ -150,10 +150,6 @@ const EVERY: Duration = Duration::from_secs(1);
 const PATIENCE: Duration = Duration::from_secs(10);
 /// Attempts that wait to be written.
 const MOST: usize = 10_000;
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
 
 fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
