@@ -185,6 +185,7 @@ impl Ctx {
             probe: self.probe.clone(),
             class: self.class,
             tenant: self.record.tenant.as_str().into(),
+            conversation: Some(self.record.thread.to_string().into()),
             observer: Some(self.ledger.clone()),
             ..CallCx::new(
                 self.deadline,

@@ -24,6 +24,8 @@ pub struct CallCx {
     pub class: Class,
     /// Tenants take turns where there is a queue.
     pub tenant: Arc<str>,
+    /// What calls belong together, for models that keep such calls at one place.
+    pub conversation: Option<Arc<str>>,
     /// Told of every attempt when it is over.
     pub observer: Option<Arc<dyn Observer>>,
 }
@@ -38,6 +40,7 @@ impl CallCx {
             call_id: call_id.into(),
             class: Class::Interactive,
             tenant: "default".into(),
+            conversation: None,
             observer: None,
         }
     }

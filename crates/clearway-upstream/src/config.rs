@@ -27,7 +27,7 @@ pub struct Config {
 }
 
 /// One account at one provider.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct ProviderConfig {
     /// As operators know it: `openai`, `sim`, `house-vllm`.
     pub name: String,
@@ -103,7 +103,7 @@ impl Kind {
 }
 
 /// A model under the name that agents use for it.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct ModelConfig {
     pub name: String,
     /// Name of a [`ProviderConfig`].
@@ -126,6 +126,11 @@ pub struct ModelConfig {
     /// Names of models that are as good as this one: each call goes to whichever of them all is
     /// least busy, and to the others when that one cannot answer.
     pub spread: Vec<String>,
+    /// How much of the calls this one is to get among equals, relative to their weights.
+    pub weight: u32,
+    /// Calls of one conversation go to the same one of the equals, as long as it is not much dearer
+    /// than the others: a provider may remember the prompt.
+    pub affinity: bool,
     /// What happens when an answer breaks off after output was shown.
     pub commit: Commit,
     /// It goes on with an answer that has begun already.
@@ -171,6 +176,8 @@ impl ModelConfig {
             embedding: None,
             fallback: Vec::new(),
             spread: Vec::new(),
+            weight: 1,
+            affinity: false,
             commit: Commit::Fail,
             prefill: false,
             price: None,

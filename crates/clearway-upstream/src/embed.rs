@@ -134,6 +134,20 @@ impl Embedder {
         Self { routes, works, workers: Mutex::default() }
     }
 
+    /// Whether these are its models, by the very same routes.
+    pub(crate) fn serves(&self, routes: &HashMap<String, Arc<Route>>) -> bool {
+        let own = |name: &String, route: &Arc<Route>| {
+            self.routes.get(name).is_some_and(|own| Arc::ptr_eq(own, route))
+        };
+        let mut embedding = routes.iter().filter(|(_, route)| route.embedding.is_some());
+        embedding.clone().count() == self.routes.len()
+            && embedding.all(|(name, route)| own(name, route))
+    }
+
+    pub(crate) fn observer(&self) -> Option<Arc<dyn Observer>> {
+        self.works.observer.get().cloned()
+    }
+
     /// Tells `observer` of every attempt from now on. The first one stays.
     pub(crate) fn observe(&self, observer: Arc<dyn Observer>) {
         let _ = self.works.observer.set(observer);

@@ -8,6 +8,7 @@ use http::header::{AUTHORIZATION, USER_AGENT};
 use http::{HeaderMap, HeaderName, HeaderValue, Uri};
 use serde_json::{Map, Value};
 
+use crate::call::CallCx;
 use crate::codec::failure::Secrets;
 use crate::config::{
     Commit, ConfigError, EmbeddingModel, Endpoint, Kind, ModelConfig, ProviderConfig, Retry,
@@ -47,16 +48,16 @@ pub(crate) struct Provider {
     pub(crate) dial: Arc<dyn Dial>,
     /// Calls at once, at most.
     pub(crate) concurrent: usize,
-    pub(crate) limiter: Limiter,
-    pub(crate) keys: Keys,
+    pub(crate) limiter: Arc<Limiter>,
+    pub(crate) keys: Arc<Keys>,
     /// For what all models share: names, connections, TLS.
     pub(crate) breaker: Breaker,
     pub(crate) breaker_settings: BreakerSettings,
     pub(crate) retry: Retry,
-    pub(crate) budget: RetryBudget,
+    pub(crate) budget: Arc<RetryBudget>,
     jitter: Mutex<Jitter>,
-    pub(crate) pool: Pool,
-    pub(crate) tally: Tally,
+    pub(crate) pool: Arc<Pool>,
+    pub(crate) tally: Arc<Tally>,
     clock: Option<Arc<dyn Clock>>,
 }
 
@@ -105,22 +106,46 @@ impl Provider {
             secrets: secrets(config),
             dial,
             concurrent: config.limits.concurrent,
-            limiter: Limiter::new(config.limits.settings(), at),
-            keys: Keys::new(config.keys.clone()),
+            limiter: Arc::new(Limiter::new(config.limits.settings(), at)),
+            keys: Arc::new(Keys::new(config.keys.clone())),
             breaker: Breaker::new(breaker_settings, seed, at),
             breaker_settings,
             retry: config.retry,
-            budget: RetryBudget::new(RetryBudgetSettings::default(), at),
+            budget: Arc::new(RetryBudget::new(RetryBudgetSettings::default(), at)),
             jitter: Mutex::new(Jitter::new(seed.wrapping_mul(31))),
             address: endpoint.to_string().into(),
-            pool: Pool::new(
+            pool: Arc::new(Pool::new(
                 config.limits.idle_connections.max(config.limits.concurrent),
                 endpoint.tls,
-            ),
-            tally: Tally::default(),
+            )),
+            tally: Arc::default(),
             endpoint,
             clock,
         })
+    }
+
+    /// Takes the place of a provider of the same name: what is known of it stays known, as far as it
+    /// is still about the same thing.
+    pub(crate) fn take_over(
+        &mut self,
+        known: &Self,
+        (before, after): (&ProviderConfig, &ProviderConfig),
+    ) {
+        self.tally = known.tally.clone();
+        self.budget = known.budget.clone();
+        let same_place = before.endpoint == after.endpoint && Arc::ptr_eq(&self.dial, &known.dial);
+        if before.limits == after.limits {
+            self.limiter = known.limiter.clone();
+            if same_place {
+                self.pool = known.pool.clone();
+            }
+        }
+        if before.keys == after.keys {
+            self.keys = known.keys.clone();
+        }
+        if before.endpoint == after.endpoint && before.breaker == after.breaker {
+            self.breaker = known.breaker.clone();
+        }
     }
 
     /// The header that carries a key; the anonymous one has none.
@@ -177,6 +202,8 @@ pub(crate) struct Route {
     /// For what goes wrong after a connection is there.
     pub(crate) breaker: Breaker,
     pub(crate) load: Load,
+    /// Among equals, at least 1.
+    pub(crate) weight: f64,
     /// Of whole answers.
     pub(crate) latencies: Latencies,
 }
@@ -203,6 +230,7 @@ impl Route {
             price: config.price,
             breaker,
             load,
+            weight: f64::from(config.weight.max(1)),
             latencies: Latencies::default(),
         }
     }
@@ -226,12 +254,15 @@ pub(crate) struct Chain {
     pub(crate) routes: Arc<[Arc<Route>]>,
     /// How many of them are equals, from the front; at least one.
     pub(crate) equals: usize,
+    /// A conversation stays with one of the equals.
+    pub(crate) affinity: bool,
 }
 
 impl Chain {
-    /// The routes in the order in which this call asks them: among equals the least busy first, those
-    /// that cannot be asked now behind the others.
-    pub(crate) fn for_call(&self, class: Class, at: Instant) -> Arc<[Arc<Route>]> {
+    /// The routes in the order in which this call asks them: among equals its conversation's own
+    /// first, or the least busy, and those that cannot be asked now behind the others.
+    pub(crate) fn for_call(&self, cx: &CallCx, at: Instant) -> Arc<[Arc<Route>]> {
+        let class = cx.class;
         let Some((equals, fallbacks)) = self.routes.split_at_checked(self.equals) else {
             return self.routes.clone();
         };
@@ -244,12 +275,35 @@ impl Chain {
             has_key && route.closed_until(class, at).is_none()
         };
         let (open, closed): (Vec<_>, Vec<_>) = equals.iter().partition(can);
-        let costs: Vec<f64> = open.iter().map(|route| route.load.cost(at)).collect();
-        let order = equals[0].provider.order(&costs);
+        let costs: Vec<f64> = open.iter().map(|route| route.load.cost(at) / route.weight).collect();
+        let mut order = equals[0].provider.order(&costs);
+        if let Some(conversation) = cx.conversation.as_deref().filter(|_| self.affinity)
+            && let Some(home) = home(conversation, &open)
+        {
+            order.retain(|index| *index != home);
+            order.insert(0, home);
+        }
         let open = order.iter().map(|&index| open[index]);
         open.chain(closed).chain(fallbacks).cloned().collect()
     }
 }
+
+/// The route that a conversation belongs to, unless that is much busier or slower than another.
+fn home(conversation: &str, open: &[&Arc<Route>]) -> Option<usize> {
+    let weights = open.iter().map(|route| (route.label.as_str(), route.weight));
+    let home = load::home(conversation, weights)?;
+    let busy = |route: &Route| (route.load.under_way() + 1) as f64 / route.weight;
+    let least = |of: &dyn Fn(&Route) -> Option<f64>| {
+        open.iter().filter_map(|route| of(route)).fold(f64::INFINITY, f64::min)
+    };
+    let is_free = busy(open[home]) <= MOST_FOR_HOME * least(&|route| Some(busy(route)));
+    let latest = |route: &Route| route.load.latest();
+    let is_quick = latest(open[home]).is_none_or(|took| took <= MOST_FOR_HOME * least(&latest));
+    (is_free && is_quick).then_some(home)
+}
+
+/// How much busier or slower than another a conversation's own route may be.
+const MOST_FOR_HOME: f64 = 4.0;
 
 /// What no text of this provider may show: its keys, and what configured headers carry that look like
 /// credentials by their name.

@@ -29,6 +29,7 @@ mod kinds;
 mod lab;
 mod limits;
 mod list;
+mod reload;
 mod retries;
 mod routes;
 mod sockets;

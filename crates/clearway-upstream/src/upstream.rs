@@ -6,11 +6,12 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
 
+use arc_swap::ArcSwap;
 use clearway_core::Code;
 
 use crate::call::CallCx;
 use crate::chat::{ChatRequest, ChatStream};
-use crate::config::{Commit, Config, ConfigError, Kind};
+use crate::config::{Commit, Config, ConfigError, Kind, ProviderConfig};
 use crate::dial::{Dial, TcpDial};
 use crate::embed::{EmbedRequest, Embedder, EmbeddingInfo, Embeddings};
 use crate::failure::Error;
@@ -29,22 +30,30 @@ use crate::watch::now;
 /// All configured providers and models. Clones share everything.
 #[derive(Clone)]
 pub struct Upstream {
-    inner: Arc<Inner>,
+    shared: Arc<Shared>,
 }
 
+struct Shared {
+    /// What is in force. Calls under way keep what they began with.
+    inner: ArcSwap<Inner>,
+    calls: Calls,
+}
+
+/// Providers and models of one configuration.
 struct Inner {
+    config: Config,
     providers: Vec<Arc<Provider>>,
     /// By configured name: the model's own route first.
     models: HashMap<String, Chain>,
-    embedder: Embedder,
+    embedder: Arc<Embedder>,
     /// By configured name: each model's own route.
     routes: HashMap<String, Arc<Route>>,
-    calls: Calls,
 }
 
 impl fmt::Debug for Upstream {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_list().entries(self.inner.providers.iter().map(|provider| &provider.name)).finish()
+        let inner = self.inner();
+        f.debug_list().entries(inner.providers.iter().map(|provider| &provider.name)).finish()
     }
 }
 
@@ -108,32 +117,32 @@ impl Upstream {
         config: Config,
         dialers: HashMap<String, Arc<dyn Dial>>,
     ) -> Result<Self, ConfigError> {
-        config.check()?;
-        let tcp: Arc<dyn Dial> = Arc::new(tcp_dial(&config)?);
-        let mut providers = Vec::with_capacity(config.providers.len());
-        for (seed, provider) in (1..).zip(&config.providers) {
-            let dial = match &provider.dial {
-                None => tcp.clone(),
-                Some(name) => dialers.get(name).cloned().ok_or_else(|| {
-                    ConfigError::UnknownDial { provider: provider.name.clone(), dial: name.clone() }
-                })?,
-            };
-            let provider = Provider::new(provider, dial, config.clock.clone(), seed)?;
-            providers.push(Arc::new(provider));
-        }
-        let routes = routes(&config, &providers);
-        let models = config.models.iter().filter_map(|model| {
-            // One that is as good is no fallback, too.
-            let fallback = model.fallback.iter().filter(|name| !model.spread.contains(name));
-            let names = std::iter::once(&model.name).chain(&model.spread).chain(fallback);
-            let found: Arc<[_]> = names.filter_map(|name| routes.get(name).cloned()).collect();
-            let chain = Chain { routes: found, equals: 1 + model.spread.len() };
-            (!chain.routes.is_empty()).then(|| (model.name.clone(), chain))
-        });
-        let models = models.collect();
-        let embedder = Embedder::new(&routes);
-        let calls = Calls::default();
-        Ok(Self { inner: Arc::new(Inner { providers, models, embedder, routes, calls }) })
+        let inner = ArcSwap::from_pointee(Inner::new(config, &dialers, None)?);
+        Ok(Self { shared: Arc::new(Shared { inner, calls: Calls::default() }) })
+    }
+
+    /// Puts another configuration in force for the calls from now on. Calls under way go on as they
+    /// began, also at a provider that is not there any more. What is the same in both configurations
+    /// goes on as it is; of a provider that changed, what is known of it (breakers, keys, limits,
+    /// connections) stays where it is still about the same thing.
+    ///
+    /// `dialers` are those that are new; a dialer that is not named here stays.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Upstream::new`]; then everything stays as it was.
+    pub fn replace(
+        &self,
+        config: Config,
+        dialers: &HashMap<String, Arc<dyn Dial>>,
+    ) -> Result<(), ConfigError> {
+        let new = Inner::new(config, dialers, Some(&self.inner()))?;
+        self.shared.inner.store(Arc::new(new));
+        Ok(())
+    }
+
+    fn inner(&self) -> Arc<Inner> {
+        self.shared.inner.load_full()
     }
 
     /// Sends a chat request and returns when its answer has begun.
@@ -144,13 +153,15 @@ impl Upstream {
     ///
     /// Everything that can go wrong up to the first output; `error.failure().code` says what.
     pub async fn chat(&self, cx: CallCx, request: ChatRequest) -> Result<ChatStream, Error> {
-        let Some(chain) = self.inner.models.get(&request.model) else {
+        let inner = self.inner();
+        let Some(chain) = inner.models.get(&request.model) else {
             let problem = format!("there is no model {:?}", request.model);
             return Err(Error::refused(Code::InvalidConfig, problem));
         };
         // Boxed: it is alive during the start only, and its state is large.
-        let routes = chain.for_call(cx.class, now());
+        let routes = chain.for_call(&cx, now());
         let commit = chain.routes.first().map_or(Commit::Fail, |own| own.commit);
+        drop(inner);
         Box::pin(ChatStream::open(routes, commit, cx, request)).await
     }
 
@@ -161,8 +172,9 @@ impl Upstream {
     /// When the request as a whole is refused, before anything is sent. What goes wrong with single
     /// texts is in the answer.
     pub async fn embed(&self, cx: CallCx, request: EmbedRequest) -> Result<Embeddings, Error> {
-        let _listing = self.inner.calls.list(&cx, &request.model, request.texts.len());
-        self.inner.embedder.embed(cx, request).await
+        let _listing = self.shared.calls.list(&cx, &request.model, request.texts.len());
+        let embedder = self.inner().embedder.clone();
+        embedder.embed(cx, request).await
     }
 
     /// Says how well each text answers the query; `None` for those that the model left out.
@@ -175,37 +187,38 @@ impl Upstream {
         cx: CallCx,
         request: RerankRequest,
     ) -> Result<Vec<Option<f32>>, Error> {
-        let Some(route) = self.inner.routes.get(&request.model) else {
+        let Some(route) = self.inner().routes.get(&request.model).cloned() else {
             let problem = format!("there is no model {:?}", request.model);
             return Err(Error::refused(Code::NotFound, problem));
         };
-        let _listing = self.inner.calls.list(&cx, &request.model, request.texts.len());
-        rerank(route, &cx, &request).await
+        let _listing = self.shared.calls.list(&cx, &request.model, request.texts.len());
+        rerank(&route, &cx, &request).await
     }
 
     /// Tells `observer` of every attempt to embed from now on: such calls are shared, so that no
     /// caller's own observer hears of them. Once; the first observer stays.
     pub fn observe_embeddings(&self, observer: Arc<dyn Observer>) {
-        self.inner.embedder.observe(observer);
+        self.inner().embedder.observe(observer);
     }
 
     /// Calls for embeddings that are under way, oldest first: what each waits for, and since when.
     pub fn calls(&self) -> Vec<CallView> {
-        self.inner.calls.views()
+        self.shared.calls.views()
     }
 
     /// The embedding model with this name; the provider's name for it will do.
     pub fn embedding_model(&self, name: &str) -> Option<EmbeddingInfo> {
-        self.inner.embedder.model(name)
+        self.inner().embedder.model(name)
     }
 
     /// All embedding models, sorted by name.
     pub fn embedding_models(&self) -> Vec<EmbeddingInfo> {
-        self.inner.embedder.models()
+        self.inner().embedder.models()
     }
 
     pub fn model(&self, name: &str) -> Option<ModelInfo> {
-        let route = self.inner.models.get(name)?.routes.first()?;
+        let inner = self.inner();
+        let route = inner.models.get(name)?.routes.first()?;
         Some(ModelInfo {
             name: name.to_owned(),
             provider: route.provider.name.to_string(),
@@ -217,27 +230,27 @@ impl Upstream {
 
     /// Names of all models, sorted.
     pub fn models(&self) -> Vec<String> {
-        let mut names: Vec<_> = self.inner.models.keys().cloned().collect();
+        let mut names: Vec<_> = self.inner().models.keys().cloned().collect();
         names.sort_unstable();
         names
     }
 
     /// What every provider is doing, in the order of configuration.
     pub fn provider_views(&self) -> Vec<ProviderView> {
-        let at = now();
-        self.inner.providers.iter().map(|provider| self.view(provider, at)).collect()
+        let (inner, at) = (self.inner(), now());
+        inner.providers.iter().map(|provider| inner.view(provider, at)).collect()
     }
 
     /// An operator knows better: closes the provider's breakers and takes all its keys up again.
     /// `false` when there is no such provider.
     pub fn reset(&self, provider: &str) -> bool {
-        let at = now();
-        let Some(found) = self.inner.providers.iter().find(|it| *it.name == *provider) else {
+        let (inner, at) = (self.inner(), now());
+        let Some(found) = inner.providers.iter().find(|it| *it.name == *provider) else {
             return false;
         };
         found.breaker.reset(at);
         found.keys.reset();
-        for route in self.own_routes(found) {
+        for route in inner.own_routes(found) {
             route.1.breaker.reset(at);
         }
         true
@@ -246,9 +259,93 @@ impl Upstream {
     /// Closes connections that were idle for too long or that the provider has closed. To be called
     /// now and then, say every second; correctness does not depend on it.
     pub fn expire_idle(&self, now: Instant) {
-        for provider in &self.inner.providers {
+        for provider in &self.inner().providers {
             provider.pool.expire(now);
         }
+    }
+}
+
+impl Inner {
+    /// `known` is what was in force before.
+    fn new(
+        config: Config,
+        dialers: &HashMap<String, Arc<dyn Dial>>,
+        known: Option<&Self>,
+    ) -> Result<Self, ConfigError> {
+        config.check()?;
+        let tcp: Arc<dyn Dial> = Arc::new(tcp_dial(&config)?);
+        let mut providers = Vec::with_capacity(config.providers.len());
+        for (seed, settings) in (1..).zip(&config.providers) {
+            let named = settings.dial.as_ref();
+            let new_dial = named.and_then(|name| dialers.get(name)).cloned();
+            let known = known.and_then(|known| known.provider(&settings.name));
+            if let Some((before, provider)) = known
+                && before == settings
+                && new_dial.is_none()
+            {
+                providers.push(provider.clone());
+                continue;
+            }
+            // TCP also knows whom to trust, which belongs to the endpoint.
+            let same_dial = known.filter(|(before, _)| {
+                before.dial == settings.dial
+                    && (named.is_some() || before.endpoint == settings.endpoint)
+            });
+            let dial = match new_dial.or_else(|| same_dial.map(|(_, it)| it.dial.clone())) {
+                Some(dial) => dial,
+                None => match named {
+                    None => tcp.clone(),
+                    Some(dial) => {
+                        let (provider, dial) = (settings.name.clone(), dial.clone());
+                        return Err(ConfigError::UnknownDial { provider, dial });
+                    }
+                },
+            };
+            let mut provider = Provider::new(settings, dial, config.clock.clone(), seed)?;
+            if let Some((before, known)) = known {
+                provider.take_over(known, (before, settings));
+            }
+            providers.push(Arc::new(provider));
+        }
+        let routes = routes(&config, &providers, known);
+        let models = config.models.iter().filter_map(|model| {
+            // One that is as good is no fallback, too.
+            let fallback = model.fallback.iter().filter(|name| !model.spread.contains(name));
+            let names = std::iter::once(&model.name).chain(&model.spread).chain(fallback);
+            let found: Arc<[_]> = names.filter_map(|name| routes.get(name).cloned()).collect();
+            let (equals, affinity) = (1 + model.spread.len(), model.affinity);
+            let chain = Chain { routes: found, equals, affinity };
+            (!chain.routes.is_empty()).then(|| (model.name.clone(), chain))
+        });
+        let models = models.collect();
+        let embedder = match known {
+            Some(known) if known.embedder.serves(&routes) => known.embedder.clone(),
+            known => {
+                let embedder = Embedder::new(&routes);
+                if let Some(observer) = known.and_then(|known| known.embedder.observer()) {
+                    embedder.observe(observer);
+                }
+                Arc::new(embedder)
+            }
+        };
+        Ok(Self { config, providers, models, embedder, routes })
+    }
+
+    fn provider(&self, name: &str) -> Option<(&ProviderConfig, &Arc<Provider>)> {
+        let mut all = self.config.providers.iter().zip(&self.providers);
+        all.find(|(settings, _)| settings.name == name)
+    }
+
+    /// What is known of a provider's model by now, if it is still found at the same place.
+    fn state_of(&self, provider: &ProviderConfig, model: &str) -> Option<(Breaker, Load)> {
+        let (before, known) = self.provider(&provider.name)?;
+        if before.endpoint != provider.endpoint || before.breaker != provider.breaker {
+            return None;
+        }
+        let mut routes = self.routes.values();
+        let route =
+            routes.find(|route| Arc::ptr_eq(&route.provider, known) && *route.model == *model)?;
+        Some((route.breaker.clone(), route.load.clone()))
     }
 
     /// The provider's configured models with their own routes, in the order of their names.
@@ -256,7 +353,7 @@ impl Upstream {
         &'a self,
         provider: &'a Arc<Provider>,
     ) -> impl Iterator<Item = (&'a str, &'a Arc<Route>)> {
-        let models = self.inner.models.iter();
+        let models = self.models.iter();
         let mut own: Vec<_> = models
             .filter_map(|(name, chain)| Some((name.as_str(), chain.routes.first()?)))
             .filter(|(_, route)| Arc::ptr_eq(&route.provider, provider))
@@ -298,7 +395,11 @@ impl Upstream {
 
 /// Every configured model at its provider. Models that are the same one there share a breaker and a
 /// load.
-fn routes(config: &Config, providers: &[Arc<Provider>]) -> HashMap<String, Arc<Route>> {
+fn routes(
+    config: &Config,
+    providers: &[Arc<Provider>],
+    known: Option<&Inner>,
+) -> HashMap<String, Arc<Route>> {
     let mut shared: HashMap<(String, String), (Breaker, Load)> = HashMap::new();
     let mut routes = HashMap::with_capacity(config.models.len());
     for (seed, model) in (1000..).zip(&config.models) {
@@ -312,11 +413,21 @@ fn routes(config: &Config, providers: &[Arc<Provider>]) -> HashMap<String, Arc<R
             let state = shared
                 .entry((model.provider.clone(), model.model.clone()))
                 .or_insert_with(|| {
-                    (Breaker::new(provider.breaker_settings, seed, now()), Load::new(now()))
+                    known.and_then(|known| known.state_of(settings, &model.model)).unwrap_or_else(
+                        || (Breaker::new(provider.breaker_settings, seed, now()), Load::new(now())),
+                    )
                 })
                 .clone();
-            let route = Route::new(model, provider.clone(), timeouts, state);
-            routes.insert(model.name.clone(), Arc::new(route));
+            let same = |known: &Inner| {
+                let route = known.routes.get(&model.name)?;
+                let settings = known.config.models.iter().find(|it| it.name == model.name)?;
+                let is_same = settings == model && Arc::ptr_eq(&route.provider, provider);
+                is_same.then(|| route.clone())
+            };
+            let route = known
+                .and_then(same)
+                .unwrap_or_else(|| Arc::new(Route::new(model, provider.clone(), timeouts, state)));
+            routes.insert(model.name.clone(), route);
         }
     }
     routes

@@ -375,6 +375,10 @@ pub struct Model {
     pub fallback: Vec<String>,
     /// Names of models that are as good as this one; calls go to the least busy of them all.
     pub spread: Vec<String>,
+    /// Its share among equals.
+    pub weight: u32,
+    /// Conversations stay with one of the equals.
+    pub affinity: bool,
     /// What happens when an answer breaks off after some of it was shown.
     pub commit: Commit,
     /// It goes on with an answer that has begun already.

@@ -115,6 +115,7 @@ pub struct Clearway {
     clock: Arc<dyn Clock>,
     config: Config,
     graphs: Vec<Arc<Agent>>,
+    simulator: Option<Simulator>,
 }
 
 impl Clearway {
@@ -168,8 +169,20 @@ impl Clearway {
         let address = bound.local_addr().unwrap_or(listen);
         let http = Tasks::new();
         http.spawn(bound.serve(http.soft.clone(), http.hard.clone()));
-        let graphs = options.graphs;
-        Ok(Self { engine, http, simulated, services, address, wanted, data, clock, config, graphs })
+        let Options { graphs, simulator, .. } = options;
+        Ok(Self {
+            engine,
+            http,
+            simulated,
+            services,
+            address,
+            wanted,
+            data,
+            clock,
+            config,
+            graphs,
+            simulator,
+        })
     }
 
     /// Where it listens.
@@ -193,14 +206,14 @@ impl Clearway {
         &self.config
     }
 
-    /// Puts the agents of a changed configuration in force; runs under way keep theirs. Answers
-    /// which other tables differ: they need a restart.
+    /// Puts a changed configuration in force, as far as that is possible while the server runs: agents,
+    /// workflows, tools, sources, providers and models. Runs under way, and their calls, go on as they
+    /// began. Answers which other tables differ: they need a restart.
     pub fn reload(&mut self, new: Config) -> Vec<&'static str> {
+        let mut waiting = self.replace_providers(&new);
         let old = &self.config;
         let differ = [
             ("server", old.server != new.server),
-            ("providers", old.providers != new.providers),
-            ("models", old.models != new.models),
             ("pools", old.pools != new.pools),
             ("doors", old.doors != new.doors || old.default_agent != new.default_agent),
             // Sources that need a model which is not there yet wait for the restart.
@@ -211,7 +224,7 @@ impl Clearway {
             ("webhooks", old.webhooks != new.webhooks),
             ("crons", old.crons != new.crons),
         ];
-        let names = differ.iter().filter(|(_, differs)| *differs).map(|(name, _)| *name).collect();
+        waiting.extend(differ.iter().filter(|(_, differs)| *differs).map(|(name, _)| *name));
         // Agents that need what is not there yet wait for the restart.
         let usable = |agent: &crate::config::Agent| {
             old.models.contains_key(&agent.model) && old.pools.contains_key(&agent.pool)
@@ -246,13 +259,35 @@ impl Clearway {
         }
         let agents = all_agents(&in_force, &self.services, &self.clock, &self.graphs);
         self.engine.agents().replace(agents);
-        self.config.agents = in_force.agents;
-        self.config.workflows = in_force.workflows;
-        self.config.mcp = in_force.mcp;
-        self.config.http = in_force.http;
-        self.config.files = in_force.files;
-        self.config.knowledge = in_force.knowledge;
-        names
+        // What waits for a restart differs until then, however often the file changes.
+        self.config = Config { default_agent: self.config.default_agent.clone(), ..in_force };
+        waiting
+    }
+
+    /// Puts changed providers and models in force. What cannot be used as it is waits for a restart.
+    fn replace_providers(&mut self, new: &Config) -> Vec<&'static str> {
+        let old = &self.config;
+        let differ =
+            [("providers", old.providers != new.providers), ("models", old.models != new.models)];
+        let differ: Vec<&'static str> =
+            differ.iter().filter(|(_, differs)| *differs).map(|(name, _)| *name).collect();
+        if differ.is_empty() {
+            return differ;
+        }
+        let wanted =
+            Config { providers: new.providers.clone(), models: new.models.clone(), ..old.clone() };
+        let upstream = self.engine.upstream();
+        let simulator = self.simulator.as_ref();
+        match upstream::replace(upstream, &wanted, old, simulator, &self.clock, &self.simulated) {
+            Ok(()) => {
+                self.config = wanted;
+                Vec::new()
+            }
+            Err(error) => {
+                tracing::warn!("changed providers cannot be put in force: {error}");
+                differ
+            }
+        }
     }
 
     /// Stops: nothing new is taken, runs may finish until `grace` is over or `hurry` is ready, the
@@ -482,14 +517,17 @@ fn source_of(config: &Config, agent: Option<&str>) -> Option<String> {
 
 fn http_limits(configured: &ServerLimits) -> HttpLimits {
     let default = HttpLimits::default();
+    let heartbeat = configured.heartbeat.unwrap_or(default.heartbeat);
+    let stalled = configured.stalled_reader.unwrap_or(default.stalled_reader);
     HttpLimits {
         connections: configured.max_connections.unwrap_or(default.connections),
         body_bytes: configured.max_body_bytes.unwrap_or(default.body_bytes),
         body_timeout: configured.body_timeout.unwrap_or(default.body_timeout),
         header_timeout: configured.header_timeout.unwrap_or(default.header_timeout),
         keep_alive: configured.keep_alive.unwrap_or(default.keep_alive),
-        stalled_reader: configured.stalled_reader.unwrap_or(default.stalled_reader),
-        heartbeat: configured.heartbeat.unwrap_or(default.heartbeat),
+        // Between two heartbeats nothing is written although everybody reads.
+        stalled_reader: stalled.max(heartbeat * 2),
+        heartbeat,
         ..default
     }
 }

@@ -24,29 +24,64 @@ pub(crate) fn build(
     clock: &Arc<dyn Clock>,
     tasks: &Tasks,
 ) -> Result<Upstream, StartError> {
+    let (config, dialers) = parts(config, None, simulator, clock, tasks)?;
+    Ok(Upstream::new(config, dialers)?)
+}
+
+/// Puts the providers and models of a changed configuration in force; `known` is what was.
+pub(crate) fn replace(
+    upstream: &Upstream,
+    config: &Config,
+    known: &Config,
+    simulator: Option<&Simulator>,
+    clock: &Arc<dyn Clock>,
+    tasks: &Tasks,
+) -> Result<(), StartError> {
+    let (config, dialers) = parts(config, Some(known), simulator, clock, tasks)?;
+    Ok(upstream.replace(config, &dialers)?)
+}
+
+type Dialers = HashMap<String, Arc<dyn Dial>>;
+
+/// The client's own configuration. A simulated provider that is `known` as it is goes on.
+fn parts(
+    config: &Config,
+    known: Option<&Config>,
+    simulator: Option<&Simulator>,
+    clock: &Arc<dyn Clock>,
+    tasks: &Tasks,
+) -> Result<(clearway_upstream::Config, Dialers), StartError> {
     let slots = config.pools.values().fold(0_u32, |sum, pool| sum.saturating_add(pool.slots));
-    let used: Vec<&str> = config.models.values().map(|model| model.provider.as_str()).collect();
+    let is_used = |config: &Config, name: &str| {
+        config.models.values().any(|model| model.provider.as_str() == name)
+    };
     let mut providers = Vec::new();
-    let mut dialers: HashMap<String, Arc<dyn Dial>> = HashMap::new();
-    for (name, provider) in
-        config.providers.iter().filter(|(name, _)| used.contains(&name.as_str()))
-    {
+    let mut dialers = Dialers::new();
+    for (name, provider) in config.providers.iter().filter(|(name, _)| is_used(config, name)) {
         let mut built = build_provider(name, provider, slots)?;
-        if let ProviderKind::Sim(settings) = &provider.kind {
+        let goes_on = known.is_some_and(|known| {
+            let before = known.providers.get(name).filter(|_| is_used(known, name));
+            before.is_some_and(|before| before.kind == provider.kind)
+        });
+        if let ProviderKind::Sim(_) = &provider.kind {
+            built.dial = Some(name.clone());
+        }
+        if let ProviderKind::Sim(settings) = &provider.kind
+            && !goes_on
+        {
             let simulator =
                 simulator.ok_or_else(|| StartError::NoSimulator { provider: name.clone() })?;
             let dial = simulator
                 .dial(settings, tasks.clone())
                 .map_err(|problem| StartError::Provider { provider: name.clone(), problem })?;
             dialers.insert(name.clone(), dial);
-            built.dial = Some(name.clone());
         }
         providers.push(built);
     }
     let models =
         config.models.iter().map(|(name, model)| build_model(name, model, config)).collect();
     let config = clearway_upstream::Config { providers, models, clock: Some(clock.clone()) };
-    Ok(Upstream::new(config, dialers)?)
+    Ok((config, dialers))
 }
 
 fn build_provider(
@@ -120,6 +155,8 @@ fn build_model(name: &str, model: &Model, config: &Config) -> ModelConfig {
         embedding: model.embedding,
         fallback: model.fallback.clone(),
         spread: model.spread.clone(),
+        weight: model.weight,
+        affinity: model.affinity,
         commit: model.commit,
         prefill: model.prefill,
         price: model.price,

@@ -3,11 +3,12 @@
 use std::fs;
 use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use clearway_testkit::{
     Client, Command, PATIENCE, Scratch, Server, free_port, reserve_port, until,
 };
 use serde_json::json;
+use tokio::task::JoinSet;
 
 use crate::binary;
 
@@ -101,6 +102,58 @@ async fn a_changed_prompt_is_used_by_the_next_turn() -> Result<()> {
     fs::write(&prompt, "Speak like {{ a king.")?;
     until("the mistake is said", PATIENCE, async || Ok(server.log().contains("helper.md"))).await?;
     assert_eq!(ask(client, "bob", "hello").await?.trim(), "Speak like a king.");
+    assert_eq!(server.stop(PATIENCE).await?.code, Some(0));
+    server.process().passed();
+    Ok(())
+}
+
+/// One that takes its time and one that does not, and whose model it is.
+fn served_by(provider: &str) -> String {
+    let one = r#"[providers.one]
+kind = "sim"
+token_interval = "40ms"
+script = [{ match = "", reply = "one one one one one one one one one one one one one one one one one one one one one one one one one one one one one one" }]"#;
+    let two = r#"[providers.two]
+kind = "sim"
+script = [{ match = "", reply = "two" }]"#;
+    let own = if provider == "one" { one } else { two };
+    format!(
+        "{own}\n[models]\ndefault = {{ provider = \"{provider}\", model = \"m\" }}\n[agents.helper]\n"
+    )
+}
+
+#[tokio::test]
+async fn a_provider_that_is_gone_finishes_what_it_began() -> Result<()> {
+    let scratch = Scratch::new()?;
+    scratch.write("clearway.toml", served_by("one"))?;
+    let command = Command::new(&binary(), "dev", scratch.path());
+    let mut server = command.start(free_port()?, &scratch.path().join("dev.log")).await?;
+    let client = server.client();
+    let mut early = JoinSet::new();
+    early.spawn(ask(client, "ann", "hello"));
+    until("it has begun", PATIENCE, async || {
+        let runs = client.get("/runs?status=running").send().await?.expect(200)?.json();
+        Ok(runs["runs"].as_array().is_some_and(|runs| !runs.is_empty()))
+    })
+    .await?;
+
+    // At once, so that nobody reads half of it.
+    fs::rename(
+        scratch.write("next.toml", served_by("two"))?,
+        scratch.path().join("clearway.toml"),
+    )?;
+    let mut turns = 0;
+    until("the other provider is in force", PATIENCE, async || {
+        turns += 1;
+        Ok(ask(client, &format!("user {turns}"), "hello").await?.trim() == "two")
+    })
+    .await?;
+    let early = early.join_next().await.context("nobody asked")???;
+    assert_eq!(early.trim(), vec!["one"; 30].join(" "));
+    let providers = client.get("/providers").send().await?.expect(200)?.json();
+    let named = |name: &str| providers.to_string().contains(&format!("\"name\":\"{name}\""));
+    assert!(named("two") && !named("one"), "{providers}");
+    assert!(!server.log().contains("take effect after a restart"), "{}", server.log());
     assert_eq!(server.stop(PATIENCE).await?.code, Some(0));
     server.process().passed();
     Ok(())

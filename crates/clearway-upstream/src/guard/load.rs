@@ -68,6 +68,15 @@ impl Load {
         state.average_at(now).unwrap_or(unknown) * (state.under_way + 1) as f64
     }
 
+    pub(crate) fn under_way(&self) -> usize {
+        self.lock().under_way
+    }
+
+    /// Seconds to the first output as it was lately, however long ago.
+    pub(crate) fn latest(&self) -> Option<f64> {
+        self.lock().average.map(|average| average.max(LEAST))
+    }
+
     pub(crate) fn view(&self, now: Instant) -> LoadView {
         let cost = self.cost(now);
         let state = self.lock();
@@ -135,6 +144,25 @@ pub(crate) fn order(costs: &[f64], jitter: &mut Jitter) -> Vec<usize> {
     order
 }
 
+/// Which of these a conversation belongs to: the same one as long as it is there, whoever joins or
+/// leaves, and each gets so many as its weight says.
+pub(crate) fn home<'a>(
+    conversation: &str,
+    all: impl Iterator<Item = (&'a str, f64)>,
+) -> Option<usize> {
+    let score = |name: &str, weight: f64| {
+        let mut hash = blake3::Hasher::new();
+        hash.update(name.as_bytes()).update(&[0]).update(conversation.as_bytes());
+        let mut first = [0; 8];
+        first.copy_from_slice(&hash.finalize().as_bytes()[..8]);
+        // Above 0 and below 1.
+        let drawn = ((u64::from_le_bytes(first) >> 12) as f64 + 0.5) / (1_u64 << 52) as f64;
+        -drawn.ln() / weight
+    };
+    let scored = all.enumerate().map(|(at, (name, weight))| (score(name, weight), at));
+    scored.min_by(|one, other| one.0.total_cmp(&other.0)).map(|(_, at)| at)
+}
+
 /// Seconds after which a third is left of what was known.
 const FADES: f64 = 10.0;
 /// Seconds; what is quicker than this is all the same.
@@ -150,6 +178,26 @@ mod tests {
 
     fn millis(millis: u64) -> Duration {
         Duration::from_millis(millis)
+    }
+
+    #[test]
+    fn conversations_have_a_home_by_weight_and_keep_it() {
+        let all = [("a", 1.0), ("b", 1.0), ("c", 2.0)];
+        let homes: Vec<usize> =
+            (0..4000).map(|n| home(&format!("t{n}"), all.into_iter()).unwrap()).collect();
+        let of = |at: usize| homes.iter().filter(|home| **home == at).count();
+        assert!(
+            (850..1150).contains(&of(0)) && (850..1150).contains(&of(1)),
+            "{} {}",
+            of(0),
+            of(1)
+        );
+        // Without `b` only those who were there go elsewhere.
+        for (n, known) in homes.iter().enumerate().filter(|(_, home)| **home != 1) {
+            let now = home(&format!("t{n}"), [all[0], all[2]].into_iter()).unwrap();
+            assert_eq!([0, 2][now], *known);
+        }
+        assert_eq!(home("t", std::iter::empty()), None);
     }
 
     #[test]

@@ -332,7 +332,12 @@ const LIST: &[Line] = &[
         48,
         "the configuration changes meanwhile",
         "streams finish, new calls use the new one",
-        &["i/dev a_changed_prompt_is_used_by_the_next_turn"],
+        &[
+            "u/reload streams_finish_and_new_calls_take_what_is_in_force",
+            "u/reload what_is_known_goes_with_the_place_that_it_is_about",
+            "i/dev a_provider_that_is_gone_finishes_what_it_began",
+            "i/dev a_changed_prompt_is_used_by_the_next_turn",
+        ],
     ),
     (
         49,
@@ -411,7 +416,7 @@ const SOCKETS: &[(&str, &[u32])] = &[
     ("u/sockets_crowds a_hidden_cap_costs_nobody_an_answer", &[39]),
     ("u/sockets_crowds queries_do_not_wait_behind_bulk_work", &[45]),
     ("i/stream a_slow_reader_slows_nobody", &[34]),
-    ("i/dev a_changed_prompt_is_used_by_the_next_turn", &[48]),
+    ("i/dev a_provider_that_is_gone_finishes_what_it_began", &[48]),
     ("i/crash an_orderly_stop_hands_back_what_is_not_done", &[49]),
     ("i/load a_server_at_the_limit_of_threads_works_on", &[50]),
 ];

@@ -255,6 +255,37 @@ async fn equals_share_the_calls_and_the_slow_one_gets_few() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_conversation_stays_where_it_was_until_that_is_too_busy() {
+    let quick = || clearway_sim::Options { ttft: Duration::from_millis(100), ..options("") };
+    let lab = Lab::new([quick(), quick(), quick()], |config| {
+        spread(config);
+        config.models[0].affinity = true;
+        config.models[1].weight = 2;
+    });
+    let of = |number: u32| CallCx {
+        conversation: Some(format!("thread {number}").into()),
+        ..cx(Duration::from_secs(60))
+    };
+    let mut homes = Vec::new();
+    for number in 0..40 {
+        let mut seen: Vec<String> = Vec::new();
+        for _ in 0..3 {
+            seen.push(lab.call_with(of(number), ask(), &[]).await.route);
+        }
+        assert!(seen.iter().all(|route| *route == seen[0]), "{seen:?}");
+        homes.push(seen.swap_remove(0));
+    }
+    let at = |route: &str| homes.iter().filter(|home| *home == route).count();
+    assert!(at("b/m-b") > at("c/m-c") && at("a/m-a") > 0 && at("c/m-c") > 0, "{homes:?}");
+    // Many at once of one conversation go elsewhere, too.
+    let calls = (0..30).map(|_| lab.call_with(of(0), ask(), &[]));
+    let routes: std::collections::BTreeSet<String> =
+        futures_util::future::join_all(calls).await.into_iter().map(|call| call.route).collect();
+    assert!(routes.len() > 1, "{routes:?}");
+    lab.assert_at_rest().await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn an_equal_that_fails_is_left_out_and_comes_back() {
     let quick =
         |fault| clearway_sim::Options { ttft: Duration::from_millis(100), ..options(fault) };
