@@ -3,6 +3,9 @@
 //! An exchange may end in another protocol ([`Session`], made by `ws`). The session runs inside the
 //! connection, so that it has the same place, limits and way to stop as the exchanges before it.
 //!
+//! A connection that closes while its client is still sending stays open on the reading side for a
+//! moment, and what comes is thrown away: a reset would take the answer with it, which is a refusal.
+//!
 //! **Invariant:** no connection stays for ever without somebody who wants it: one that sends no
 //! head, sends nothing between two requests, or does not read its answer is closed. One lazily
 //! re-armed timer looks at notes that reads and writes leave behind.
@@ -11,7 +14,7 @@ use std::fmt;
 use std::future::Future;
 use std::io;
 use std::pin::Pin;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
@@ -37,7 +40,7 @@ where
     T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let notes = service.notes.clone();
-    let io = TokioIo::new(Noted { io, notes: notes.clone() });
+    let io = TokioIo::new(Noted { io, notes: notes.clone(), lingers: None });
     let http = http1::Builder::new()
         // Small frames are copied into one buffer: one write of few bytes beats a vectored one.
         .writev(false)
@@ -233,6 +236,10 @@ pub(crate) struct Notes {
     idle_since: AtomicU64,
     /// Since when a head is being read; 0 while there is none.
     head_since: AtomicU64,
+    /// Whether the client sent, or is sending, what nobody reads.
+    unread: AtomicBool,
+    /// Since when the last bytes of a client are thrown away; 0 while they are not.
+    lingers_since: AtomicU64,
     /// What goes on when the answer under way is sent.
     session: Mutex<Option<Session>>,
 }
@@ -250,6 +257,8 @@ impl Notes {
             last_write: zero(),
             idle_since: zero(),
             head_since: AtomicU64::new(1),
+            unread: AtomicBool::new(false),
+            lingers_since: zero(),
             session: Mutex::new(None),
         }
     }
@@ -267,8 +276,14 @@ impl Notes {
     pub(crate) fn begin(self: &Arc<Self>) -> Exchange {
         self.open.fetch_add(1, Ordering::Relaxed);
         self.working.store(1, Ordering::Relaxed);
+        self.unread.store(false, Ordering::Relaxed);
         self.head_since.store(0, Ordering::Relaxed);
         Exchange(self.clone())
+    }
+
+    /// A request was answered before its body had been read to the end.
+    pub(crate) fn left_unread(&self) {
+        self.unread.store(true, Ordering::Relaxed);
     }
 
     fn ms(&self, now: Instant) -> u64 {
@@ -291,6 +306,9 @@ impl Notes {
         let since = |note: &AtomicU64| {
             Duration::from_millis(now.saturating_sub(note.load(Ordering::Relaxed)))
         };
+        if self.lingers_since.load(Ordering::Relaxed) > 0 {
+            return (since(&self.lingers_since) >= LINGER).then_some("the client goes on sending");
+        }
         if self.working.load(Ordering::Relaxed) > 0 {
             return None; // bounded by the limits of bodies and the deadlines of runs
         }
@@ -332,11 +350,43 @@ const CHECK_EVERY: Duration = Duration::from_secs(5);
 /// How long the last bytes may take after the hard stop.
 const LAST_BYTES: Duration = Duration::from_millis(500);
 
+/// How long a client may go on sending after its answer, and how much.
+const LINGER: Duration = Duration::from_secs(10);
+const LINGER_BYTES: usize = 256 << 20;
+
 /// A byte stream that leaves notes.
 #[derive(Debug)]
 pub(crate) struct Noted<T> {
     io: T,
     notes: Arc<Notes>,
+    /// Once nothing is written any more: how much is thrown away at most.
+    lingers: Option<usize>,
+}
+
+impl<T: AsyncRead + Unpin> Noted<T> {
+    /// Throws away what the client still sends, up to its end or a bound.
+    fn poll_linger(&mut self, mut left: usize, cx: &mut Context<'_>) -> Poll<()> {
+        let mut sink = [0; 16 << 10];
+        loop {
+            let mut read = ReadBuf::new(&mut sink);
+            let polled = Pin::new(&mut self.io).poll_read(cx, &mut read);
+            self.lingers = Some(left);
+            match polled {
+                // Without anything on its way there is nothing that could be lost.
+                Poll::Pending if !self.notes.unread.load(Ordering::Relaxed) => break,
+                Poll::Pending => return Poll::Pending,
+                Poll::Ready(Ok(())) if !read.filled().is_empty() => {
+                    self.notes.left_unread();
+                    left = left.saturating_sub(read.filled().len());
+                    if left == 0 {
+                        break;
+                    }
+                }
+                Poll::Ready(_) => break,
+            }
+        }
+        Poll::Ready(())
+    }
 }
 
 impl<T: AsyncRead + Unpin> AsyncRead for Noted<T> {
@@ -354,7 +404,7 @@ impl<T: AsyncRead + Unpin> AsyncRead for Noted<T> {
     }
 }
 
-impl<T: AsyncWrite + Unpin> AsyncWrite for Noted<T> {
+impl<T: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Noted<T> {
     fn poll_write(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -370,6 +420,15 @@ impl<T: AsyncWrite + Unpin> AsyncWrite for Noted<T> {
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.io).poll_shutdown(cx)
+        let left = match self.lingers {
+            Some(left) => left,
+            None => {
+                ready!(Pin::new(&mut self.io).poll_shutdown(cx))?;
+                let now = self.notes.ms(Instant::now());
+                self.notes.lingers_since.store(now, Ordering::Relaxed);
+                LINGER_BYTES
+            }
+        };
+        self.poll_linger(left, cx).map(Ok)
     }
 }

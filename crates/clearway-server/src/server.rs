@@ -128,7 +128,7 @@ impl Default for HttpLimits {
             header_bytes: 32 << 10,
             headers: 100,
             keep_alive: Duration::from_secs(75),
-            stalled_reader: Duration::from_secs(300),
+            stalled_reader: Duration::from_secs(30),
             heartbeat: Duration::from_secs(15),
         }
     }

@@ -7,7 +7,7 @@ use std::future::Future;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
 use axum::Router;
 use axum::body::Body;
@@ -42,8 +42,10 @@ impl Service<Request<Incoming>> for HttpService {
 
     fn call(&self, request: Request<Incoming>) -> Self::Future {
         let exchange = self.notes.begin();
-        let answer = answer(self.app.clone(), self.router.clone(), request.map(Body::new));
         let notes = self.notes.clone();
+        let asked = |inner| AskedBody { inner, notes: self.notes.clone(), is_read: false };
+        let request = request.map(|body| Body::new(asked(body)));
+        let answer = answer(self.app.clone(), self.router.clone(), request);
         Box::pin(async move {
             let mut response = answer.await;
             exchange.answered();
@@ -154,6 +156,44 @@ impl<F: Future> Future for CatchUnwind<F> {
         match catch_unwind(AssertUnwindSafe(|| self.0.as_mut().poll(cx))) {
             Ok(poll) => poll.map(Ok),
             Err(panic) => Poll::Ready(Err(panic)),
+        }
+    }
+}
+
+/// A request's body. What is left of it when nobody wants it any more is noted.
+#[derive(Debug)]
+struct AskedBody {
+    inner: Incoming,
+    notes: Arc<Notes>,
+    is_read: bool,
+}
+
+impl http_body::Body for AskedBody {
+    type Data = Bytes;
+    type Error = hyper::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        let frame = ready!(Pin::new(&mut self.inner).poll_frame(cx));
+        self.is_read |= frame.is_none();
+        Poll::Ready(frame)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.inner.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.inner.size_hint()
+    }
+}
+
+impl Drop for AskedBody {
+    fn drop(&mut self) {
+        if !self.is_read && !http_body::Body::is_end_stream(&self.inner) {
+            self.notes.left_unread();
         }
     }
 }

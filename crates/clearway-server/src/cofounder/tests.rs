@@ -182,7 +182,7 @@ async fn a_client_that_never_reads_is_let_go_and_its_run_ends_all_the_same() {
     server.until(run, |view| view.record.status == Status::Success).await;
     let ended = tokio::time::Instant::now();
     server.closed().await;
-    assert!((295..=310).contains(&ended.elapsed().as_secs()), "{:?}", ended.elapsed());
+    assert!((25..=40).contains(&ended.elapsed().as_secs()), "{:?}", ended.elapsed());
     drop(client);
 }
 

@@ -89,6 +89,25 @@ async fn a_slow_body_is_refused_in_time() {
     assert_eq!(started.elapsed().as_secs(), 10);
 }
 
+#[tokio::test]
+async fn refusals_reach_clients_that_go_on_sending() {
+    let mut server = TestServer::start().await;
+    let piece = vec![b' '; 1 << 20];
+    // More than is read before the answer, and one that is refused before anything is read.
+    for (path, pieces, status) in [("/threads", 40, "413"), ("/nowhere", 2, "404")] {
+        let mut client = server.connect();
+        let length = pieces << 20;
+        let head =
+            format!("POST {path} HTTP/1.1\r\nhost: localhost\r\ncontent-length: {length}\r\n\r\n");
+        client.write_all(head.as_bytes()).await.unwrap();
+        for _ in 0..pieces {
+            client.write_all(&piece).await.expect("the server reads on");
+        }
+        let answer = read_until(&mut client, "request_id").await;
+        assert!(answer.starts_with(&format!("HTTP/1.1 {status}")), "{answer}");
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_large_body_is_refused_after_it_was_sent() {
     let mut server = TestServer::start().await;
