@@ -131,6 +131,13 @@ impl Process {
         answer.ok().with_context(|| format!("POST {path}"))
     }
 
+    /// What it wrote into its log so far, where that is JSON.
+    pub(crate) fn log(&self) -> Result<Vec<Value>> {
+        let text = std::fs::read_to_string(&self.log).context("reading the log")?;
+        let lines = text.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+        Ok(lines.filter(Value::is_object).collect())
+    }
+
     /// The last lines it wrote, for error messages.
     pub(crate) fn log_end(&self) -> String {
         let text = std::fs::read_to_string(&self.log).unwrap_or_default();

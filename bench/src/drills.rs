@@ -302,6 +302,18 @@ async fn open_files(server: &Process) -> Result<f64> {
     health["open_files"].as_f64().context("open_files")
 }
 
+/// Whether a line of the log complains, or tells of a run that failed, and does not say why.
+fn is_silent(line: &Value) -> bool {
+    let message = line["message"].as_str().unwrap_or_default();
+    let complains = matches!(line["level"].as_str(), Some("WARN" | "ERROR"));
+    let failed = message.starts_with("run ended")
+        && matches!(line["outcome"].as_str(), Some("error" | "timeout"));
+    let explains = line["code"].is_string()
+        || complains
+            && (line["error"].is_string() || line["lag_ms"].is_u64() || message.contains(": "));
+    (complains || failed) && !explains
+}
+
 async fn crowd(tools: &Tools, options: &Options, report: &mut Report) -> Result<()> {
     let bed = Bed::new(tools)?;
     let sim = bed.sim(Pace { ttft_ms: 100, tokens: 4, interval_ms: 1 }).await?;
@@ -367,6 +379,12 @@ async fn crowd(tools: &Tools, options: &Options, report: &mut Report) -> Result<
         open = count(&view, "connections_opened") - count(&view, "connections_closed");
         sockets = open_files(&server).await? - files;
     }
+    let told = server.log()?;
+    let causes = told.iter().filter(|line| line["code"] == "deadline_exceeded");
+    let causes =
+        causes.filter(|line| line["error"].as_str().is_some_and(|why| why.contains("first_byte")));
+    let causes = causes.count();
+    let silent: Vec<&Value> = told.iter().filter(|line| is_silent(line)).collect();
     let health = server.get("/health/ready").await?;
     let pools = health["pools"].as_array().into_iter().flatten();
     let live: f64 = pools
@@ -392,6 +410,10 @@ async fn crowd(tools: &Tools, options: &Options, report: &mut Report) -> Result<
     report.bar(Kind::Hard, "connections left after timeouts", open, 0.0);
     report.bar(Kind::Hard, "open files more after timeouts", sockets, 0.0);
     report.bar(Kind::Hard, "runs left after timeouts", live, 0.0);
+    ensure!(silent.len() < 50, "lines of the log that do not say why: {:?}", silent.first());
+    report.none_of("lines of the log that do not say why", silent.len());
+    let untold = (options.timeouts as usize).saturating_sub(causes);
+    report.none_of("timeouts without their cause in the log", untold);
     let more = watch.finish() as f64 - resting as f64;
     report.bar(Kind::Hard, "crowds: OS threads more", more, 0.0);
     report.figure(

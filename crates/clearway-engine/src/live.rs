@@ -346,6 +346,15 @@ impl Live {
         self.end.subscribe()
     }
 
+    /// What went wrong, once it is over.
+    pub(crate) fn failure(&self) -> Option<Failure> {
+        match &*self.end.borrow() {
+            Some(End::Ended { record, .. }) => record.failure.clone(),
+            Some(End::Lost(failure)) => Some(failure.clone()),
+            None => None,
+        }
+    }
+
     /// Output that was refused before the run was accepted is offered again.
     pub(crate) fn flush_again(self: &Arc<Self>) {
         let mut state = lock(&self.state);

@@ -6,7 +6,7 @@
 use std::fmt;
 use std::time::Instant;
 
-use clearway_core::TaskId;
+use clearway_core::{Code, Failure, TaskId};
 
 use crate::clock::instant;
 
@@ -58,18 +58,25 @@ impl Started {
     }
 
     pub(crate) fn end(mut self, outcome: &str) {
-        self.log(outcome);
+        self.log(outcome, None);
     }
 
-    fn log(&mut self, outcome: &str) {
+    /// With what went wrong, if anything did.
+    pub(crate) fn end_with(mut self, outcome: &str, failure: Option<&Failure>) {
+        self.log(outcome, failure);
+    }
+
+    fn log(&mut self, outcome: &str, failure: Option<&Failure>) {
         self.ended = true;
         let duration_ms = instant().saturating_duration_since(self.at).as_millis() as u64;
         let Context { run, thread, agent } = &self.context;
         let id = &self.id;
         if self.what == "run" {
             tracing::info!(
-                run.id = %run, thread.id = %thread, agent.name = %agent,
-                outcome, duration_ms, "run ended: {id}: {outcome}"
+                run.id = %run, thread.id = %thread, agent.name = %agent, outcome, duration_ms,
+                code = failure.map(|failure| failure.code.as_str()),
+                error = failure.and_then(told),
+                "run ended: {id}: {outcome}"
             );
         } else {
             tracing::debug!(
@@ -80,10 +87,17 @@ impl Started {
     }
 }
 
+/// The text of a failure, where it cannot be about what people or models wrote.
+fn told(failure: &Failure) -> Option<&str> {
+    let code = failure.code.as_str();
+    let is_ours = matches!(failure.code, Code::DeadlineExceeded | Code::Cancelled);
+    (is_ours || code.starts_with("upstream.")).then_some(&*failure.message)
+}
+
 impl Drop for Started {
     fn drop(&mut self) {
         if !self.ended {
-            self.log("dropped");
+            self.log("dropped", None);
         }
     }
 }

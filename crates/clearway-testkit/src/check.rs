@@ -72,6 +72,29 @@ pub fn pairs(log: &str) -> Result<Pairs> {
     Ok(found)
 }
 
+/// Lines of a log that complain, or tell of a run that failed, and do not say why.
+pub fn without_cause(log: &str) -> Vec<String> {
+    let says = |line: &LogLine, name: &str| {
+        let said = line.field(name).and_then(Value::as_str);
+        said.is_some_and(|text| !text.trim().is_empty())
+    };
+    let is_bare = |line: &LogLine| {
+        let outcome = line.field("outcome").and_then(Value::as_str).unwrap_or_default();
+        let failed =
+            line.message().starts_with("run ended") && matches!(outcome, "error" | "timeout");
+        let complains = matches!(line.level(), "WARN" | "ERROR");
+        // How long the machine stood still is its own cause.
+        let explains = says(line, "code")
+            || complains
+                && (says(line, "error")
+                    || line.message().contains(": ")
+                    || line.field("lag_ms").is_some());
+        (failed || complains) && !explains
+    };
+    let bare = log_lines(log).into_iter().filter(is_bare);
+    bare.map(|line| line.message().to_owned()).collect()
+}
+
 /// The things whose lines come in pairs, and the field that holds their id.
 const KINDS: [(&str, &str); 3] =
     [("run", "run.id"), ("step", "step.id"), ("provider call", "call.id")];

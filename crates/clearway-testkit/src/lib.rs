@@ -39,7 +39,7 @@ pub mod sweep;
 mod wait;
 mod world;
 
-pub use check::{LogLine, Pairs, check_gapless, log_lines, pairs};
+pub use check::{LogLine, Pairs, check_gapless, log_lines, pairs, without_cause};
 pub use cli::{Binary, Output};
 pub use config::{Agent, Config, Model, Pool};
 pub use files::{Scratch, is_root, make_readable};

@@ -6,7 +6,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 
-use crate::check::{check_gapless, pairs};
+use crate::check::{check_gapless, pairs, without_cause};
 use crate::cli::{Binary, Output, finish};
 use crate::config::{Agent, Config};
 use crate::files::{Scratch, make_open};
@@ -184,6 +184,8 @@ impl World {
             let log = server.log();
             let open = pairs(&log)?.open;
             ensure!(open.is_empty(), "started and never ended: {open:?}");
+            let bare = without_cause(&log);
+            ensure!(bare.is_empty(), "said without a cause: {bare:?}");
             ensure!(!log.contains("panicked at"), "something panicked");
             server.process().passed();
         }
