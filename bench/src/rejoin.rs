@@ -35,8 +35,19 @@ pub(crate) struct Options {
 
 const LIMIT: Duration = Duration::from_secs(60);
 const PACE: Pace = Pace { ttft_ms: 30, tokens: 120, interval_ms: 10 };
-const MODES: [&str; 8] =
-    ["values", "updates", "messages-tuple", "messages", "tasks", "checkpoints", "debug", "events"];
+const MODES: [&str; 9] = [
+    "values",
+    "updates",
+    "messages-tuple",
+    "messages",
+    "custom",
+    "tasks",
+    "checkpoints",
+    "debug",
+    "events",
+];
+/// A conversation of three nodes, of which two say something of their own.
+const AGENT: &str = "told";
 
 pub(crate) async fn run(tools: &Tools, options: &Options, report: &mut Report) -> Result<()> {
     let mut section = Section::new(
@@ -126,6 +137,12 @@ pub(crate) struct Client {
     hang_ups: u64,
 }
 
+impl Client {
+    fn custom(&self) -> impl Iterator<Item = &Frame> {
+        self.frames.iter().filter(|frame| frame.name == "custom")
+    }
+}
+
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Frame {
     pub(crate) name: String,
@@ -138,7 +155,7 @@ async fn client(address: SocketAddr, seed: u64, restarts: bool) -> Result<Client
     let made = call(address, &Request::post("/threads", &json!({})), LIMIT).await?.ok()?;
     let thread = made["thread_id"].as_str().context("no thread")?.to_owned();
     let body = json!({
-        "assistant_id": "cofounder", "stream_mode": MODES, "stream_resumable": true,
+        "assistant_id": AGENT, "stream_mode": MODES, "stream_resumable": true,
         "input": {"messages": [{"role": "user", "content": "Tell me."}]},
     });
     let mut conn = Conn::open(address).await?;
@@ -247,6 +264,14 @@ async fn check(
             "{who}: the text that stands is not the stored one"
         );
     }
+    // What a node says of its own stands as often as it was said, and in that order.
+    let wanted = [r#"{"part":"begin"}"#, r#"{"part":"end"}"#];
+    let told: Vec<&str> = whole.custom().map(|frame| frame.data.as_str()).collect();
+    ensure!(told == wanted, "the nodes' own words are {told:?}");
+    ensure!(
+        whole.custom().all(|frame| client.custom().filter(|one| *one == frame).count() == 1),
+        "a node's own words were missed or came twice"
+    );
     if restarts {
         return Ok(());
     }

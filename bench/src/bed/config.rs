@@ -61,6 +61,31 @@ prompt = "You are under load."
 pool = "chat"
 deadline = "120s"
 
+# What LangGraph's door is measured with: nodes that say something of their own around one that streams.
+[workflows.told]
+pool = "chat"
+
+[workflows.told.channels.messages]
+reducer = "merge_by_id"
+input = true
+
+[workflows.told.steps.begin]
+do = "set"
+value = "'begin'"
+emit = {{ progress = "{{'part': 'begin'}}" }}
+
+[workflows.told.steps.say]
+needs = ["begin"]
+do = "llm"
+model = "bench"
+messages = "messages"
+
+[workflows.told.steps.end]
+needs = ["say"]
+do = "set"
+value = "'end'"
+emit = {{ progress = "{{'part': 'end'}}" }}
+
 [doors.cofounder]
 agent = "cofounder"
 expose_state = true

@@ -9,6 +9,8 @@ use std::str::FromStr;
 
 use uuid::Uuid;
 
+use crate::Timestamp;
+
 macro_rules! uuid_id {
     ($(#[$doc:meta])* $name:ident) => {
         $(#[$doc])*
@@ -80,6 +82,45 @@ impl TaskId {
     /// The id of the call's `n`-th question to a person.
     pub fn interrupt(self, n: u32) -> Uuid {
         Uuid::new_v5(&self.0, &length_prefixed(&["interrupt", &n.to_string()]))
+    }
+}
+
+impl CheckpointId {
+    /// An id for the checkpoint that `run` begins with, made of what is known before there is one: its
+    /// time is `at`, or right behind the checkpoint that it goes on from where that one is newer.
+    pub fn first_of(run: RunId, at: Timestamp, behind: Option<Self>) -> Self {
+        /// From the first day of UUIDv6 to 1970, in its ticks of 100 ns.
+        const EPOCH: u64 = 0x01b2_1dd2_1381_4000;
+        let ticks = u64::try_from(at.0).unwrap_or(0).saturating_mul(10_000).saturating_add(EPOCH);
+        let ticks = behind.map_or(ticks, |behind| ticks.max(behind.ticks() + 2));
+        // The random half of the run's id tells it from those of other runs.
+        let low = run.0.as_u128() & u128::from(u64::MAX >> 2) | 0b10 << 62;
+        Self(Uuid::from_u128(0x6 << 76 | low)).at_ticks(ticks)
+    }
+
+    /// The same, so many ticks earlier or later.
+    pub fn moved(self, ticks: i64) -> Self {
+        self.at_ticks(self.ticks().wrapping_add_signed(ticks))
+    }
+
+    /// A UUIDv6's 60 bits of time, which stand in order around the version.
+    fn ticks(self) -> u64 {
+        let bits = self.0.as_u128();
+        ((bits >> 80) << 12 | (bits >> 64) & 0xfff) as u64
+    }
+
+    fn at_ticks(self, ticks: u64) -> Self {
+        let time = u128::from(ticks & ((1 << 60) - 1));
+        let rest = self.0.as_u128() & (0xf << 76 | u128::from(u64::MAX));
+        Self(Uuid::from_u128((time >> 12) << 80 | (time & 0xfff) << 64 | rest))
+    }
+}
+
+impl RunId {
+    /// When it was made, where the id says so.
+    pub fn made_at(self) -> Option<Timestamp> {
+        let ms = i64::try_from(self.0.as_u128() >> 80).ok()?;
+        (self.0.get_version_num() == 7).then_some(Timestamp(ms))
     }
 }
 
@@ -175,6 +216,27 @@ mod tests {
         assert_ne!(key(&["ab", ""]), key(&["a", "b"]));
         assert_eq!(key(&["a", "b"]), key(&["a", "b"]));
         assert_ne!(key(&["a", "b"]), ThreadId::from_key("other", "cofounder", &["a", "b"]));
+    }
+
+    #[test]
+    fn first_checkpoints_are_known_before_they_are_made() {
+        let run: RunId = "01a22385-6827-723e-9e3e-817b58e3d708".parse().unwrap();
+        let at = run.made_at().unwrap();
+        let first = CheckpointId::first_of(run, at, None);
+        assert_eq!(first.0.get_version_num(), 6);
+        let (seconds, nanos) = first.0.get_timestamp().unwrap().to_unix();
+        assert_eq!(seconds as i64 * 1000 + i64::from(nanos) / 1_000_000, at.0);
+        // One tick before it there is room for what was before.
+        for behind in [first, first.moved(-1), first.moved(7)] {
+            let next = CheckpointId::first_of(run, at, Some(behind));
+            assert_eq!(next, behind.moved(2));
+            assert!(next.moved(-1) > behind);
+        }
+        assert_eq!(CheckpointId::first_of(run, at, Some(first.moved(-9))), first);
+        let other = RunId(Uuid::from_u128(run.0.as_u128() + 1));
+        assert_ne!(CheckpointId::first_of(other, at, None), first);
+        assert_eq!(first.moved(5).moved(-5), first);
+        assert_eq!(RunId(Uuid::nil()).made_at(), None);
     }
 
     #[test]

@@ -151,10 +151,15 @@ impl Machine {
             let data = json!({"after": after, "reason": "restarted"});
             effects.push(Effect::Show(Fact::new(EventKind::OutputReset, &data)));
         }
-        let data = json!({"attempt": start.attempt});
+        let begins = start.step < 0 && !start.taken_in;
+        let mut data = json!({"attempt": start.attempt});
+        if let Some(first) = start.first.filter(|_| begins)
+            && start.command.as_ref().is_none_or(Command::takes_in)
+        {
+            data["checkpoint"] = first.to_string().into();
+        }
         effects.push(Effect::Show(Fact::new(EventKind::RunStarted, &data)));
 
-        let begins = start.step < 0 && !start.taken_in;
         machine.due = match (&start.command, begins) {
             (None, true) => machine.plan.first(machine.run, 0),
             (Some(_), _) | (None, false) => start.frontier.clone(),
@@ -286,7 +291,7 @@ impl Machine {
         if let Some(resume) = &command.resume {
             self.answer(resume, command.fork)?;
         }
-        if command.update.is_empty() && command.goto.is_none() && !command.fork {
+        if !command.takes_in() {
             return Ok(());
         }
         let ops = channel::reduce(self.plan.channels(), command.update)?;

@@ -356,6 +356,25 @@ pub struct RunRecord {
     pub usage: Usage,
 }
 
+impl RunRecord {
+    /// The checkpoint that it begins with, if it begins with one ([`Command::takes_in`]): known before
+    /// it is committed, and the same whoever takes the run up. `base` is where the run goes on from:
+    /// what its options say, else its thread's head.
+    pub fn first_checkpoint(&self, base: Option<CheckpointId>) -> CheckpointId {
+        let at = match self.options.base {
+            None => self.id.made_at().unwrap_or(self.created_at),
+            // Behind everything on the thread, not only behind its base. Ids are finer than the clock.
+            Some(_) => self.started_at.unwrap_or(self.created_at).plus(Duration::from_millis(1)),
+        };
+        CheckpointId::first_of(self.id, at, base)
+    }
+
+    /// Whether the first thing that it does is to write.
+    pub fn takes_in(&self) -> bool {
+        self.options.command.as_ref().is_none_or(Command::takes_in)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -17,7 +17,7 @@ use clearway_core::channel::State;
 use clearway_core::event::{Body, EventKind, Fact};
 use clearway_core::journal::Entry;
 use clearway_core::machine::{
-    Commit, Effect, Input, Machine, Outcome, Park, Receipt, Start, StartCall, Stopped,
+    Commit, Effect, Input, Machine, Outcome, Park, Receipt, Source, Start, StartCall, Stopped,
 };
 use clearway_core::plan::{MESSAGES, Plan};
 use clearway_core::run::Usage;
@@ -91,7 +91,7 @@ pub(crate) async fn execute(
     });
     let outcome = drive.instrument(span.clone()).await;
     span.record("clearway.run.outcome", outcome);
-    log.end(outcome);
+    log.end_with(outcome, live.failure().as_ref());
     // A start that was not accepted is followed by the real one, under the same id.
     if outcome != NOT_ACCEPTED {
         inner.idle(thread, run);
@@ -116,6 +116,8 @@ struct Executor {
     ending: Option<(Status, Option<Failure>, Option<Uuid>)>,
     /// The newest checkpoint of this run under this lease, as of the commit under way.
     head: Option<CheckpointId>,
+    /// What it begins with, unless an earlier attempt has committed that.
+    first: CheckpointId,
     deadline: Deadline,
     claimed_at: Instant,
     cancel_at: Option<Instant>,
@@ -218,6 +220,7 @@ impl Executor {
         let start = Start { reply, failed, ..start(&claim, &live, plan, state) };
         let (machine, effects) = Machine::start(start);
         let spending = Arc::new(Spending::new(claim.record.options.budget, &claim.record.usage));
+        let first = claim.record.first_checkpoint(claim.head);
         let executor = Box::new(Self {
             inner,
             live,
@@ -232,6 +235,7 @@ impl Executor {
             admission,
             ending: None,
             head: None,
+            first,
             deadline,
             claimed_at: now,
             cancel_at: None,
@@ -617,13 +621,16 @@ impl Executor {
                 StepOutcome::End { status, failure }
             }
         };
-        let checkpoints: Vec<_> = commit
-            .checkpoints
-            .into_iter()
-            .map(|checkpoint| (self.inner.ids.checkpoint(), checkpoint))
-            .collect();
-        if let Some((id, _)) = checkpoints.last() {
-            self.head = Some(*id);
+        let mut checkpoints = Vec::with_capacity(commit.checkpoints.len());
+        for checkpoint in commit.checkpoints {
+            let id = match checkpoint.source {
+                Source::Loop => self.inner.ids.checkpoint(),
+                Source::Input | Source::Update | Source::Fork => self.first,
+            };
+            // In order, whatever the clock does.
+            let id = self.head.map_or(id, |head| id.max(head.moved(1)));
+            self.head = Some(id);
+            checkpoints.push((id, checkpoint));
         }
         self.record.step = commit.step;
         self.record.next = commit.next.nodes().map(|node| (**node).to_owned()).collect();

@@ -20,6 +20,7 @@ use serde_json::{Map, Value, json};
 use uuid::Uuid;
 
 use crate::engine::{Engine, Inner, bounded};
+use crate::lifetime::AfterLife;
 use crate::{EPHEMERAL, Error, Submit};
 
 /// What answers a question of `run`'s thread when its time is over.
@@ -204,6 +205,10 @@ impl Inner {
             },
             _ => false,
         };
+        if let Some(then) = AfterLife::of(&schedule) {
+            self.end_life(&schedule, at, then).await;
+            return;
+        }
         let started = if stale { Ok(None) } else { self.start_scheduled(&schedule, at).await };
         let (run, error) = match started {
             Ok(run) => (run, None),

@@ -22,6 +22,7 @@ mod joins;
 mod mcp;
 mod messages;
 mod modes;
+mod pending;
 mod protocol;
 mod request;
 mod runs;
@@ -32,6 +33,7 @@ mod store;
 mod stream;
 mod thread_stream;
 mod threads;
+mod ttl;
 
 use axum::Json;
 use axum::extract::{FromRequestParts, RawPathParams, State};

@@ -55,6 +55,7 @@ async fn resumable(world: &World, thread: &str) -> Result<(Stream, String)> {
         "updates",
         "messages-tuple",
         "messages",
+        "custom",
         "tasks",
         "checkpoints",
         "debug",

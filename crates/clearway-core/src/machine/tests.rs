@@ -45,6 +45,7 @@ fn start_of(plan: Arc<Plan>, row: &Row) -> Start {
         input: vec![Write::new("log", json!("input"))],
         command: None,
         detailed: false,
+        first: None,
         max_steps: None,
         breaks: Breaks::default(),
         cancel_requested: row.cancel_requested,

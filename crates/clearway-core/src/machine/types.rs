@@ -12,7 +12,7 @@ use crate::journal::{self, Entry, Journal, Notes};
 use crate::plan::{Due, Frontier, Goto, Plan};
 use crate::run::Usage;
 use crate::wait::WaitKind;
-use crate::{Failure, RunId, Status, TaskId, Timestamp};
+use crate::{CheckpointId, Failure, RunId, Status, TaskId, Timestamp};
 
 /// Everything a claim knows about a run.
 #[derive(Clone, Debug)]
@@ -47,6 +47,8 @@ pub struct Start {
     pub breaks: Breaks,
     /// Say in the log what each of several calls of a superstep wrote.
     pub detailed: bool,
+    /// The checkpoint that the run begins with, for readers who are to know of it before it commits.
+    pub first: Option<CheckpointId>,
     /// Supersteps that the run may take; `None` leaves it to the plan.
     pub max_steps: Option<u32>,
     /// A cancel was asked for before the claim.
@@ -80,6 +82,11 @@ pub enum Resume {
 }
 
 impl Command {
+    /// Whether it changes the thread before the next superstep, which makes a checkpoint.
+    pub fn takes_in(&self) -> bool {
+        self.fork || self.goto.is_some() || !self.update.is_empty()
+    }
+
     /// `{resume?, resume_by_id?, update?, goto?, fork?}`, as stored with the run.
     pub fn to_json(&self) -> Value {
         let mut object = Map::new();

@@ -129,6 +129,7 @@ pub(super) fn start(claim: &Claim, live: &Live, plan: Arc<Plan>, state: State) -
         command: record.options.command.clone(),
         breaks: record.options.breaks.clone(),
         detailed: record.options.detailed,
+        first: record.options.detailed.then(|| record.first_checkpoint(claim.head)),
         max_steps: record.options.max_steps,
         commits: record.commits,
         committed_seq: record.committed_seq,

@@ -1,12 +1,13 @@
 //! What showing a run starts from: the run itself, and what is read for it on the way.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
-use clearway_core::channel::State;
-use clearway_core::machine::Command;
-use clearway_core::plan::Frontier;
+use clearway_core::channel::{State, Write};
+use clearway_core::machine::{Command, Source};
+use clearway_core::plan::{Due, Frontier};
 use clearway_core::run::RunRecord;
-use clearway_core::{CheckpointId, RunId, ThreadId};
+use clearway_core::{CheckpointId, RunId, TaskId, ThreadId};
 use clearway_engine::StepRecord;
 use serde_json::{Map, Value};
 
@@ -49,6 +50,66 @@ impl Facts {
     }
 }
 
+impl Facts {
+    /// Checkpoints before the run's first superstep, as clients count them.
+    pub(super) fn begins(&self) -> u64 {
+        match &self.command {
+            None => 2,
+            Some(one) => u64::from(one.takes_in()),
+        }
+    }
+
+    /// Why there is a checkpoint before the first superstep, if there is one.
+    pub(super) fn source(&self) -> Option<Source> {
+        match &self.command {
+            None => Some(Source::Input),
+            Some(one) if one.fork => Some(Source::Fork),
+            Some(one) => one.takes_in().then_some(Source::Update),
+        }
+    }
+
+    /// The state with what the run writes before its first superstep. `None` when that does not fit,
+    /// which ends the run.
+    pub(super) fn taken_in(&self, before: &State) -> Option<State> {
+        let writes: Vec<Write> = match &self.command {
+            None => {
+                self.input.iter().map(|(name, value)| Write::new(name, value.clone())).collect()
+            }
+            Some(command) => command.update.clone(),
+        };
+        let mut state = before.clone();
+        self.graph.apply(&mut state, writes).ok()?;
+        Some(state)
+    }
+
+    /// The calls of the run's first superstep.
+    pub(super) fn first_due(&self, before: &Frontier) -> Vec<Due> {
+        let (run, agent) = (self.run, self.graph.agent.as_ref());
+        match (&self.command, agent) {
+            (None, Some(agent)) => agent.plan.first(run, 0).due,
+            (None, None) => Vec::new(),
+            (Some(command), agent) => match (&command.goto, agent) {
+                (Some(targets), Some(agent)) => agent
+                    .plan
+                    .jump(before, targets, run, 0)
+                    .map(|next| next.due)
+                    .unwrap_or_default(),
+                _ if command.fork => {
+                    let mut due = before.due.clone();
+                    let mut counts: HashMap<Arc<str>, u32> = HashMap::new();
+                    for one in &mut due {
+                        let index = counts.entry(one.node.clone()).or_default();
+                        one.task = TaskId::of(run, 0, &one.node, *index);
+                        *index += 1;
+                    }
+                    due
+                }
+                _ => before.due.clone(),
+            },
+        }
+    }
+}
+
 /// What must be read before an event can be shown.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Need {
@@ -58,20 +119,25 @@ pub(super) enum Need {
     Steps(Option<CheckpointId>),
 }
 
+/// What a run began from.
+#[derive(Debug, Default)]
+pub(super) struct Base {
+    pub(super) at: Option<CheckpointId>,
+    pub(super) state: State,
+    pub(super) frontier: Frontier,
+}
+
 /// What was read.
 #[derive(Debug)]
 pub(super) enum Supply {
-    Base { state: State, frontier: Frontier },
+    Base(Base),
     Steps(Vec<StepRecord>),
 }
 
 /// Reads what is needed. What cannot be read is shown as if it were not there.
 pub(super) async fn supply(app: App, facts: Arc<Facts>, need: Need) -> Supply {
     match need {
-        Need::Base => {
-            let (state, frontier) = base(&app, &facts).await.unwrap_or_default();
-            Supply::Base { state, frontier }
-        }
+        Need::Base => Supply::Base(base(&app, &facts).await.unwrap_or_default()),
         Need::Steps(after) => {
             let steps = app.engine.steps(facts.run, after, STEPS_AT_ONCE).await;
             Supply::Steps(steps.unwrap_or_default())
@@ -81,7 +147,7 @@ pub(super) async fn supply(app: App, facts: Arc<Facts>, need: Need) -> Supply {
 
 pub(super) const STEPS_AT_ONCE: u32 = 64;
 
-async fn base(app: &App, facts: &Facts) -> Option<(State, Frontier)> {
+async fn base(app: &App, facts: &Facts) -> Option<Base> {
     for _ in 0..2 {
         let first = app.engine.steps(facts.run, None, 1).await.ok()?.into_iter().next();
         let at = match first {
@@ -94,7 +160,8 @@ async fn base(app: &App, facts: &Facts) -> Option<(State, Frontier)> {
         let found = app.engine.state_at(facts.thread, at).await.ok()??;
         // It may have committed between the two reads; then its first checkpoint knows.
         if found.run != Some(facts.run) || at.is_some() {
-            return Some((found.state, found.frontier));
+            let at = Some(found.checkpoint);
+            return Some(Base { at, state: found.state, frontier: found.frontier });
         }
     }
     None

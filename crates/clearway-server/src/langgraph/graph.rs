@@ -1,6 +1,5 @@
 //! An agent as a graph: which of its channels and nodes are shown, and what input means to it.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use clearway_core::Failure;
@@ -10,7 +9,6 @@ use clearway_engine::Agent;
 use serde_json::{Map, Value, json};
 
 use super::messages;
-use crate::extract::shown;
 
 /// Where a workflow keeps the input that it declares.
 const INPUT: &str = "input";
@@ -133,8 +131,7 @@ impl Graph {
     }
 
     /// The writes that an input means; those that replace what is there go to `replaced`. Names that are
-    /// no channels are left to the agent's own check. Names that mean nothing are passed over, as long as
-    /// another one means something.
+    /// no channels are left to the agent's own check. Names that mean nothing are passed over.
     ///
     /// # Errors
     /// What is wrong with it.
@@ -159,34 +156,18 @@ impl Graph {
                 rest.insert(name.clone(), value.clone());
             }
         }
-        match &agent.input {
-            Some(check) => {
-                let declared = agent.input_schema.as_ref();
-                let declared = declared.and_then(|schema| schema["properties"].as_object());
-                if let Some(declared) = declared {
-                    let is_known = |name: &String| declared.contains_key(name);
-                    if !(writes.is_empty() && replaced.is_empty()) || rest.keys().any(is_known) {
-                        rest.retain(|name, _| is_known(name));
-                    }
-                }
-                let checked = check.read(&rest).map_err(|failure| failure.message)?;
-                if let Value::Object(checked) = checked {
-                    writes.extend(checked);
-                }
+        if let Some(check) = &agent.input {
+            let declared = agent.input_schema.as_ref();
+            let declared = declared.and_then(|schema| schema["properties"].as_object());
+            let mut known = rest.clone();
+            if let Some(declared) = declared {
+                known.retain(|name, _| declared.contains_key(name));
             }
-            None if writes.is_empty() && replaced.is_empty() && !rest.is_empty() => {
-                let known: Vec<&str> =
-                    agent.plan.channels().keys().map(|channel| &**channel).collect();
-                let names: Vec<String> =
-                    rest.keys().map(|name| format!("`{}`", shown(name))).collect();
-                return Err(format!(
-                    "input: none of {} is a channel of graph `{}`; it has: {}",
-                    names.join(", "),
-                    self.name,
-                    known.join(", ")
-                ));
+            // What is missing may be there under a wrong name, which the whole input says better.
+            let checked = check.read(&known).or_else(|why| check.read(&rest).and(Err(why)));
+            if let Value::Object(checked) = checked.map_err(|failure| failure.message)? {
+                writes.extend(checked);
             }
-            None => {}
         }
         Ok(writes)
     }
@@ -232,7 +213,7 @@ impl Graph {
         Ok(Write::new(channel, value.clone()))
     }
 
-    /// Writes from outside: `{channel: value}`, or a list of pairs.
+    /// Writes from outside: `{channel: value}`, or a list of pairs. Names that are no channels mean nothing.
     ///
     /// # Errors
     /// What is wrong with them.
@@ -256,15 +237,7 @@ impl Graph {
         let mut writes = Vec::new();
         for (name, value) in pairs {
             if self.reducer(name).is_none() {
-                let known: BTreeMap<_, _> =
-                    self.agent.iter().flat_map(|agent| agent.plan.channels()).collect();
-                let known: Vec<&str> = known.keys().map(|channel| &***channel).collect();
-                return Err(format!(
-                    "graph `{}` has no channel `{}`; it has: {}",
-                    self.name,
-                    shown(name),
-                    known.join(", ")
-                ));
+                continue;
             }
             writes.push(self.kept(name, value, new_id)?);
         }

@@ -13,16 +13,16 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
 use bytes::Bytes;
-use clearway_core::channel::{Op, State, Write};
+use clearway_core::channel::{Op, State};
 use clearway_core::event::{Body, Delta, Event, EventKind, Fact};
 use clearway_core::machine::Source;
-use clearway_core::plan::{Due, Frontier};
+use clearway_core::plan::Due;
 use clearway_core::{CheckpointId, EventId, Status, TaskId, Timestamp};
 use clearway_engine::StepRecord;
 use serde_json::{Value, json};
 use uuid::Uuid;
 
-use super::facts::{Facts, Need, STEPS_AT_ONCE, Supply};
+use super::facts::{Base, Facts, Need, STEPS_AT_ONCE, Supply};
 use super::graph::Graph;
 use super::messages;
 use super::state;
@@ -181,6 +181,10 @@ pub(super) struct Projector {
     state: Option<State>,
     /// The last checkpoint shown.
     at: Option<CheckpointId>,
+    /// The one that the run began from.
+    base: Option<CheckpointId>,
+    /// The one with what it took in, when it was told of before it committed.
+    first: Option<CheckpointId>,
     /// The last superstep shown; -1 after the input.
     shown: i64,
     /// The step at which reading found nothing more.
@@ -210,6 +214,8 @@ impl Projector {
             modes,
             state: None,
             at: None,
+            base: None,
+            first: None,
             shown: -2,
             asked: None,
             steps: VecDeque::new(),
@@ -225,60 +231,26 @@ impl Projector {
             failed: None,
         };
         if let Some(state) = state {
-            projector.supply(Supply::Base { state, frontier: Frontier::default() });
+            projector.supply(Supply::Base(Base { state, ..Base::default() }));
         }
         projector
     }
 
     pub(super) fn supply(&mut self, supply: Supply) {
         match supply {
-            Supply::Base { state, frontier } => {
+            Supply::Base(Base { at, state, frontier }) => {
+                self.base = at;
                 self.state = Some(state);
-                self.due = self.first_due(&frontier);
-                self.depth = frontier.depth + self.begins();
+                self.due = self.facts.first_due(&frontier);
+                self.depth = frontier.depth + self.facts.begins();
             }
             Supply::Steps(steps) => self.steps.extend(steps),
-        }
-    }
-
-    /// Checkpoints before the run's first superstep, as clients count them.
-    fn begins(&self) -> u64 {
-        match &self.facts.command {
-            None => 2,
-            Some(one) => u64::from(one.fork || one.goto.is_some() || !one.update.is_empty()),
         }
     }
 
     /// The superstep under way, as clients count it.
     fn counted(&self) -> i64 {
         i64::try_from(self.depth).unwrap_or(i64::MAX) - 1
-    }
-
-    /// The calls of the run's first superstep.
-    fn first_due(&self, before: &Frontier) -> Vec<Due> {
-        let (run, agent) = (self.facts.run, self.facts.graph.agent.as_ref());
-        match (&self.facts.command, agent) {
-            (None, Some(agent)) => agent.plan.first(run, 0).due,
-            (None, None) => Vec::new(),
-            (Some(command), agent) => match (&command.goto, agent) {
-                (Some(targets), Some(agent)) => agent
-                    .plan
-                    .jump(before, targets, run, 0)
-                    .map(|next| next.due)
-                    .unwrap_or_default(),
-                _ if command.fork => {
-                    let mut due = before.due.clone();
-                    let mut counts: HashMap<Arc<str>, u32> = HashMap::new();
-                    for one in &mut due {
-                        let index = counts.entry(one.node.clone()).or_default();
-                        one.task = TaskId::of(run, 0, &one.node, *index);
-                        *index += 1;
-                    }
-                    due
-                }
-                _ => before.due.clone(),
-            },
-        }
     }
 
     /// What must be there before this event can be shown.
@@ -339,7 +311,7 @@ impl Projector {
             EventKind::RunCreated => {
                 out.push(self.item(event, place::STARTED, What::Started { attempt: 1 }))
             }
-            EventKind::RunStarted => self.started(event, out),
+            EventKind::RunStarted => self.started(event, &fact.json(), out),
             EventKind::NodeStarted => self.node_started(event, &fact.json(), out),
             EventKind::NodeCompleted => self.node_completed(event, &fact.json()),
             EventKind::MessageStarted => self.speaks(event, &fact.json(), out),
@@ -392,34 +364,51 @@ impl Projector {
         }
     }
 
-    fn started(&mut self, event: &Event, out: &mut Vec<Item>) {
+    fn started(&mut self, event: &Event, data: &Value, out: &mut Vec<Item>) {
         if self.has_begun && !std::mem::take(&mut self.is_parked) {
             self.attempt += 1;
             let attempt = self.attempt;
             out.push(self.item(event, place::STARTED, What::Started { attempt }));
         }
-        if std::mem::replace(&mut self.has_begun, true) || !self.modes.has(Modes::VALUES) {
+        if std::mem::replace(&mut self.has_begun, true) {
             return;
         }
         let Some(before) = &self.state else { return };
         let facts = &self.facts;
-        let says_something = !facts.input.is_empty() || facts.command.is_some();
-        if !says_something {
-            return;
-        }
-        let mut state = before.clone();
-        let writes: Vec<Write> = match &facts.command {
-            None => {
-                facts.input.iter().map(|(name, value)| Write::new(name, value.clone())).collect()
-            }
-            Some(command) => command.update.clone(),
-        };
         // Input that does not fit ends the run, which says so.
-        if facts.graph.apply(&mut state, writes).is_ok() {
-            let values = facts.graph.values(&state);
-            let what = What::Values { values, interrupts: None };
-            out.push(self.item(event, place::VALUES, what));
+        let Some(state) = facts.taken_in(before) else { return };
+        let first = uuid_in(data, "checkpoint").map(CheckpointId);
+        let first = first.filter(|_| self.modes.has(Modes::CHECKPOINTS.with(Modes::DEBUG)));
+        let step = self.counted() - 1;
+        let mut put = |place, step, what| {
+            out.push(Item { id: placed(event.id(), place), at: event.at, step, what });
+        };
+        if let (Some(first), Some(Source::Input)) = (first, facts.source()) {
+            let about = (Source::Input, step - 1);
+            let shown = self.checkpoint(
+                state::before_input(first),
+                self.base,
+                before,
+                about,
+                arrived(first),
+            );
+            put(place::ARRIVED, step - 1, What::Checkpoint(shown));
         }
+        let says_something = !facts.input.is_empty() || facts.command.is_some();
+        if says_something && self.modes.has(Modes::VALUES) {
+            let values = facts.graph.values(&state);
+            put(place::VALUES, step + 1, What::Values { values, interrupts: None });
+        }
+        if let (Some(first), Some(source)) = (first, facts.source()) {
+            let next = due_of(&facts.graph, &self.due);
+            let (source, parent) = match source {
+                Source::Input => (Source::Loop, Some(state::before_input(first))),
+                other => (other, self.base),
+            };
+            let shown = self.checkpoint(first, parent, &state, (source, step), next);
+            put(place::CHECKPOINT, step, What::Checkpoint(shown));
+        }
+        self.first = first;
     }
 
     fn node_started(&mut self, event: &Event, data: &Value, out: &mut Vec<Item>) {
@@ -451,13 +440,10 @@ impl Projector {
     fn input_values(&self) -> Value {
         let Some(state) = &self.state else { return json!({}) };
         let facts = &self.facts;
-        if self.shown >= -1 || facts.command.is_some() {
+        if self.shown >= -1 {
             return facts.graph.values(state);
         }
-        let mut state = state.clone();
-        let writes = facts.input.iter().map(|(name, value)| Write::new(name, value.clone()));
-        let _ = facts.graph.apply(&mut state, writes.collect());
-        facts.graph.values(&state)
+        facts.graph.values(&facts.taken_in(state).unwrap_or_else(|| state.clone()))
     }
 
     /// The call that an event is about.
@@ -621,6 +607,7 @@ impl Projector {
             put(out, id, place::VALUES, at, What::Values { values, interrupts: None });
         }
         if self.modes.has(Modes::CHECKPOINTS.with(Modes::DEBUG))
+            && self.first != Some(checkpoint.id)
             && let (Some(before), Some(state)) = (&before, &self.state)
         {
             if checkpoint.source == Source::Input {
@@ -629,7 +616,7 @@ impl Projector {
                     checkpoint.parent,
                     before,
                     (Source::Input, step - 1),
-                    vec!["__start__".to_owned()],
+                    arrived(checkpoint.id),
                 );
                 let id = placed(id, place::ARRIVED);
                 out.push(Item { id, at, step: step - 1, what: What::Checkpoint(shown) });
@@ -639,7 +626,7 @@ impl Projector {
                     Source::Input => (Source::Loop, Some(state::before_input(checkpoint.id))),
                     other => (other, checkpoint.parent),
                 };
-                let next = state::next(graph, &checkpoint.frontier);
+                let next = due_of(graph, &checkpoint.frontier.due);
                 let shown = self.checkpoint(checkpoint.id, parent, state, (source, step), next);
                 let place = if is_loop { place::CHECKPOINT } else { place::APPLIED };
                 put(out, id, place, at, What::Checkpoint(shown));
@@ -657,19 +644,18 @@ impl Projector {
         parent: Option<CheckpointId>,
         state: &State,
         (source, step): (Source, i64),
-        next: Vec<String>,
+        next: Vec<(&str, Uuid)>,
     ) -> Value {
         let facts = &self.facts;
         let config =
             |id: CheckpointId| json!({"configurable": state::checkpoint(facts.thread, id)});
         let tasks: Vec<Value> = next
             .iter()
-            .map(|node| {
-                let due = self.due.iter().find(|due| *due.node == **node);
-                let id = due.map(|due| due.task.to_string());
-                json!({"id": id, "name": node, "interrupts": [], "state": null})
+            .map(|(node, id)| {
+                json!({"id": id.to_string(), "name": node, "interrupts": [], "state": null})
             })
             .collect();
+        let next: Vec<&str> = next.into_iter().map(|(node, _)| node).collect();
         json!({
             "config": config(id),
             "parent_config": parent.map(config),
@@ -772,6 +758,17 @@ fn returned(graph: &Graph, ops: &[(Arc<str>, Op)], one: &Completed, alone: bool)
             graph.returned(&own)
         }
     }
+}
+
+/// Calls that are due, as they are shown.
+fn due_of<'a>(graph: &Graph, due: &'a [Due]) -> Vec<(&'a str, Uuid)> {
+    let shown = due.iter().filter(|due| !graph.is_fold(&due.node));
+    shown.map(|due| (&*due.node, due.task.0)).collect()
+}
+
+/// What is due where an input has arrived: to take it in.
+fn arrived(input: CheckpointId) -> Vec<(&'static str, Uuid)> {
+    vec![("__start__", state::start_task(input))]
 }
 
 const fn placed(id: EventId, place: u8) -> EventId {

@@ -24,6 +24,7 @@ use uuid::Uuid;
 
 use super::errors::{self, bad_request, unprocessable};
 use super::graph::Graph;
+use super::pending::{Pending, pending};
 use super::{Params, threads};
 use crate::Problem;
 use crate::app::{Address, App, Routes};
@@ -43,21 +44,17 @@ pub(super) fn routes(routes: Routes) -> Result<Routes, Address> {
 
 /// Where the thread stood before an input's checkpoint: one tick earlier.
 pub(super) fn before_input(id: CheckpointId) -> CheckpointId {
-    CheckpointId(moved(id.0, -1))
+    id.moved(-1)
 }
 
 /// The input's checkpoint, from the id shown for what was before it.
 fn after_arrival(id: CheckpointId) -> CheckpointId {
-    CheckpointId(moved(id.0, 1))
+    id.moved(1)
 }
 
-/// A UUIDv6 so many ticks earlier or later. Its 60 bits of time stand in order, around the version.
-fn moved(id: Uuid, ticks: i64) -> Uuid {
-    let bits = id.as_u128();
-    let time = ((bits >> 80) << 12 | (bits >> 64) & 0xfff) as u64;
-    let time = u128::from(time.wrapping_add_signed(ticks) & ((1 << 60) - 1));
-    let rest = bits & (0xf << 76 | u128::from(u64::MAX));
-    Uuid::from_u128((time >> 12) << 80 | (time & 0xfff) << 64 | rest)
+/// The task that takes an input in; `input` is the checkpoint that has it.
+pub(super) fn start_task(input: CheckpointId) -> Uuid {
+    Uuid::new_v5(&input.0, b"__start__")
 }
 
 /// A checkpoint as a client names it.
@@ -83,9 +80,18 @@ pub(super) async fn find(
     }
     let input = after_arrival(id);
     let found = app.engine.state_at(thread, Some(input)).await?;
-    Ok(found
-        .filter(|found| found.source == Source::Input)
-        .map(|found| (Place::Before { input, parent: found.parent }, found)))
+    if let Some(found) = found.filter(|found| found.source == Source::Input) {
+        return Ok(Some((Place::Before { input, parent: found.parent }, found)));
+    }
+    let Ok(overview) = app.engine.thread_overview(thread).await else { return Ok(None) };
+    let Some(pending) = pending(app, &overview).await? else { return Ok(None) };
+    Ok(match pending.id() {
+        known if known == id => Some((Place::At(id), pending.found)),
+        known if known == input && pending.is_input() => {
+            Some((Place::Before { input, parent: pending.found.parent }, pending.found))
+        }
+        _ => None,
+    })
 }
 
 // ## States
@@ -246,7 +252,7 @@ pub(super) fn shown_head(graph: &Graph, found: &ThreadState, failure: Option<&Fa
 fn shown_before(graph: &Graph, found: &CheckpointRecord, before: &Channels, input: Value) -> Shown {
     let id = before_input(found.id);
     let task = json!({
-        "id": Uuid::new_v5(&found.id.0, b"__start__").to_string(), "name": "__start__",
+        "id": start_task(found.id).to_string(), "name": "__start__",
         "path": ["__pregel_pull", "__start__"], "error": null, "interrupts": [],
         "checkpoint": null, "state": null, "result": input,
     });
@@ -323,6 +329,9 @@ async fn head(State(app): State<App>, Params(params): Params) -> Result<Json<Val
     let thread = threads::id(&params[0])?;
     let overview = threads::overview(&app, thread).await?;
     let graph = threads::graph_of(&app, &overview).await?;
+    if let Some(pending) = pending(&app, &overview).await? {
+        return Ok(Json(shown_head(&graph, &pending.found, None).to_json(thread, &graph)));
+    }
     let Some(found) = app.engine.state_at(thread, None).await? else {
         return Ok(Json(nothing()));
     };
@@ -531,6 +540,11 @@ async fn history_of_body(
 async fn history(app: &App, thread: ThreadId, listing: Listing) -> Result<Value, Problem> {
     let overview = threads::overview(app, thread).await?;
     let graph = threads::graph_of(app, &overview).await?;
+    let pending = pending(app, &overview).await?;
+    let mut newest = match &pending {
+        Some(pending) => shown_pending(app, &graph, pending).await?,
+        None => Vec::new(),
+    };
     let mut before = listing.before.map(after_arrival);
     let mut shown: Vec<Value> = Vec::new();
     loop {
@@ -539,8 +553,14 @@ async fn history(app: &App, thread: ThreadId, listing: Listing) -> Result<Value,
         let records = app.engine.history(thread, before, want).await?;
         let is_last = (records.len() as u32) < want;
         before = records.last().map(|record| record.id);
+        // It may have committed since.
+        let is_there = |pending: &Pending| records.iter().any(|one| one.id == pending.id());
+        if pending.as_ref().is_some_and(is_there) {
+            newest.clear();
+        }
         let states = Listed::load(app, thread, records).await?;
-        for state in states.shown(app, &graph, &overview).await? {
+        let states = states.shown(app, &graph, &overview).await?;
+        for state in newest.drain(..).chain(states) {
             if listing.before.is_some_and(|before| state.id >= before) {
                 continue;
             }
@@ -556,6 +576,17 @@ async fn history(app: &App, thread: ThreadId, listing: Listing) -> Result<Value,
             return Ok(Value::Array(shown));
         }
     }
+}
+
+/// The checkpoint that a run will have made of its input, and where that has arrived.
+async fn shown_pending(app: &App, graph: &Graph, pending: &Pending) -> Result<Vec<Shown>, Problem> {
+    let found = &pending.found;
+    let mut shown = vec![shown_head(graph, found, None)];
+    if pending.is_input() {
+        let input = input_of(app, graph, found.run).await?;
+        shown.push(shown_before(graph, &record_of(found), &pending.before, input));
+    }
+    Ok(shown)
 }
 
 /// Checkpoints, newest first, with their states.

@@ -8,6 +8,8 @@ use tokio::io::AsyncWriteExt;
 
 use crate::testing::{Answer, TestServer, post, read_until};
 
+mod beginnings;
+
 async fn send(server: &mut TestServer, method: &str, path: &str, body: &str) -> Answer {
     let request = format!(
         "{method} {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\
@@ -451,12 +453,7 @@ async fn bad_requests_get_the_statuses_that_clients_know() {
         ("POST", format!("/threads/{other}/copy"), "", 409),
         ("POST", format!("{t}/runs"), r#"{"assistant_id": "nobody"}"#, 422),
         ("POST", format!("/threads/{other}/runs"), r#"{"assistant_id": "agent"}"#, 404),
-        (
-            "POST",
-            format!("{t}/runs/wait"),
-            r#"{"assistant_id": "agent", "input": {"odd": 1}}"#,
-            422,
-        ),
+        ("POST", format!("{t}/runs/wait"), r#"{"assistant_id": "agent", "input": 5}"#, 422),
         (
             "POST",
             format!("{t}/runs/stream"),
@@ -649,7 +646,7 @@ async fn no_body_makes_the_server_fail() {
             "POST",
             "/threads".to_owned(),
             json!({"thread_id": thread, "metadata": {},
-            "if_exists": "do_nothing", "ttl": {}, "supersteps": [{"updates": []}]}),
+            "if_exists": "do_nothing", "ttl": {"ttl": 5}, "supersteps": [{"updates": []}]}),
         ),
         ("POST", "/threads/search".to_owned(), search.clone()),
         ("POST", "/threads/count".to_owned(), search),

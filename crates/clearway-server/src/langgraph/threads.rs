@@ -21,6 +21,7 @@ use super::Params;
 use super::errors::{self, unprocessable};
 use super::graph::Graph;
 use super::state::{self, read_fields};
+use super::ttl;
 use crate::Problem;
 use crate::app::{Address, App, Routes};
 use crate::caller::caller;
@@ -127,9 +128,17 @@ pub(super) async fn to_json(
 }
 
 /// `GET /threads/{thread_id}`
-async fn show(State(app): State<App>, Params(params): Params) -> Result<Json<Value>, Problem> {
+async fn show(
+    State(app): State<App>,
+    Params(params): Params,
+    request: Request,
+) -> Result<Json<Value>, Problem> {
     let overview = overview(&app, id(&params[0])?).await?;
-    Ok(Json(to_json(&app, &overview, true).await?))
+    let mut shown = to_json(&app, &overview, true).await?;
+    if ttl::is_asked_for(request.uri())? {
+        ttl::include(&app, overview.record.id, &mut shown).await?;
+    }
+    Ok(Json(shown))
 }
 
 // ## Making
@@ -144,7 +153,7 @@ async fn create(State(app): State<App>, request: Request) -> Result<Json<Value>,
     };
     let metadata = errors::object(&mut fields, "metadata");
     let if_exists = errors::choice(&mut fields, "if_exists", &["raise", "do_nothing"], "raise");
-    check_ttl(&mut fields);
+    let ttl = ttl::read(&mut fields);
     let supersteps = fields.list("supersteps");
     fields.finish().map_err(errors::invalid)?;
     let updates = supersteps_of(&supersteps)?;
@@ -169,18 +178,13 @@ async fn create(State(app): State<App>, request: Request) -> Result<Json<Value>,
             for (values, as_node) in updates {
                 state::change(&app, thread, &values, as_node, None).await?;
             }
+            if let Some(ttl) = ttl {
+                app.engine.limit_thread(thread, ttl).await?;
+            }
         }
     }
     let overview = overview(&app, thread).await?;
     Ok(Json(to_json(&app, &overview, true).await?))
-}
-
-/// A time to live is taken, and not lived by: threads stay until they are deleted.
-fn check_ttl(fields: &mut Fields) {
-    match fields.value("ttl") {
-        None | Some(Value::Null | Value::Number(_) | Value::Object(_)) => {}
-        Some(_) => fields.wrong("dict_type", "ttl", "must be minutes, or an object with `ttl`"),
-    }
 }
 
 /// Updates that make a thread's history, as if nodes had run.
@@ -217,9 +221,12 @@ async fn change(
     let minimal = wants_minimal(request.headers());
     let mut fields = read_fields(&app, request).await?;
     let metadata = errors::object(&mut fields, "metadata");
-    check_ttl(&mut fields);
+    let ttl = ttl::read(&mut fields);
     fields.finish().map_err(errors::invalid)?;
     overview(&app, thread).await?;
+    if let Some(ttl) = ttl {
+        app.engine.limit_thread(thread, ttl).await?;
+    }
     if !metadata.is_empty() {
         app.engine.describe_thread(thread, metadata).await?;
     }
@@ -313,7 +320,13 @@ async fn copy(State(app): State<App>, Params(params): Params) -> Result<Json<Val
 async fn prune(State(app): State<App>, request: Request) -> Result<Json<Value>, Problem> {
     let asks = caller(request.headers(), None)?;
     let mut fields = read_fields(&app, request).await?;
-    let ids = fields.list("thread_ids");
+    let ids = match fields.value("thread_ids") {
+        Some(Value::Array(ids)) => ids,
+        _ => {
+            fields.wrong("list_type", "thread_ids", "must be a list of UUIDs");
+            Vec::new()
+        }
+    };
     let strategy = errors::choice(&mut fields, "strategy", &["delete", "keep_latest"], "delete");
     fields.finish().map_err(errors::invalid)?;
     let mut threads = Vec::with_capacity(ids.len());

@@ -73,7 +73,15 @@ fn threads() -> Vec<Entry> {
         ("post", "/threads/search", "lg_threads", "Threads", vec![], search, many),
         ("post", "/threads/count", "lg_thread_count", "How many threads", vec![], search, count),
         ("post", "/threads/prune", "lg_prune", "Delete or thin out", vec![], Some("Prune"), pruned),
-        ("get", "/threads/{thread_id}", "lg_thread", "One thread", vec![], None, one),
+        (
+            "get",
+            "/threads/{thread_id}",
+            "lg_thread",
+            "One thread",
+            vec![query("include", text(), "`ttl` to be told until when it lives")],
+            None,
+            one,
+        ),
         (
             "patch",
             "/threads/{thread_id}",
@@ -375,6 +383,17 @@ pub(super) fn maybe(kind: &str) -> Value {
     json!({"type": [kind, "null"]})
 }
 
+/// Minutes, or an object with them.
+fn lifetime() -> Value {
+    json!({
+        "type": ["object", "number", "null"], "minimum": 0, "maximum": 52_704_000,
+        "properties": {
+            "ttl": {"type": ["number", "null"], "minimum": 0, "maximum": 52_704_000},
+            "strategy": {"enum": ["delete", "keep_latest", null]},
+        },
+    })
+}
+
 pub(super) fn list_of(name: &str) -> Value {
     json!({"type": "array", "items": {"$ref": format!("#/components/schemas/{name}")}})
 }
@@ -402,12 +421,15 @@ pub(super) fn schemas() -> Value {
             "state_updated_at": text(), "metadata": any(),
             "status": {"enum": ["idle", "busy", "interrupted", "error"]},
             "config": any(), "values": maybe("object"), "error": maybe("object"),
-            "interrupts": any(), "extracted": any(),
+            "interrupts": any(), "extracted": any(), "ttl": object(&["strategy"], json!({
+                "strategy": {"enum": ["delete", "keep_latest"]},
+                "ttl_minutes": {"type": "number"}, "expires_at": text(),
+            })),
         })),
         "LgThreads": list_of("LgThread"),
         "ThreadCreate": object(&[], json!({
             "thread_id": {"type": ["string", "null"], "format": "uuid"},
-            "metadata": maybe("object"), "ttl": {"type": ["object", "number", "null"]},
+            "metadata": maybe("object"), "ttl": lifetime(),
             "if_exists": {"enum": ["raise", "do_nothing", null], "default": "raise"},
             "supersteps": {"type": ["array", "null"], "maxItems": 1000, "items": object(
                 &["updates"],
@@ -415,7 +437,7 @@ pub(super) fn schemas() -> Value {
             )},
         })),
         "ThreadChange": object(&[], json!({
-            "metadata": maybe("object"), "ttl": {"type": ["object", "number", "null"]},
+            "metadata": maybe("object"), "ttl": lifetime(),
         })),
         "ThreadSearch": search_of_threads,
         "Prune": object(&["thread_ids"], json!({
