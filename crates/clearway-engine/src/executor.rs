@@ -17,7 +17,7 @@ use clearway_core::channel::State;
 use clearway_core::event::{Body, EventKind, Fact};
 use clearway_core::journal::Entry;
 use clearway_core::machine::{
-    Commit, Effect, Input, Machine, Outcome, Park, Receipt, Source, Start, StartCall, Stopped,
+    Commit, Effect, Input, Machine, Outcome, Park, Receipt, Start, StartCall, Stopped,
 };
 use clearway_core::plan::{MESSAGES, Plan};
 use clearway_core::run::Usage;
@@ -36,7 +36,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
 use uuid::Uuid;
 
-use self::claim::{deadline_of, earlier_reply, load_state, send_commit, start};
+use self::claim::{deadline_of, earlier_reply, load_state, named, send_commit, start};
 use self::underway::Calls;
 use crate::agent::{Agent, Expiry};
 use crate::calls::{self, CallEnd, panicked};
@@ -621,17 +621,8 @@ impl Executor {
                 StepOutcome::End { status, failure }
             }
         };
-        let mut checkpoints = Vec::with_capacity(commit.checkpoints.len());
-        for checkpoint in commit.checkpoints {
-            let id = match checkpoint.source {
-                Source::Loop => self.inner.ids.checkpoint(),
-                Source::Input | Source::Update | Source::Fork => self.first,
-            };
-            // In order, whatever the clock does.
-            let id = self.head.map_or(id, |head| id.max(head.moved(1)));
-            self.head = Some(id);
-            checkpoints.push((id, checkpoint));
-        }
+        let (ids, first) = (self.inner.ids, self.first);
+        let checkpoints = named(commit.checkpoints, ids, first, &mut self.head);
         self.record.step = commit.step;
         self.record.next = commit.next.nodes().map(|node| (**node).to_owned()).collect();
         let schedules = self.question_timers();

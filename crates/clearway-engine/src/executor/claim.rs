@@ -4,16 +4,16 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use clearway_core::channel::{State, Write};
-use clearway_core::machine::Start;
+use clearway_core::machine::{Checkpoint, Source, Start};
 use clearway_core::plan::{MESSAGES, Plan};
-use clearway_core::{Code, Deadline, Failure, RunRecord, TaskId};
+use clearway_core::{CheckpointId, Code, Deadline, Failure, RunRecord, TaskId};
 use clearway_store::{Claim, StepCommit};
 use serde_json::Value;
 use uuid::Uuid;
 
 use super::CommitEnd;
 use crate::agent::Agent;
-use crate::clock::instant;
+use crate::clock::{Ids, instant};
 use crate::engine::{Inner, bounded_by};
 use crate::live::Live;
 
@@ -142,6 +142,26 @@ pub(super) fn start(claim: &Claim, live: &Live, plan: Arc<Plan>, state: State) -
         reply: None,
         failed: None,
     }
+}
+
+/// Gives checkpoints their ids: in order, whatever the clock does. `first` is what the run begins with,
+/// `head` its newest one.
+pub(super) fn named(
+    checkpoints: Vec<Checkpoint>,
+    ids: Ids,
+    first: CheckpointId,
+    head: &mut Option<CheckpointId>,
+) -> Vec<(CheckpointId, Checkpoint)> {
+    let mut name = |checkpoint: Checkpoint| {
+        let id = match checkpoint.source {
+            Source::Loop => ids.checkpoint(),
+            Source::Input | Source::Update | Source::Fork => first,
+        };
+        let id = head.map_or(id, |head| id.max(head.moved(1)));
+        *head = Some(id);
+        (id, checkpoint)
+    };
+    checkpoints.into_iter().map(&mut name).collect()
 }
 
 /// The reply that earlier supersteps of a run committed, before it was taken over.
