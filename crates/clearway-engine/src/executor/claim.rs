@@ -152,7 +152,7 @@ pub(super) fn named(
     first: CheckpointId,
     head: &mut Option<CheckpointId>,
 ) -> Vec<(CheckpointId, Checkpoint)> {
-    let mut name = |checkpoint: Checkpoint| {
+    let name = |checkpoint: Checkpoint| {
         let id = match checkpoint.source {
             Source::Loop => ids.checkpoint(),
             Source::Input | Source::Update | Source::Fork => first,
@@ -161,7 +161,7 @@ pub(super) fn named(
         *head = Some(id);
         (id, checkpoint)
     };
-    checkpoints.into_iter().map(&mut name).collect()
+    checkpoints.into_iter().map(name).collect()
 }
 
 /// The reply that earlier supersteps of a run committed, before it was taken over.
