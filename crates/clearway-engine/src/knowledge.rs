@@ -67,6 +67,8 @@ pub struct KnowledgeOptions {
     pub uploads: UploadOptions,
     /// What reads documents; without it none can be read.
     pub reader: Option<ReaderCommand>,
+    /// Whether other sources may be put in force later ([`Knowledge::configure`]).
+    pub changes: bool,
     pub limits: KnowledgeLimits,
 }
 
@@ -221,7 +223,8 @@ impl Knowledge {
         })?;
         let _ = self.0.background.set(background);
         let shelves = self.0.shelves();
-        let watcher = watch::Watcher::start(shelves.values().cloned()).map_err(|error| {
+        let later = self.0.options.changes;
+        let watcher = watch::Watcher::start(shelves.values().cloned(), later).map_err(|error| {
             let text = format!("the thread that watches folders cannot be started: {error}");
             Failure::new(Code::Internal, text)
         })?;

@@ -119,11 +119,12 @@ impl Snapshot {
         self.drawn_together(&mut blend);
         let matched = blend.iter().filter(|score| **score > 0.0).count();
         let mut order = best(&blend, DEPTH.max(query.top_k));
-        let embedding = self.embedding_cosines(query, allowed, go_on)?;
+        let mut embedding = self.embedding_cosines(query, allowed, go_on)?;
         if !embedding.is_empty() {
             order = fused(&order, &best(&embedding, DEPTH.max(query.top_k)));
         }
         order.truncate(query.top_k);
+        self.complete(&mut embedding, &order, query);
         Ok(Ranked { words, latent, embedding, named, order, matched })
     }
 
@@ -178,8 +179,21 @@ impl Snapshot {
         go_on: GoOn<'_>,
     ) -> Result<Vec<f32>, Stopped> {
         match (query.embedding.and_then(Quantized::new), self.embeddings()) {
-            (Some(vector), Some(vectors)) => vectors.cosines(&vector, allowed, go_on),
+            (Some(vector), Some(vectors)) => vectors.nearest(&vector, allowed, go_on),
             _ => Ok(Vec::new()),
+        }
+    }
+
+    /// What was found by its words may be too far off to have been compared by its vector before.
+    fn complete(&self, cosines: &mut [f32], order: &[(u32, f32)], query: &Query<'_>) {
+        let vector = query.embedding.and_then(Quantized::new);
+        if let (Some(vector), Some(vectors)) = (vector, self.embeddings()) {
+            for (chunk, _) in order {
+                let at = *chunk as usize;
+                if let Some(cosine) = cosines.get_mut(at) {
+                    *cosine = vectors.cosine(&vector, at);
+                }
+            }
         }
     }
 

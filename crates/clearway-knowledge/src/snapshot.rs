@@ -267,7 +267,7 @@ impl IndexBuilder {
         entries
             .iter()
             .for_each(|entry| vectors.push(self.vectors.get(&entry.chunk.hash).map(AsRef::as_ref)));
-        Some(vectors)
+        Some(vectors.sketched())
     }
 
     fn terms(&mut self, analyzer: &Analyzer, text: &str) -> Vec<Term> {

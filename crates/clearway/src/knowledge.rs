@@ -60,6 +60,7 @@ pub(crate) fn options(config: &Config, reader: Option<ReaderCommand>) -> Knowled
             ..UploadOptions::default()
         },
         reader,
+        changes: false,
         limits: KnowledgeLimits::default(),
     }
 }

@@ -40,6 +40,9 @@ pub(crate) struct Shelf {
     /// Grows with every change of `state`.
     pub moved: watch::Sender<u64>,
     state: Mutex<State>,
+    /// Held by whoever writes a document that another may be writing, too: from reading what is stored until it is
+    /// replaced. A document of an upload is written by its reader and by its owner.
+    pub writing: tokio::sync::Mutex<()>,
 }
 
 /// How far a shelf is.
@@ -157,6 +160,7 @@ impl Shelf {
             changes_out: Mutex::new(Some(changes_out)),
             moved: watch::channel(0).0,
             state: Mutex::new(state),
+            writing: tokio::sync::Mutex::default(),
         }
     }
 
