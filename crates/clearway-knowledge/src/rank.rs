@@ -150,7 +150,7 @@ impl Snapshot {
     /// Chunks that name what the query names, and less so those that name what is near it: the second step of a question
     /// whose answer is in no single text.
     fn named(&self, text: &str, allowed: &[bool]) -> Named {
-        let graph = Graph::new(self, allowed.to_vec());
+        let graph = Graph::of_names(self, allowed.to_vec());
         let mut named = Named::default();
         for entity in self.names().within(text).into_iter().take(NAMED_ENTITIES) {
             let chunks: Vec<u32> = graph.seen(entity).take(MAX_NAMED_CHUNKS + 1).collect();

@@ -159,6 +159,8 @@ pub struct ServerLimits {
     pub header_timeout: Option<Duration>,
     pub keep_alive: Option<Duration>,
     pub stalled_reader: Option<Duration>,
+    /// A waiting run rises one priority for each time it has waited this long.
+    pub ageing: Option<Duration>,
     pub heartbeat: Option<Duration>,
 }
 

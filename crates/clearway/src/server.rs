@@ -386,13 +386,15 @@ fn engine_options(config: &Config, lanes: Lanes) -> clearway_engine::Options {
     if let Some(bytes) = config.server.limits.max_output_bytes {
         limits.output_bytes = bytes;
     }
+    let usual = clearway_engine::Options::default();
     clearway_engine::Options {
+        ageing: config.server.limits.ageing.unwrap_or(usual.ageing),
         pools: config.pools.iter().map(pool).collect(),
         limits,
         webhooks: webhooks(&config.webhooks),
         alerts: config.alerts.clone(),
         lanes,
-        ..clearway_engine::Options::default()
+        ..usual
     }
 }
 

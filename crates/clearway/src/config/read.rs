@@ -226,6 +226,7 @@ fn server_limits(table: Table<'_>) -> ServerLimits {
         header_timeout: duration("header_timeout"),
         keep_alive: duration("keep_alive"),
         stalled_reader: duration("stalled_reader"),
+        ageing: duration("ageing"),
         heartbeat: duration("heartbeat"),
     };
     table.finish();
