@@ -222,7 +222,8 @@ impl Ends {
     /// `None` while too few have ended.
     fn failed(&mut self, now: Timestamp, ended: u64, failed: u64) -> Option<f64> {
         self.0.push_back((now, ended, failed));
-        while self.0.len() > 1 && now.since(self.0[0].0) > WINDOW {
+        // The one before the window is what the window is counted from.
+        while self.0.get(1).is_some_and(|(at, ..)| now.since(*at) >= WINDOW) {
             self.0.pop_front();
         }
         let (_, before, failed_before) = self.0[0];

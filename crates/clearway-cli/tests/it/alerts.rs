@@ -15,8 +15,9 @@ async fn a_queue_that_stays_full_is_told_and_so_is_its_end() -> Result<()> {
     let listener = TcpListener::bind("127.0.0.1:0").await?;
     let address = listener.local_addr()?;
     let world = World::new(binary())
-        .agent(Agent::new("stuck").fault("no_answer").line("pool = \"narrow\""))
         .config(|config| {
+            let stuck = Agent::new("stuck").fault("no_answer").line("pool = \"narrow\"");
+            config.agents = vec![stuck];
             config.pools.push(Pool { name: "narrow", slots: 1, queue: 2 });
             config.extra = format!(
                 "[webhooks]\nsecret = \"${{HOOK_SECRET}}\"\nallow = [\"127.0.0.1\"]\n\n\
@@ -35,7 +36,7 @@ async fn a_queue_that_stays_full_is_told_and_so_is_its_end() -> Result<()> {
     let mut runs = Vec::new();
     for user in ["ann", "bob", "eve"] {
         let body = json!({"user_id": user, "message": "hello"});
-        let task = client.post("/stuck/chat/async").json(&body).send().await?.expect(202)?.json();
+        let task = client.post("/chat/async").json(&body).send().await?.expect(202)?.json();
         runs.push(task["task_id"].as_str().context("no id")?.to_owned());
     }
     let (head, body) = receive(&listener, "200 OK").await?;

@@ -512,7 +512,7 @@ const EMBED: &str = "
 [models.embed]
 provider = \"lab\"
 model = \"e\"
-dimensions = 256
+dimensions = 1536
 
 [models.order]
 provider = \"lab\"

@@ -40,6 +40,8 @@ const REPEATED: usize = 2;
 /// Phrases that one document brings in, and that there are in all.
 const OF_A_DOCUMENT: usize = 12;
 const IN_ALL: usize = 50_000;
+/// What could be phrases in one document; of a book the first chapters tell.
+const COUNTED: usize = 100_000;
 /// What could be phrases, kept of a chunk.
 const CANDIDATES: usize = 160;
 /// Entities besides names, kept of a chunk.
@@ -61,9 +63,10 @@ impl Sightings {
                 for words in run.windows(length) {
                     let text = words.join(" ");
                     let number = number(&text);
-                    let (count, ..) = self.counts.entry(number).or_insert((0, length, text));
-                    *count += 1;
                     numbers.push(number);
+                    if self.counts.len() < COUNTED || self.counts.contains_key(&number) {
+                        self.counts.entry(number).or_insert((0, length, text)).0 += 1;
+                    }
                 }
             }
         }
