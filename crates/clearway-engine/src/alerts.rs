@@ -163,10 +163,8 @@ impl Judge {
         for (measure, threshold) in &self.options.thresholds {
             for reading in readings.iter().filter(|reading| reading.measure == *measure) {
                 let key = (*measure, reading.subject.clone());
-                let standing = self
-                    .standing
-                    .entry(key)
-                    .or_insert(Standing { turned: None, raised: None });
+                let standing =
+                    self.standing.entry(key).or_insert(Standing { turned: None, raised: None });
                 let beyond = measure.beyond(reading.value, *threshold);
                 if let Some(alert) = &mut standing.raised
                     && beyond
@@ -344,10 +342,24 @@ fn log(alert: &Alert) {
     let (value, threshold) = (alert.value, alert.threshold);
     match alert.cleared_at {
         None => {
-            tracing::error!(alert = name, subject, value, threshold, "alert raised: {}", alert.text());
+            tracing::error!(
+                alert = name,
+                subject,
+                value,
+                threshold,
+                "alert raised: {}",
+                alert.text()
+            );
         }
         Some(_) => {
-            tracing::info!(alert = name, subject, value, threshold, "alert cleared: {}", alert.text());
+            tracing::info!(
+                alert = name,
+                subject,
+                value,
+                threshold,
+                "alert cleared: {}",
+                alert.text()
+            );
         }
     }
 }
@@ -423,9 +435,8 @@ mod tests {
     #[test]
     fn failures_are_a_share_of_what_ended_lately() {
         let mut ends = Ends::default();
-        let mut failed = |second: i64, ended, failed| {
-            ends.failed(Timestamp(second * 1000), ended, failed)
-        };
+        let mut failed =
+            |second: i64, ended, failed| ends.failed(Timestamp(second * 1000), ended, failed);
         assert_eq!(failed(0, 100, 100), None);
         assert_eq!(failed(60, 105, 101), None);
         assert_eq!(failed(120, 120, 105), Some(0.25));

@@ -113,10 +113,8 @@ impl Sender {
         now: Timestamp,
     ) -> DeliveryOutcome {
         let body = body.to_string();
-        let mut headers = vec![
-            ("x-clearway-event", event.to_owned()),
-            ("x-clearway-delivery", id.to_owned()),
-        ];
+        let mut headers =
+            vec![("x-clearway-event", event.to_owned()), ("x-clearway-delivery", id.to_owned())];
         if let Some(secret) = &self.webhooks.secret {
             headers.push(("x-clearway-signature", signature(secret, now, &body)));
         }

@@ -311,12 +311,13 @@ impl<'a> Graph<'a> {
         counted.sort_by_key(|(_, chunks)| std::cmp::Reverse(*chunks));
         counted.truncate(limit);
         let label = |number| self.names().label(number).to_owned();
-        let relation = |((subject, relation, object), chunks): ((Term, &str, Term), usize)| Relation {
-            subject: label(subject),
-            relation: relation.to_owned(),
-            object: label(object),
-            chunks,
-        };
+        let relation =
+            |((subject, relation, object), chunks): ((Term, &str, Term), usize)| Relation {
+                subject: label(subject),
+                relation: relation.to_owned(),
+                object: label(object),
+                chunks,
+            };
         counted.into_iter().map(relation).collect()
     }
 

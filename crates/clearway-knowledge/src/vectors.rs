@@ -235,7 +235,8 @@ impl Sketch {
 /// One bit for each number of a vector: whether it is beyond the middle.
 fn sides<'a>(row: &'a [i8], scale: f32, middle: &'a [f32]) -> impl Iterator<Item = u64> + 'a {
     row.chunks(64).zip(middle.chunks(64)).map(move |(row, middle)| {
-        let beyond = row.iter().zip(middle).map(|(byte, middle)| f32::from(*byte) * scale > *middle);
+        let beyond =
+            row.iter().zip(middle).map(|(byte, middle)| f32::from(*byte) * scale > *middle);
         beyond.enumerate().fold(0, |word, (at, beyond)| word | u64::from(beyond) << at)
     })
 }
@@ -255,7 +256,9 @@ mod tests {
     fn corpus(count: usize) -> (Vectors, Vec<Quantized>) {
         let mut state = 11_u64;
         let mut next = || {
-            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            state = state
+                .wrapping_mul(6_364_136_223_846_793_005)
+                .wrapping_add(1_442_695_040_888_963_407);
             f32::from(u16::try_from(state >> 48).unwrap_or_default()) / 32_768.0 - 1.0
         };
         let mut random = || (0..DIMENSIONS).map(|_| next()).collect::<Vec<f32>>();

@@ -52,7 +52,9 @@ pub(crate) fn answer(sim: &Inner, head: &Head, body: &[u8]) -> Canned {
         (_, path) if Dialect::ALL.iter().any(|dialect| dialect.path() == path) => {
             wrong_method("POST")
         }
-        (_, "/health" | "/stats" | "/prompts" | "/faults" | "/models" | "/api/tags") => wrong_method("GET"),
+        (_, "/health" | "/stats" | "/prompts" | "/faults" | "/models" | "/api/tags") => {
+            wrong_method("GET")
+        }
         (_, path) => {
             let message = format!("no such address: {path}");
             problem(&Problem::new(404, "invalid_request_error", message))

@@ -28,9 +28,7 @@ impl Prompts {
         if bytes > BYTES {
             return;
         }
-        let message = |message: &crate::chat::Message| {
-            json!({"role": message.role, "content": message.content})
-        };
+        let message = |message: &crate::chat::Message| json!({"role": message.role, "content": message.content});
         let messages: Vec<Value> = chat.messages.iter().map(message).collect();
         let shown = json!({"model": chat.base_model(), "messages": messages});
         let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);

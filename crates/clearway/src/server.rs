@@ -12,7 +12,8 @@ use clearway_core::thread::ThreadKey;
 use clearway_engine::knowledge::ReaderCommand;
 use clearway_engine::upstream::OutwardPolicy;
 use clearway_engine::{
-    Agent, Agents, CronSpec, Engine, Knowledge, KnowledgeOptions, Lanes, Limits, PoolOptions, Store, Tasks, Webhooks,
+    Agent, Agents, CronSpec, Engine, Knowledge, KnowledgeOptions, Lanes, Limits, PoolOptions,
+    Store, Tasks, Webhooks,
 };
 use clearway_server::{
     ApiKey, BindError, Bound, Door, DoorKind, HttpLimits, Server, ServerOptions,

@@ -523,7 +523,8 @@ model = \"r\"
 async fn uploads_have_vectors_and_an_order_of_their_own() -> Result<()> {
     let world = World::new(binary())
         .config(|config| {
-            config.extra = EMBED.to_owned() + "\n[uploads]\nembeddings = \"embed\"\nrerank = \"order\"\n";
+            config.extra =
+                EMBED.to_owned() + "\n[uploads]\nembeddings = \"embed\"\nrerank = \"order\"\n";
         })
         .start()
         .await?;
@@ -551,7 +552,8 @@ async fn attributes_change_while_a_file_is_read() -> Result<()> {
     let world = World::new(binary()).start().await?;
     let client = world.client();
     // Long enough that it is not read before it is changed.
-    let text = "# Oak\n\n".to_owned() + &"The treasure lies under the old oak tree. ".repeat(20_000);
+    let text =
+        "# Oak\n\n".to_owned() + &"The treasure lies under the old oak tree. ".repeat(20_000);
     let (kind, body) = form("oak.md", &text);
     let request = client.post("/v1/files").header("x-user-id", "ann").header("content-type", kind);
     let file = request.body(body).send().await?.expect(200)?.json();
@@ -580,15 +582,24 @@ async fn attributes_change_while_a_file_is_read() -> Result<()> {
 async fn a_model_reads_relations_out_of_each_text_once() -> Result<()> {
     let docs = tempfile::tempdir()?;
     for n in 0..5 {
-        write(docs.path(), &format!("{n}.md"), format!("# Note {n}\n\nAnna Berg met Otto Brandt in room {n}.\n"))?;
+        write(
+            docs.path(),
+            &format!("{n}.md"),
+            format!("# Note {n}\n\nAnna Berg met Otto Brandt in room {n}.\n"),
+        )?;
     }
     let folder = docs.path().to_owned();
     let mut world = World::new(binary())
-        .config(|config| config.extra = source(&folder, "graph = \"llm\"\ngraph_model = \"cofounder\""))
+        .config(|config| {
+            config.extra = source(&folder, "graph = \"llm\"\ngraph_model = \"cofounder\"")
+        })
         .start()
         .await?;
     let report = settled(&world).await?;
-    assert_eq!((&report["triples"]["texts"], &report["triples"]["waiting"]), (&json!(5), &json!(0)));
+    assert_eq!(
+        (&report["triples"]["texts"], &report["triples"]["waiting"]),
+        (&json!(5), &json!(0))
+    );
     // The simulator answers by schema: the same for each text.
     let at = "/knowledge/docs/graph?entity=Example%20subject";
     let graph = world.client().get(at).send().await?.expect(200)?.json();

@@ -415,7 +415,8 @@ prompt = "Say something."
 
 #[tokio::test]
 async fn the_least_urgent_run_starts_within_its_ageing_bound() -> Result<()> {
-    let slow = SimOptions { ttft: Duration::from_millis(60), tokens: Some(1), ..SimOptions::default() };
+    let slow =
+        SimOptions { ttft: Duration::from_millis(60), tokens: Some(1), ..SimOptions::default() };
     let world =
         World::new(binary()).sim(slow).config(|config| config.extra += LINE).start().await?;
     let client = world.client();

@@ -151,9 +151,9 @@ async fn settle(
     }
     let left_out = open.split_off(room.min(open.len()));
     useless.extend(left_out.into_iter().map(|wanted| wanted.hash));
-    let questions = open.into_iter().map(|Wanted { hash, text }| async move {
-        (hash, ask(inner, model, text).await)
-    });
+    let questions = open
+        .into_iter()
+        .map(|Wanted { hash, text }| async move { (hash, ask(inner, model, text).await) });
     let mut answers = stream::iter(questions).buffer_unordered(AT_ONCE);
     let mut later = None;
     while let Some((hash, outcome)) = answers.next().await {
@@ -205,10 +205,8 @@ fn note(shelf: &Shelf, settled: usize, why: Option<String>) {
 }
 
 async fn ask(inner: &Inner, model: &str, text: String) -> Outcome {
-    let messages = [
-        Message::new(Role::System, TASK, "task"),
-        Message::new(Role::Human, text, "passage"),
-    ];
+    let messages =
+        [Message::new(Role::System, TASK, "task"), Message::new(Role::Human, text, "passage")];
     let request = ChatRequest {
         model: model.to_owned(),
         messages: messages.iter().map(|message| Arc::new(message.to_value())).collect(),
@@ -278,7 +276,8 @@ fn read(answer: &str) -> Result<Vec<Triple>, String> {
     let Some(all) = value["triples"].as_array() else {
         return Err("the model's answer has no list `triples`".to_owned());
     };
-    let text = |triple: &Value, key: &str| triple[key].as_str().unwrap_or_default().trim().to_owned();
+    let text =
+        |triple: &Value, key: &str| triple[key].as_str().unwrap_or_default().trim().to_owned();
     let triple = |triple: &Value| Triple {
         subject: text(triple, "subject"),
         relation: text(triple, "relation"),

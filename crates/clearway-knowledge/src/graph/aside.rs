@@ -150,7 +150,9 @@ fn runs(text: &str, language: Language) -> Vec<Vec<&str>> {
     let mut last_end = 0;
     for (word, at) in words(text) {
         let joined = text.get(last_end..at).is_some_and(|between| {
-            !between.is_empty() && between.chars().all(char::is_whitespace) && !between.contains("\n\n")
+            !between.is_empty()
+                && between.chars().all(char::is_whitespace)
+                && !between.contains("\n\n")
         });
         let carries = word.chars().count() > 2
             && word.chars().all(|c| c.is_lowercase() || c == '-')

@@ -333,7 +333,8 @@ pub(super) fn resolve(
 fn answers(walk: &Walk<'_>, model: &At<String>, models: &BTreeMap<String, Model>) -> bool {
     let answers = models.get(&model.value).is_some_and(|model| model.embedding.is_none());
     if !answers {
-        let text = format!("the model `{}` embeds, and a graph needs one that answers", model.value);
+        let text =
+            format!("the model `{}` embeds, and a graph needs one that answers", model.value);
         let problem = Problem::new(text);
         let problem = match &model.span {
             Some(span) => problem.at(&walk.source, span.clone(), "does not answer"),

@@ -101,10 +101,7 @@ struct Nothing {
 }
 
 #[expect(clippy::panic, reason = "what it is for")]
-async fn panics(
-    _cx: crate::graph::Ctx,
-    _state: Arc<Nothing>,
-) -> crate::graph::NodeResult<Nothing> {
+async fn panics(_cx: crate::graph::Ctx, _state: Arc<Nothing>) -> crate::graph::NodeResult<Nothing> {
     panic!("something that its author did not think of");
 }
 
