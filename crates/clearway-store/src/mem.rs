@@ -567,7 +567,7 @@ impl Store for MemStore {
                 size_bytes: data.size_bytes(),
                 disk_free_bytes: None,
                 writable: Ok(()),
-                schema_version: 6,
+                schema_version: 7,
             })
         })
     }

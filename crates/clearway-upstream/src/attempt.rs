@@ -207,9 +207,7 @@ impl Attempt<'_> {
             _ => DialPhase::Connect,
         };
         match outcome {
-            Ok(Ok(io)) => Link::new(io, provider.pool.counters.clone()).await.map_err(|error| {
-                Fault::new(Code::UpstreamConnectFailed, Phase::Connect, error.message)
-            }),
+            Ok(Ok(io)) => Ok(Link::new(io, provider.pool.counters.clone())),
             Ok(Err(error)) => Err(dial_fault(error)),
             Err(which) => {
                 let (code, what) = match reached {
@@ -294,11 +292,12 @@ impl Attempt<'_> {
         let mut body = BytesMut::new();
         while body.len() < MAX_ERROR_BODY {
             match self.watch.within(limit, |cx| exchange.poll_data(cx)).await {
-                Ok(Ok(Some(data))) => {
+                Ok(Ok(true)) => {
+                    let data = exchange.data();
                     let room = MAX_ERROR_BODY - body.len();
                     body.extend_from_slice(&data[..data.len().min(room)]);
                 }
-                Ok(Ok(None)) => {
+                Ok(Ok(false)) => {
                     self.route.provider.give_back(exchange);
                     break;
                 }
@@ -320,7 +319,7 @@ impl Attempt<'_> {
         let mut body = BytesMut::new();
         loop {
             let limit = self.watch.stage(now(), idle).min(end);
-            let data = self
+            let more = self
                 .watch
                 .within(limit, |cx| exchange.poll_data(cx))
                 .await
@@ -336,12 +335,15 @@ impl Attempt<'_> {
                     let problem = format!("the answer broke off: {}", error.message);
                     Fault::new(Code::UpstreamStreamTruncated, phase, problem)
                 })?;
-            let Some(data) = data else { break };
+            if !more {
+                break;
+            }
+            let data = exchange.data();
             if body.len() + data.len() > most {
                 let problem = format!("the answer is larger than {most} bytes");
                 return Err(Fault::new(Code::UpstreamStreamTooLarge, phase, problem));
             }
-            body.extend_from_slice(&data);
+            body.extend_from_slice(data);
         }
         self.route.provider.give_back(exchange);
         Ok(body.freeze())

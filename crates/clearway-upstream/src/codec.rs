@@ -18,7 +18,6 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
-use bytes::Bytes;
 use serde_json::{Map, Value};
 
 use crate::config::Kind;
@@ -167,7 +166,7 @@ impl Decoder {
     }
 
     /// Takes the next bytes.
-    pub fn feed(&mut self, chunk: Bytes) {
+    pub fn feed(&mut self, chunk: &[u8]) {
         match self {
             Self::Events(decoder) => decoder.feed(chunk),
             Self::Lines(decoder) => decoder.feed(chunk),
@@ -463,7 +462,7 @@ fn read_stream<'a>(
     let mut reader = Reader::new(kind);
     let mut out = VecDeque::new();
     for chunk in chunks {
-        decoder.feed(Bytes::copy_from_slice(chunk));
+        decoder.feed(chunk);
         while let Ok(Some(event)) = decoder.next() {
             let before = out.len();
             match reader.take(event, Secrets::default(), &mut out) {

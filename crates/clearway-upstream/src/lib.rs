@@ -31,6 +31,7 @@ pub mod dial;
 mod embed;
 mod failure;
 mod guard;
+pub mod http1;
 mod latency;
 mod lease;
 mod live;

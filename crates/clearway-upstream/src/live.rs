@@ -12,7 +12,6 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
 use clearway_core::{Code, Deadline};
 
 use crate::attempt::expired;
@@ -159,8 +158,11 @@ impl Live {
         let at = now();
         self.clocks.left_at = at;
         match outcome {
-            Ok(Ok(Some(data))) => self.take(data, at),
-            Ok(Ok(None)) => self.end(None),
+            Ok(Ok(true)) => {
+                self.decoder.feed(source.exchange.data());
+                self.take(at);
+            }
+            Ok(Ok(false)) => self.end(None),
             Ok(Err(error)) => self.end(Some(error)),
             Err(Expired::Stage)
                 if verdict == Verdict::Window && self.clocks.is_fast_enough(&self.route, at) => {}
@@ -168,10 +170,10 @@ impl Live {
         }
     }
 
-    fn take(&mut self, data: Bytes, at: Instant) {
+    fn take(&mut self, at: Instant) {
         self.clocks.last_byte = Some(at);
         let known = self.events.len();
-        self.decode(data, at);
+        self.decode(at);
         if self.route.limits.rate_floor.is_some() {
             self.clocks.count(self.events.iter().skip(known), at);
         }
@@ -180,8 +182,7 @@ impl Live {
         }
     }
 
-    fn decode(&mut self, data: Bytes, at: Instant) {
-        self.decoder.feed(data);
+    fn decode(&mut self, at: Instant) {
         loop {
             let step = match self.decoder.next() {
                 Ok(None) => return,

@@ -7,7 +7,6 @@
 
 use std::ops::Range;
 
-use bytes::{Bytes, BytesMut};
 use memchr::memchr;
 
 use crate::sse::TooLarge;
@@ -16,7 +15,8 @@ use crate::sse::TooLarge;
 #[derive(Debug)]
 pub struct Decoder {
     limit: usize,
-    chunk: Bytes,
+    /// What was fed last, and before that what had not been consumed by then.
+    chunk: Vec<u8>,
     /// Everything before this is consumed.
     at: usize,
     /// The beginning of a line whose end has not arrived.
@@ -36,7 +36,7 @@ impl Decoder {
     pub fn new(limit: usize) -> Self {
         Self {
             limit,
-            chunk: Bytes::new(),
+            chunk: Vec::new(),
             at: 0,
             cut_line: Vec::new(),
             dispatched: false,
@@ -45,16 +45,9 @@ impl Decoder {
     }
 
     /// Takes the next bytes. Usually all lines of the bytes before have been taken out by then.
-    pub fn feed(&mut self, chunk: Bytes) {
-        let left = &self.chunk[self.at..];
-        self.chunk = if left.is_empty() {
-            chunk
-        } else {
-            let mut joined = BytesMut::with_capacity(left.len() + chunk.len());
-            joined.extend_from_slice(left);
-            joined.extend_from_slice(&chunk);
-            joined.freeze()
-        };
+    pub fn feed(&mut self, chunk: &[u8]) {
+        self.chunk.drain(..self.at);
+        self.chunk.extend_from_slice(chunk);
         self.at = 0;
     }
 
@@ -80,7 +73,7 @@ impl Decoder {
     ///
     /// Like [`Decoder::next`].
     pub fn finish(&mut self) -> Result<Option<&[u8]>, TooLarge> {
-        self.feed(Bytes::from_static(b"\n"));
+        self.feed(b"\n");
         self.next()
     }
     /// Consumes a line, or all there is.
@@ -137,7 +130,7 @@ mod tests {
         let mut decoder = Decoder::new(limit);
         let mut lines = Vec::new();
         for chunk in chunks {
-            decoder.feed(Bytes::copy_from_slice(chunk));
+            decoder.feed(chunk);
             while let Ok(Some(line)) = decoder.next() {
                 lines.push(line.to_vec());
             }
@@ -161,20 +154,20 @@ mod tests {
     #[test]
     fn an_endless_line_is_refused_for_good() {
         let mut decoder = Decoder::new(8);
-        decoder.feed(Bytes::from_static(b"ok\n01234"));
+        decoder.feed(b"ok\n01234");
         assert_eq!(decoder.next(), Ok(Some(&b"ok"[..])));
         assert_eq!(decoder.next(), Ok(None));
-        decoder.feed(Bytes::from_static(b"5678"));
+        decoder.feed(b"5678");
         assert_eq!(decoder.next(), Err(TooLarge { limit: 8 }));
-        decoder.feed(Bytes::from_static(b"\nok\n"));
+        decoder.feed(b"\nok\n");
         assert_eq!(decoder.next(), Err(TooLarge { limit: 8 }));
     }
 
     #[test]
     fn bytes_may_arrive_before_the_lines_are_taken() {
         let mut decoder = Decoder::default();
-        decoder.feed(Bytes::from_static(b"a\nb"));
-        decoder.feed(Bytes::from_static(b"c\n"));
+        decoder.feed(b"a\nb");
+        decoder.feed(b"c\n");
         assert_eq!(decoder.next(), Ok(Some(&b"a"[..])));
         assert_eq!(decoder.next(), Ok(Some(&b"bc"[..])));
         assert_eq!(decoder.next(), Ok(None));

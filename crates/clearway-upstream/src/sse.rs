@@ -10,7 +10,6 @@
 //! Not here: what the data means (`codec`), and `id`/`retry`, since a provider's stream cannot be
 //! taken up again.
 
-use bytes::{Bytes, BytesMut};
 use memchr::{memchr, memchr2};
 
 /// One dispatched event.
@@ -45,7 +44,8 @@ pub struct TooLarge {
 /// See the module.
 #[derive(Debug, Default)]
 pub struct Decoder {
-    chunk: Bytes,
+    /// What was fed and is not all consumed.
+    chunk: Vec<u8>,
     /// Everything before this is consumed.
     at: usize,
     /// The beginning of a line whose end has not arrived.
@@ -104,18 +104,13 @@ impl Decoder {
     }
 
     /// Takes the next bytes. Usually all events of the bytes before have been taken out by then.
-    pub fn feed(&mut self, chunk: Bytes) {
+    pub fn feed(&mut self, chunk: &[u8]) {
         if self.at == self.chunk.len() {
             self.event.forget_dispatched();
             self.release();
-            self.chunk = chunk;
-        } else {
-            // Kept whole, so that positions in it stay right.
-            let mut joined = BytesMut::with_capacity(self.chunk.len() + chunk.len());
-            joined.extend_from_slice(&self.chunk);
-            joined.extend_from_slice(&chunk);
-            self.chunk = joined.freeze();
         }
+        // What is there stays, so that positions in it stay right.
+        self.chunk.extend_from_slice(chunk);
     }
 
     /// The next complete event; `None` when more bytes are needed.
@@ -142,11 +137,11 @@ impl Decoder {
         }
     }
 
-    /// Gives a consumed chunk back before the next is read: whoever reads from the socket finds its
-    /// buffer unshared and fills it again, instead of making one for each read.
+    /// Forgets a consumed chunk, and most of the room of a large one.
     fn release(&mut self) {
         self.event.spill(&self.chunk);
-        self.chunk = Bytes::new();
+        self.chunk.clear();
+        self.chunk.shrink_to(ROOM);
         self.at = 0;
     }
 
@@ -158,7 +153,7 @@ impl Decoder {
     ///
     /// Like [`Decoder::next`].
     pub fn finish(&mut self) -> Result<Option<Event<'_>>, TooLarge> {
-        self.feed(Bytes::from_static(b"\n\n"));
+        self.feed(b"\n\n");
         self.next()
     }
 
@@ -349,7 +344,7 @@ fn decode_all<'a>(limits: Limits, chunks: impl IntoIterator<Item = &'a [u8]>) ->
     let mut events = Vec::new();
     let mut failed = false;
     for chunk in chunks {
-        decoder.feed(Bytes::copy_from_slice(chunk));
+        decoder.feed(chunk);
         failed |= take_all(&mut decoder, &mut events).is_err();
     }
     if !failed {
@@ -382,6 +377,9 @@ struct Decoded {
 }
 
 const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
+
+/// Bytes of chunks for which room is kept.
+const ROOM: usize = 4096;
 
 /// Enough for an error message in JSON or the head of an HTML page.
 const MAX_STRAY: usize = 4096;

@@ -1,110 +1,88 @@
 //! One HTTP/1.1 request on one connection, driven by whoever waits for it.
 //!
-//! hyper splits a client connection into a handle and a future that does the work. Usually the
-//! future is spawned; here the [`Exchange`] owns it and polls it inside its own polls. So there is
-//! no task hop per token, nothing runs on behalf of a caller that left, and dropping an exchange
-//! closes its socket there and then.
+//! No task runs on behalf of a connection: an [`Exchange`] writes and reads inside its own polls. So
+//! there is no task hop per token, nothing goes on for a caller that left, and dropping an exchange
+//! closes its socket there and then. What arrives is lent to the caller, who copies what he keeps:
+//! a stream has one buffer, and a connection without a request has none.
 //!
-//! **Invariant:** the connection is polled whenever the response or its body is pending, and the
-//! response or body is polled again afterwards; whatever hyper passes between the two is therefore
-//! never waited for.
-//!
-//! Not here: which connection (`pool`), time limits (`attempt`), what the bytes mean (`sse`).
+//! Not here: what the bytes of HTTP mean (`http1`), which connection (`pool`), time limits
+//! (`attempt`), what the body means (`sse`).
 
-use std::cell::Cell;
-use std::convert::Infallible;
-use std::future::Future;
-use std::io;
+use std::io::{self, IoSlice};
+use std::ops::Range;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::task::{Context, Poll, Wake, Waker};
+use std::sync::atomic::Ordering;
+use std::task::{Context, Poll, Waker};
 
 use bytes::Bytes;
-use futures_util::task::AtomicWaker;
 use http::{Request, response};
-use http_body::{Body, Frame, SizeHint};
-use hyper::body::Incoming;
-use hyper::client::conn::http1;
-use hyper_util::rt::TokioIo;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::ReadBuf;
 
 use crate::call::CallProbe;
 use crate::dial::Io;
+use crate::http1::{self, Body, Invalid, MAX_HEAD, Step};
 use crate::pool::Counters;
 
 /// A connection between requests, or under one.
 pub(crate) struct Link {
-    sender: http1::SendRequest<Outgoing>,
-    connection: http1::Connection<TokioIo<Metered>, Outgoing>,
+    io: Box<dyn Io>,
+    input: Input,
     /// What is left of an answer whose meaning is complete; it is read away before the next request.
-    remainder: Option<Incoming>,
+    remainder: Option<Body>,
     done: bool,
-    wire: Arc<Wire>,
-    relay: Arc<Relay>,
     // Last, so that the count moves after the socket is closed.
     _closed: Closed,
 }
 
 impl Link {
     /// Puts HTTP on a fresh byte stream.
-    pub(crate) async fn new(io: Box<dyn Io>, counters: Arc<Counters>) -> Result<Self, WireError> {
-        let wire = Arc::new(Wire::default());
-        let metered = Metered { io, wire: wire.clone() };
+    pub(crate) fn new(io: Box<dyn Io>, counters: Arc<Counters>) -> Self {
         counters.opened.fetch_add(1, Ordering::Relaxed);
-        let closed = Closed(counters);
-        let (sender, connection) = http1::Builder::new()
-            .max_buf_size(MAX_HEAD)
-            .handshake(TokioIo::new(metered))
-            .await
-            .map_err(|error| WireError::new(&error))?;
-        Ok(Self {
-            sender,
-            connection,
-            remainder: None,
-            done: false,
-            wire,
-            relay: Arc::default(),
-            _closed: closed,
-        })
+        let (input, remainder) = (Input::default(), None);
+        Self { io, input, remainder, done: false, _closed: Closed(counters) }
     }
 
     /// Takes up what the peer did while the connection was idle, and says whether it can take a
     /// request now. Whoever gets `false` drops the link, unless [`Link::is_settling`].
     pub(crate) fn refresh(&mut self) -> bool {
         let mut cx = Context::from_waker(Waker::noop());
-        // Each round takes one piece of the remainder; a peer that has more than this is not done.
-        for _ in 0..REMAINDER_PIECES {
-            self.drive(&mut cx);
-            let Some(remainder) = &mut self.remainder else { break };
-            match poll_frame(remainder) {
-                Poll::Pending => break,
-                Poll::Ready(Some(Ok(_))) => {}
-                Poll::Ready(None) => self.remainder = None,
-                Poll::Ready(Some(Err(_))) => {
-                    self.done = true;
-                    break;
+        let mut reads = 0;
+        while let Some(body) = &mut self.remainder {
+            match body.step(self.input.unread()) {
+                Ok(Step::Data { skip, length }) => self.input.consume(skip + length),
+                Ok(Step::End { used }) => {
+                    self.input.consume(used);
+                    self.remainder = None;
                 }
+                // A peer that has still more is not done.
+                Ok(Step::More { .. }) if reads == REMAINDER_READS => return false,
+                Ok(Step::More { used }) => {
+                    self.input.consume(used);
+                    reads += 1;
+                    match self.input.fill(&mut self.io, &mut cx) {
+                        Poll::Pending => return false,
+                        Poll::Ready(Ok(1..)) => {}
+                        Poll::Ready(_) => self.done = true,
+                    }
+                }
+                Err(_) => self.done = true,
+            }
+            if self.done {
+                return false;
             }
         }
-        !self.done && self.remainder.is_none() && self.sender.is_ready()
+        // Bytes that nobody asked for, the end, an error: each makes it unfit for a request.
+        self.done = self.done
+            || !self.input.unread().is_empty()
+            || Pin::new(&mut *self.io).poll_read(&mut cx, &mut ReadBuf::new(&mut [0])).is_ready();
+        self.input = Input::default();
+        !self.done
     }
 
     /// The end of the last answer has not arrived yet, and still may.
     pub(crate) const fn is_settling(&self) -> bool {
         !self.done && self.remainder.is_some()
-    }
-
-    fn drive(&mut self, cx: &mut Context<'_>) {
-        if self.done {
-            return;
-        }
-        self.relay.task.register(cx.waker());
-        let waker = Waker::from(self.relay.clone());
-        // Errors reach the response or the body, whichever is awaited.
-        if Pin::new(&mut self.connection).poll(&mut Context::from_waker(&waker)).is_ready() {
-            self.done = true;
-        }
     }
 }
 
@@ -112,147 +90,232 @@ impl Link {
 ///
 /// Dropping it before [`Exchange::finish`] closes the connection at once.
 pub(crate) struct Exchange {
-    answer: Answer,
+    output: Output,
+    stage: Stage,
+    /// Where in the input the data is that was found last.
+    data: Range<usize>,
+    answered: bool,
+    keep_alive: bool,
     link: Link,
-    /// What had been read when the request was handed over.
-    read_before: u64,
     // Last: the socket is closed when it says so.
     _probe: Connected,
 }
 
-enum Answer {
-    Head(Pin<Box<dyn Future<Output = hyper::Result<http::Response<Incoming>>> + Send>>),
-    Body(Incoming),
+enum Stage {
+    Head,
+    Body(Body),
     End,
 }
 
 impl Exchange {
     /// Hands the request over; it leaves while the exchange is polled.
-    pub(crate) fn start(mut link: Link, request: Request<Bytes>, probe: Connected) -> Self {
-        link.wire.taken.store(false, Ordering::Relaxed);
-        link.wire.sent.store(false, Ordering::Relaxed);
-        let read_before = link.wire.read.load(Ordering::Relaxed);
-        let wire = link.wire.clone();
-        let request = request.map(|data| Outgoing { data: Some(data), wire });
-        let response = link.sender.send_request(request);
-        Self { answer: Answer::Head(Box::pin(response)), link, read_before, _probe: probe }
+    pub(crate) fn start(link: Link, request: Request<Bytes>, probe: Connected) -> Self {
+        let head = http1::encode(&request, request.body().len());
+        let output = Output::Rest { head, body: request.into_body(), written: 0 };
+        Self {
+            output,
+            stage: Stage::Head,
+            data: 0..0,
+            answered: false,
+            keep_alive: false,
+            link,
+            _probe: probe,
+        }
     }
 
     /// The whole request has left this process.
-    pub(crate) fn is_sent(&self) -> bool {
-        self.link.wire.sent.load(Ordering::Relaxed)
+    pub(crate) const fn is_sent(&self) -> bool {
+        matches!(self.output, Output::Sent)
     }
 
     /// Something of the answer has arrived, be it half a status line.
-    pub(crate) fn has_answered(&self) -> bool {
-        self.link.wire.read.load(Ordering::Relaxed) > self.read_before
+    pub(crate) const fn has_answered(&self) -> bool {
+        self.answered
     }
 
     pub(crate) fn poll_head(
         &mut self,
         cx: &mut Context<'_>,
     ) -> Poll<Result<response::Parts, WireError>> {
-        let Answer::Head(response) = &mut self.answer else {
-            return Poll::Ready(Err(WireError::misuse("the head was taken already")));
-        };
-        let mut polled = response.as_mut().poll(cx);
-        if polled.is_pending() {
-            self.link.drive(cx);
-            polled = response.as_mut().poll(cx);
+        if !matches!(self.stage, Stage::Head) {
+            return Poll::Ready(Err(WireError::cut("the head was taken already")));
         }
-        match polled {
-            Poll::Pending => Poll::Pending,
-            Poll::Ready(Ok(response)) => {
-                let (parts, body) = response.into_parts();
-                self.answer = Answer::Body(body);
-                Poll::Ready(Ok(parts))
+        self.output.send(&mut self.link.io, cx);
+        loop {
+            match http1::read_head(self.link.input.unread()) {
+                Ok(Some(head)) => {
+                    self.link.input.consume(head.used);
+                    let Some(answer) = head.answer else { continue };
+                    self.stage = Stage::Body(answer.body);
+                    self.keep_alive = answer.keep_alive;
+                    return Poll::Ready(Ok(answer.parts));
+                }
+                Ok(None) => {}
+                Err(error) => return Poll::Ready(Err(self.end(error.into()))),
             }
-            Poll::Ready(Err(error)) => {
-                self.answer = Answer::End;
-                Poll::Ready(Err(WireError::new(&error)))
-            }
+            let read = std::task::ready!(self.link.input.fill(&mut self.link.io, cx));
+            let error = match (read, &self.output) {
+                (Ok(1..), _) => {
+                    self.answered = true;
+                    continue;
+                }
+                // Why it could not be sent says more than that nothing came.
+                (_, Output::Failed(error)) => WireError::io(error),
+                (Ok(_), _) => WireError::cut("the connection was closed"),
+                (Err(error), _) => WireError::io(&error),
+            };
+            return Poll::Ready(Err(self.end(error)));
         }
     }
 
-    /// The next piece of the body, `None` at its proper end.
-    pub(crate) fn poll_data(
-        &mut self,
-        cx: &mut Context<'_>,
-    ) -> Poll<Result<Option<Bytes>, WireError>> {
-        let mut driven = false;
+    /// Waits for the next piece of the body; `false` is its proper end.
+    pub(crate) fn poll_data(&mut self, cx: &mut Context<'_>) -> Poll<Result<bool, WireError>> {
+        self.data = 0..0;
         loop {
-            let Answer::Body(body) = &mut self.answer else {
-                return Poll::Ready(Ok(None));
-            };
-            match poll_frame(body) {
-                Poll::Ready(Some(Ok(frame))) => {
-                    // Trailers say nothing that we need.
-                    if let Ok(data) = frame.into_data() {
-                        return Poll::Ready(Ok(Some(data)));
-                    }
+            let Stage::Body(body) = &mut self.stage else { return Poll::Ready(Ok(false)) };
+            let input = &mut self.link.input;
+            match body.step(input.unread()) {
+                Ok(Step::Data { skip, length }) => {
+                    let start = input.start + skip;
+                    self.data = start..start + length;
+                    input.consume(skip + length);
+                    return Poll::Ready(Ok(true));
                 }
-                Poll::Ready(None) => {
-                    self.answer = Answer::End;
-                    return Poll::Ready(Ok(None));
+                Ok(Step::End { used }) => {
+                    input.consume(used);
+                    self.stage = Stage::End;
+                    return Poll::Ready(Ok(false));
                 }
-                Poll::Ready(Some(Err(error))) => {
-                    self.answer = Answer::End;
-                    return Poll::Ready(Err(WireError::new(&error)));
-                }
-                Poll::Pending if driven => return Poll::Pending,
-                Poll::Pending => {
-                    self.link.drive(cx);
-                    driven = true;
-                }
+                Ok(Step::More { used }) => input.consume(used),
+                Err(error) => return Poll::Ready(Err(self.end(error.into()))),
             }
+            // Some answer before they have read everything.
+            self.output.send(&mut self.link.io, cx);
+            let may_end = body.may_end();
+            let error = match std::task::ready!(input.fill(&mut self.link.io, cx)) {
+                Ok(1..) => continue,
+                Ok(_) if may_end => {
+                    self.stage = Stage::End;
+                    return Poll::Ready(Ok(false));
+                }
+                Ok(_) => WireError::cut("the connection was closed in the middle of the body"),
+                Err(error) => WireError::io(&error),
+            };
+            return Poll::Ready(Err(self.end(error)));
         }
+    }
+
+    /// What [`Exchange::poll_data`] found last.
+    pub(crate) fn data(&self) -> &[u8] {
+        &self.link.input.buffer[self.data.clone()]
+    }
+
+    /// Nothing of this connection can be trusted any more.
+    fn end(&mut self, error: WireError) -> WireError {
+        (self.stage, self.keep_alive) = (Stage::End, false);
+        error
     }
 
     /// Gives the connection back once the answer's meaning is complete. `None` when it cannot
     /// carry another request; it is closed then.
     pub(crate) fn finish(self) -> Option<Link> {
-        let Self { answer, mut link, .. } = self;
-        match answer {
-            Answer::Head(_) => return None,
-            Answer::Body(body) => link.remainder = Some(body),
-            Answer::End => {}
+        if !self.keep_alive || !self.is_sent() {
+            return None;
+        }
+        let Self { stage, mut link, .. } = self;
+        match stage {
+            Stage::Head => return None,
+            Stage::Body(body) => link.remainder = Some(body),
+            Stage::End => {}
         }
         (link.refresh() || link.is_settling()).then_some(link)
     }
 }
 
-/// Polls a body for what the connection has put there.
-///
-/// Only the connection feeds the body, and only we poll the connection, so the body needs no waker.
-/// Taking from it wakes the connection's waker, which would schedule the task that is just running
-/// for another round; that wake is muted, since a pending body is always followed by a drive.
-fn poll_frame(body: &mut Incoming) -> Poll<Option<hyper::Result<Frame<Bytes>>>> {
-    MUTED.set(true);
-    let polled = Pin::new(body).poll_frame(&mut Context::from_waker(Waker::noop()));
-    MUTED.set(false);
-    polled
+/// What is still to be sent of a request.
+enum Output {
+    Rest {
+        head: Vec<u8>,
+        body: Bytes,
+        written: usize,
+    },
+    /// Written, and not flushed.
+    Written,
+    Sent,
+    /// The peer does not take it; it may have answered all the same.
+    Failed(io::Error),
 }
 
-thread_local! {
-    /// This OS thread is inside [`poll_frame`]. Wakes from other threads are never muted.
-    static MUTED: Cell<bool> = const { Cell::new(false) };
-}
-
-/// The connection's waker: passes wakes on to the task that polled last.
-#[derive(Default)]
-struct Relay {
-    task: AtomicWaker,
-}
-
-impl Wake for Relay {
-    fn wake(self: Arc<Self>) {
-        self.wake_by_ref();
+impl Output {
+    /// Sends what the connection takes.
+    fn send(&mut self, io: &mut Box<dyn Io>, cx: &mut Context<'_>) {
+        let outcome = match self {
+            Self::Rest { .. } => self.poll_send(io, cx),
+            Self::Written | Self::Sent | Self::Failed(_) => Poll::Ready(Ok(())),
+        };
+        let outcome = match (outcome, &self) {
+            (Poll::Ready(Ok(())), Self::Written) => Pin::new(&mut **io).poll_flush(cx),
+            (outcome, _) => outcome,
+        };
+        match (outcome, &self) {
+            (Poll::Ready(Ok(())), Self::Written) => *self = Self::Sent,
+            (Poll::Ready(Err(error)), _) => *self = Self::Failed(error),
+            (Poll::Ready(Ok(())) | Poll::Pending, _) => {}
+        }
     }
 
-    fn wake_by_ref(self: &Arc<Self>) {
-        if !MUTED.get() {
-            self.task.wake();
+    fn poll_send(&mut self, io: &mut Box<dyn Io>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let Self::Rest { head, body, written } = self else { return Poll::Ready(Ok(())) };
+        while *written < head.len() + body.len() {
+            let slices = match written.checked_sub(head.len()) {
+                None => [&head[*written..], &body[..]],
+                Some(of_body) => [&body[of_body..], &[]],
+            };
+            let slices = slices.map(IoSlice::new);
+            match std::task::ready!(Pin::new(&mut **io).poll_write_vectored(cx, &slices))? {
+                0 => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
+                count => *written += count,
+            }
         }
+        *self = Self::Written;
+        Poll::Ready(Ok(()))
+    }
+}
+
+/// What has arrived and was not used.
+#[derive(Default)]
+struct Input {
+    buffer: Vec<u8>,
+    start: usize,
+    end: usize,
+}
+
+impl Input {
+    fn unread(&self) -> &[u8] {
+        &self.buffer[self.start..self.end]
+    }
+
+    fn consume(&mut self, count: usize) {
+        self.start += count;
+    }
+
+    /// Reads once, behind what is unread; says how many bytes. The buffer grows for a peer that
+    /// fills it.
+    fn fill(&mut self, io: &mut Box<dyn Io>, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        if self.end == self.buffer.len() {
+            // `read_head` refuses a head of this size, and of a body nothing stays unread.
+            let size = (self.buffer.len() * 4).clamp(READ, MAX_HEAD);
+            self.buffer.resize(size, 0);
+        }
+        if self.start > 0 {
+            self.buffer.copy_within(self.start..self.end, 0);
+            (self.start, self.end) = (0, self.end - self.start);
+        }
+        let mut room = ReadBuf::new(&mut self.buffer[self.end..]);
+        std::task::ready!(Pin::new(&mut **io).poll_read(cx, &mut room))?;
+        let read = room.filled().len();
+        self.end += read;
+        Poll::Ready(Ok(read))
     }
 }
 
@@ -265,113 +328,18 @@ pub(crate) struct WireError {
 }
 
 impl WireError {
-    fn new(error: &hyper::Error) -> Self {
-        let mut message = error.to_string();
-        let mut source = std::error::Error::source(error);
-        while let Some(error) = source {
-            message.push_str(": ");
-            message.push_str(&error.to_string());
-            source = error.source();
-        }
-        Self { message, malformed: error.is_parse() }
+    fn io(error: &io::Error) -> Self {
+        Self { message: error.to_string(), malformed: false }
     }
 
-    fn misuse(message: &str) -> Self {
+    fn cut(message: &str) -> Self {
         Self { message: message.to_owned(), malformed: false }
     }
 }
 
-/// What both ends of a link know about its byte stream.
-#[derive(Default)]
-struct Wire {
-    read: AtomicU64,
-    /// hyper has taken the request's body.
-    taken: AtomicBool,
-    /// It was flushed after that.
-    sent: AtomicBool,
-}
-
-/// Counts what passes.
-struct Metered {
-    io: Box<dyn Io>,
-    wire: Arc<Wire>,
-}
-
-impl AsyncRead for Metered {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        let before = buf.filled().len();
-        let polled = Pin::new(&mut *self.io).poll_read(cx, buf);
-        let read = buf.filled().len() - before;
-        if read > 0 {
-            self.wire.read.fetch_add(read as u64, Ordering::Relaxed);
-        }
-        polled
-    }
-}
-
-impl AsyncWrite for Metered {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut *self.io).poll_write(cx, buf)
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let polled = Pin::new(&mut *self.io).poll_flush(cx);
-        // hyper flushes the stream only when its own buffer is empty.
-        if matches!(polled, Poll::Ready(Ok(()))) && self.wire.taken.load(Ordering::Relaxed) {
-            self.wire.sent.store(true, Ordering::Relaxed);
-        }
-        polled
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut *self.io).poll_shutdown(cx)
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bufs: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut *self.io).poll_write_vectored(cx, bufs)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.io.is_write_vectored()
-    }
-}
-
-/// The request's body, which notes when it is taken.
-struct Outgoing {
-    data: Option<Bytes>,
-    wire: Arc<Wire>,
-}
-
-impl Body for Outgoing {
-    type Data = Bytes;
-    type Error = Infallible;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        _cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
-        self.wire.taken.store(true, Ordering::Relaxed);
-        Poll::Ready(self.data.take().map(|data| Ok(Frame::data(data))))
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.data.is_none()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        SizeHint::with_exact(self.data.as_ref().map_or(0, |data| data.len() as u64))
+impl From<Invalid> for WireError {
+    fn from(Invalid(message): Invalid) -> Self {
+        Self { message, malformed: true }
     }
 }
 
@@ -400,8 +368,8 @@ impl Drop for Closed {
     }
 }
 
-/// Bound of an answer's head; hyper needs at least 8 KiB.
-const MAX_HEAD: usize = 64 * 1024;
+/// Bytes of a stream's buffer: some twenty tokens as providers send them.
+const READ: usize = 4 * 1024;
 
-/// How much of a finished answer may still arrive before its connection is not worth keeping.
-const REMAINDER_PIECES: usize = 8;
+/// How often more of a finished answer may arrive before its connection is not worth keeping.
+const REMAINDER_READS: usize = 8;

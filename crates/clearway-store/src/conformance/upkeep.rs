@@ -268,7 +268,7 @@ async fn what_a_store_says_about_itself(bed: Bed) {
     bed.queued(new_run(1, 1)).await;
     let info = bed.store.info().await.unwrap();
     assert_eq!(info.writable, Ok(()));
-    assert_eq!(info.schema_version, 6);
+    assert_eq!(info.schema_version, 7);
     assert!(info.size_bytes > 0);
     assert_eq!(info.path.is_some(), info.kind == "sqlite");
     assert_eq!(info.disk_free_bytes.is_some(), info.kind == "sqlite");

@@ -22,6 +22,9 @@ use super::writer::Tx;
 use crate::error::{Error, ErrorKind};
 use crate::rules::Versions;
 
+/// Added to a delta's tag when its data is packed.
+const PACKED: u8 = 16;
+
 /// Bytes of deltas that are always replayed rather than snapshotted.
 const SNAPSHOT_FROM: u64 = 64 * 1024;
 
@@ -64,9 +67,9 @@ pub(super) fn store_delta(
             &*delta.channel,
             int(delta.version),
             int(delta.previous),
-            delta.op.tag(),
+            delta.op.tag() | PACKED,
             int(total),
-            stored.is_none().then_some(&data),
+            stored.is_none().then(|| pack(&data)),
             stored,
         ),
     )?;
@@ -247,8 +250,10 @@ fn read_snapshot(conn: &Connection, thread: i64, channel: &str) -> Result<serde_
 
 /// Reads `op, data, blob` in columns 2 to 4.
 fn read_op(conn: &Connection, row: &rusqlite::Row<'_>) -> rusqlite::Result<Option<Op>> {
-    let tag = row.get(2)?;
+    let tag: u8 = row.get(2)?;
+    let (packed, tag) = (tag & PACKED != 0, tag & !PACKED);
     match row.get::<_, Option<i64>>(4)? {
+        None if packed => Ok(Op::decode(tag, &unpack(blob(row, 3)?)?)),
         None => Ok(Op::decode(tag, blob(row, 3)?)),
         Some(id) => conn
             .prepare_cached("SELECT data FROM blobs WHERE id = ?1")?

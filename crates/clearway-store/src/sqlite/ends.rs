@@ -337,7 +337,7 @@ impl Operation for ResetThread {
         let runs = tx
             .conn
             .prepare_cached(
-                "SELECT id FROM runs WHERE thread = ?1 AND status IN (0, 1, 2, 3)
+                "SELECT id FROM runs WHERE thread = ?1 AND status < 4
                  ORDER BY status > 0, thread_ord",
             )?
             .query_map([thread], |row| Ok(RunId(row.get::<_, Id>(0)?.0)))?

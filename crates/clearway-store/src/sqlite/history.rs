@@ -291,7 +291,8 @@ fn drop_deltas<'a>(
     let all = tx
         .conn
         .prepare_cached(
-            "SELECT id, channel, version, previous, op, coalesce(length(data), 0), blob
+            // The bit above 15 only says that the data is packed.
+            "SELECT id, channel, version, previous, op & 15, coalesce(length(data), 0), blob
              FROM deltas WHERE thread = ?1",
         )?
         .query_map([thread], |row| {

@@ -155,7 +155,7 @@ mod tests {
         let store = SqliteStore::open(&directory, SqliteOptions::default(), clock).await.unwrap();
         let used = inspect(&directory);
         assert_eq!(used.in_use, Some(Holder { process: Some(std::process::id()) }));
-        assert!(matches!(used.database, Database::Readable { schema: 6, newest: 6, .. }));
+        assert!(matches!(used.database, Database::Readable { schema: 7, newest: 7, .. }));
 
         let me = clearway_core::InstanceId(uuid::Uuid::from_u128(7));
         store.join(me).await.unwrap();

@@ -1,6 +1,7 @@
 //! Rows to values and back.
 
 use std::borrow::Cow;
+use std::cell::RefCell;
 use std::time::Duration;
 
 use clearway_core::event::Segment;
@@ -17,6 +18,7 @@ use rusqlite::Row;
 use rusqlite::types::{FromSql, FromSqlError, FromSqlResult, ToSql, ToSqlOutput, ValueRef};
 use serde_json::{Map, Value};
 use uuid::Uuid;
+use zstd::bulk::{Compressor, Decompressor};
 
 use crate::rules::Versions;
 
@@ -372,22 +374,48 @@ pub(super) fn blob<'a>(row: &'a Row<'_>, column: usize) -> rusqlite::Result<&'a 
     Ok(row.get_ref(column)?.as_blob()?)
 }
 
-/// Values above this many bytes are compressed.
+/// Values above this many bytes are kept apart from their rows, once for all who have them.
 pub(super) const LARGE: usize = 16 * 1024;
+
+/// Values above this many bytes are compressed: a message of a few sentences becomes half as long,
+/// and one of a few words nothing.
+const LONG: usize = 512;
 
 const PLAIN: u8 = 0;
 const ZSTD: u8 = 1;
 
+thread_local! {
+    // Making these anew takes longer than a message takes to be compressed.
+    static COMPRESSOR: RefCell<Option<Compressor<'static>>> = const { RefCell::new(None) };
+    static DECOMPRESSOR: RefCell<Option<Decompressor<'static>>> = const { RefCell::new(None) };
+}
+
 /// Bytes for a packed column: one byte of codec, then the data.
 pub(super) fn pack(bytes: &[u8]) -> Vec<u8> {
-    if bytes.len() > LARGE
-        && let Ok(compressed) = zstd::bulk::compress(bytes, 3)
+    if bytes.len() > LONG
+        && let Some(compressed) = compress(bytes)
         && compressed.len() + 4 < bytes.len()
     {
         let length = u32::try_from(bytes.len()).unwrap_or(u32::MAX);
         return [&[ZSTD], &length.to_le_bytes()[..], &compressed].concat();
     }
     [&[PLAIN], bytes].concat()
+}
+
+fn compress(bytes: &[u8]) -> Option<Vec<u8>> {
+    COMPRESSOR.with_borrow_mut(|slot| {
+        if slot.is_none() {
+            *slot = Compressor::new(3).ok();
+        }
+        slot.as_mut()?.compress(bytes).ok()
+    })
+}
+
+fn decompress(compressed: &[u8], length: usize) -> std::io::Result<Vec<u8>> {
+    DECOMPRESSOR.with_borrow_mut(|slot| match slot {
+        Some(decompressor) => decompressor.decompress(compressed, length),
+        None => slot.insert(Decompressor::new()?).decompress(compressed, length),
+    })
 }
 
 pub(super) fn unpack(packed: &[u8]) -> rusqlite::Result<Cow<'_, [u8]>> {
@@ -398,7 +426,7 @@ pub(super) fn unpack(packed: &[u8]) -> rusqlite::Result<Cow<'_, [u8]>> {
                 return Err(FromSqlError::InvalidType.into());
             };
             let length = u32::from_le_bytes(*length) as usize;
-            let bytes = zstd::bulk::decompress(compressed, length).map_err(FromSqlError::other)?;
+            let bytes = decompress(compressed, length).map_err(FromSqlError::other)?;
             Ok(Cow::Owned(bytes))
         }
         Some(_) | None => Err(FromSqlError::InvalidType.into()),

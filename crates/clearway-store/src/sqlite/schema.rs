@@ -21,6 +21,7 @@ pub(super) const MIGRATIONS: &[&str] = &[
     include_str!("../../migrations/sqlite/0004_library.sql"),
     include_str!("../../migrations/sqlite/0005_knowledge.sql"),
     include_str!("../../migrations/sqlite/0006_attempts.sql"),
+    include_str!("../../migrations/sqlite/0007_ranges.sql"),
 ];
 
 /// Marks a file as ours: "CLWY".
@@ -47,7 +48,7 @@ pub(super) fn open_writer(path: &Path) -> Result<Connection> {
     let settle = |conn: &Connection| {
         // The first two only take effect on an empty file, and only in this order before WAL.
         conn.execute_batch(
-            "PRAGMA page_size = 8192;
+            "PRAGMA page_size = 4096;
              PRAGMA auto_vacuum = INCREMENTAL;
              PRAGMA journal_mode = WAL;
              PRAGMA synchronous = FULL;

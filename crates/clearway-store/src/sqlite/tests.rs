@@ -46,9 +46,9 @@ async fn an_empty_directory_becomes_a_store() {
     let store = try_open(&path).await.unwrap();
     let conn = look(&path);
     assert_eq!(one::<String>(&conn, "PRAGMA journal_mode"), "wal");
-    assert_eq!(one::<i64>(&conn, "PRAGMA page_size"), 8192);
+    assert_eq!(one::<i64>(&conn, "PRAGMA page_size"), 4096);
     assert_eq!(one::<i64>(&conn, "PRAGMA auto_vacuum"), 2, "incremental");
-    assert_eq!(one::<i64>(&conn, "PRAGMA user_version"), 6);
+    assert_eq!(one::<i64>(&conn, "PRAGMA user_version"), 7);
     drop(conn);
     store.close(ME).await.unwrap();
     let left: Vec<_> =
@@ -436,6 +436,33 @@ async fn a_large_value_is_stored_once_per_tenant() {
     assert_eq!(one::<i64>(&conn, "SELECT count(*) FROM blobs"), 2);
     assert!(one::<i64>(&conn, "SELECT max(length(data)) FROM blobs") < 1000, "compressed");
     assert_eq!(one::<i64>(&conn, "SELECT count(*) FROM deltas WHERE data IS NULL"), 4);
+}
+
+#[tokio::test]
+async fn long_rows_are_compressed() {
+    let directory = scratch();
+    let store = try_open(directory.path()).await.unwrap();
+    let mut owner = started(&store, 1).await;
+    let text = json!("some sentence that somebody might have said ".repeat(25));
+    for op in [Op::Assign(json!([])), Op::Append(vec![text.clone()]), Op::Append(vec![text])] {
+        store.commit(owner.step(&[("log", op)])).await.unwrap();
+    }
+    let state = store.state(thread_id(1), None).await.unwrap().unwrap();
+    assert_eq!(state.state.get("log").unwrap().as_array().map(Vec::len), Some(2));
+    let conn = look(directory.path());
+    assert!(one::<i64>(&conn, "SELECT max(length(data)) FROM deltas") < 200);
+}
+
+#[tokio::test]
+async fn writing_a_run_makes_no_temporary_tables() {
+    let directory = scratch();
+    let _store = try_open(directory.path()).await.unwrap();
+    let conn = look(directory.path());
+    let update = "UPDATE runs SET status = 4, ended_at = 1, deadline_at = 2, instance = NULL, \
+                  park = NULL, wake_at = NULL, cancel = 1 WHERE n = 1";
+    let mut steps = conn.prepare(&format!("EXPLAIN {update}")).unwrap();
+    let steps = steps.query_map([], |row| row.get::<_, String>(1)).unwrap();
+    assert!(steps.map(Result::unwrap).all(|step| step != "OpenEphemeral"));
 }
 
 #[tokio::test]

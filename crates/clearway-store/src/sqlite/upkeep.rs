@@ -147,7 +147,7 @@ impl Operation for Sweep {
 }
 
 const NEXT_DEADLINE: &str = "SELECT min(deadline_at) FROM runs INDEXED BY runs_deadline
-     WHERE deadline_at IS NOT NULL AND status IN (0, 1, 3)";
+     WHERE deadline_at IS NOT NULL AND status <> 2 AND status < 4";
 
 pub(super) const NEXT_WAKE: &str = "SELECT min(wake_at) FROM runs INDEXED BY runs_wake
      WHERE status = 3 AND wake_at IS NOT NULL";
@@ -158,7 +158,7 @@ fn expire(tx: &mut Tx<'_>, swept: &mut Swept) -> Result<bool, Fail> {
         .conn
         .prepare_cached(
             "SELECT n FROM runs INDEXED BY runs_deadline
-             WHERE deadline_at IS NOT NULL AND status IN (0, 1, 3) AND deadline_at <= ?1
+             WHERE deadline_at IS NOT NULL AND status <> 2 AND status < 4 AND deadline_at <= ?1
              ORDER BY deadline_at, id LIMIT ?2",
         )?
         .query_map((tx.now.0, CHUNK as i64), |row| row.get(0))?

@@ -2,8 +2,9 @@
 //!
 //! Operations queue in a bounded channel. The task takes what waits, up to [`BATCH`], and gives it
 //! to one blocking job as one transaction: while that transaction reaches the disk, the next
-//! operations queue. So one caller alone waits for one commit, and a thousand callers share a few;
-//! there is no delay to tune.
+//! operations queue, and the job goes on with them until for a while there are none. So one caller
+//! alone waits for one commit, and a thousand callers share a few; nothing is held back to be joined
+//! by others.
 //!
 //! An operation that fails takes nothing with it (see `apply_all`). When SQLite gives up the whole transaction (a full disk does that), its operations are tried again one
 //! by one, so that those which fit are not lost with the one which did not.
@@ -15,8 +16,12 @@ use std::collections::HashMap;
 use std::fs::File;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
+use std::pin::pin;
 use std::sync::atomic::{AtomicI32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Wake, Waker};
+use std::thread::Thread;
+use std::time::{Duration, Instant};
 
 use clearway_core::{Clock, RunId, Timestamp};
 use rusqlite::{Connection, Params};
@@ -39,7 +44,12 @@ const TAILS: usize = 32 * 1024;
 const BATCH: usize = 256;
 
 /// Pages of write-ahead log above which it is folded into the database.
-const WAL_PAGES: i32 = 2048;
+const WAL_PAGES: i32 = 4096;
+
+/// How long the job waits for more before it gives its thread back. Under load it never does, and
+/// each commit is two changes of threads shorter; this short, because a runtime whose time is
+/// paused stands still meanwhile.
+const LINGER: Duration = Duration::from_millis(5);
 
 /// A transaction with an intent, given to the writer.
 pub(super) trait Operation: Send + 'static {
@@ -558,31 +568,65 @@ impl Writer {
 async fn serve(mut writer: Writer, mut queue: mpsc::Receiver<Box<dyn Ticket>>) {
     let mut batch = Vec::with_capacity(BATCH);
     loop {
-        let waiting = queue.recv_many(&mut batch, BATCH).await;
-        let closes = waiting == 0 || batch.iter().any(|ticket| ticket.closes());
-        if closes {
-            queue.close();
-        }
+        queue.recv_many(&mut batch, BATCH).await;
         let job = move || {
-            // A bug in one operation must not end all writing.
-            let outcome = catch_unwind(AssertUnwindSafe(|| writer.serve_batch(&mut batch)));
-            if outcome.is_err() {
-                batch.clear();
-                writer.abandon(ErrorKind::Other);
+            loop {
+                let closes = batch.is_empty() || batch.iter().any(|ticket| ticket.closes());
+                if closes {
+                    queue.close();
+                }
+                // A bug in one operation must not end all writing.
+                let outcome = catch_unwind(AssertUnwindSafe(|| writer.serve_batch(&mut batch)));
+                if outcome.is_err() {
+                    batch.clear();
+                    writer.abandon(ErrorKind::Other);
+                }
+                if closes {
+                    writer.finish();
+                    return Err(queue);
+                }
+                if linger(&mut queue, &mut batch).is_none() {
+                    return Ok((writer, queue, batch));
+                }
             }
-            if closes {
-                writer.finish();
-                return None;
-            }
-            Some((writer, batch))
         };
-        // The job catches its panics: this is `None` at the end, or the runtime is going away.
-        let Ok(Some(back)) = lane::blocking(job).await else { break };
-        (writer, batch) = back;
+        match lane::blocking(job).await {
+            Ok(Ok(back)) => (writer, queue, batch) = back,
+            Ok(Err(mut queue)) => {
+                while let Some(ticket) = queue.recv().await {
+                    ticket.failed(closed());
+                }
+                return;
+            }
+            // The job catches its panics: the runtime is going away.
+            Err(_) => return,
+        }
     }
-    while let Some(ticket) = queue.recv().await {
-        ticket.failed(closed());
+}
+
+/// Waits on the job's own thread for what comes next, up to [`LINGER`]. `None` when nothing came;
+/// nothing at all in the batch when the queue is closed.
+fn linger(
+    queue: &mut mpsc::Receiver<Box<dyn Ticket>>,
+    batch: &mut Vec<Box<dyn Ticket>>,
+) -> Option<()> {
+    struct Unpark(Thread);
+    impl Wake for Unpark {
+        fn wake(self: Arc<Self>) {
+            self.0.unpark();
+        }
     }
+    let waker = Waker::from(Arc::new(Unpark(std::thread::current())));
+    let until = Instant::now() + LINGER;
+    let mut next = pin!(queue.recv_many(batch, BATCH));
+    while next.as_mut().poll(&mut Context::from_waker(&waker)).is_pending() {
+        let left = until.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return None;
+        }
+        std::thread::park_timeout(left);
+    }
+    Some(())
 }
 
 /// Counts unfinished runs.

@@ -155,7 +155,7 @@ pub fn fuzz(data: &[u8]) {
     let mut reader = Reader::default();
     let mut parser = Reader { template: Template::disabled(), ..Reader::default() };
     let (mut out, mut parsed) = (VecDeque::new(), VecDeque::new());
-    decoder.feed(bytes::Bytes::copy_from_slice(data));
+    decoder.feed(data);
     while let Ok(Some(event)) = decoder.next() {
         let before = out.len();
         let step = reader.take(event, Secrets::default(), &mut out);

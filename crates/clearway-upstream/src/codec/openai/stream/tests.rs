@@ -1,6 +1,5 @@
 use std::fmt::Write as _;
 
-use bytes::Bytes;
 use expect_test::{Expect, expect};
 use proptest::prelude::*;
 
@@ -12,7 +11,7 @@ fn render(stream: &str) -> String {
     let mut decoder = sse::Decoder::default();
     let mut reader = Reader::default();
     let mut events = VecDeque::new();
-    decoder.feed(Bytes::copy_from_slice(stream.as_bytes()));
+    decoder.feed(stream.as_bytes());
     while let Some(event) = decoder.next().unwrap() {
         let step = reader.take(event, Secrets::default(), &mut events);
         for event in events.drain(..) {
