@@ -34,7 +34,7 @@ const LIMIT: Duration = Duration::from_secs(60);
 const ANSWER_BYTES: usize = 16 << 10;
 /// Triples of one text.
 const OF_A_TEXT: usize = 12;
-/// Texts of a source that are asked about.
+/// Texts of a source that a model reads: each is a call that costs something.
 const TEXTS: usize = 10_000;
 /// Before what failed is tried again; grows to [`LONGEST_PAUSE`].
 const PAUSE: Duration = Duration::from_secs(2);
@@ -78,7 +78,6 @@ enum Outcome {
 async fn serve(inner: &Inner, shelf: &Shelf, model: &str) {
     let mut pause = PAUSE;
     let mut useless: HashSet<ChunkHash> = HashSet::new();
-    let mut asked = 0;
     loop {
         shelf.until(|state| state.loaded && state.unbuilt == 0 && !state.building).await;
         let builds = shelf.read(|state| state.builds);
@@ -92,7 +91,7 @@ async fn serve(inner: &Inner, shelf: &Shelf, model: &str) {
         });
         let mut failed = false;
         for batch in missing.chunks(BATCH) {
-            failed = !settle(inner, shelf, model, batch, &mut useless, &mut asked).await;
+            failed = !settle(inner, shelf, model, batch, &mut useless).await;
             if failed {
                 break;
             }
@@ -109,9 +108,14 @@ async fn serve(inner: &Inner, shelf: &Shelf, model: &str) {
 
 async fn missing(inner: &Inner, shelf: &Shelf, useless: &HashSet<ChunkHash>) -> Vec<Wanted> {
     let snapshot = shelf.index.load();
-    let missing = inner.behind(move || snapshot.edit().without_triples()).await;
-    let missing = missing.unwrap_or_default().into_iter();
-    let wanted = missing.filter(|(hash, _)| !useless.contains(hash)).take(TEXTS);
+    let chunks = snapshot.stats().chunks;
+    let missing = inner.behind(move || snapshot.edit().without_triples()).await.unwrap_or_default();
+    let room = TEXTS.saturating_sub(chunks.saturating_sub(missing.len()));
+    if missing.len() > room {
+        let text = format!("a model reads at most {TEXTS} texts of a source; the rest is left out");
+        shelf.with(|state| state.triples.error = Some(text));
+    }
+    let wanted = missing.into_iter().filter(|(hash, _)| !useless.contains(hash)).take(room);
     wanted.map(|(hash, chunk)| Wanted { hash, text: passage(&chunk) }).collect()
 }
 
@@ -126,7 +130,6 @@ async fn settle(
     model: &str,
     batch: &[Wanted],
     useless: &mut HashSet<ChunkHash>,
-    asked: &mut usize,
 ) -> bool {
     let kept_as = format!("triples/{QUESTION}/{model}");
     let hashes = batch.iter().map(|wanted| *wanted.hash.as_bytes()).collect();
@@ -143,21 +146,13 @@ async fn settle(
         .collect();
     let found: HashSet<ChunkHash> = done.iter().map(|(hash, _)| *hash).collect();
     let open = batch.iter().filter(|wanted| !found.contains(&wanted.hash));
-    let mut open: Vec<Wanted> = open.cloned().collect();
-    let room = TEXTS.saturating_sub(*asked);
-    if open.len() > room {
-        let text = format!("no more than {TEXTS} texts of a source are asked about at a time");
-        shelf.with(|state| state.triples.error = Some(text));
-    }
-    let left_out = open.split_off(room.min(open.len()));
-    useless.extend(left_out.into_iter().map(|wanted| wanted.hash));
+    let open: Vec<Wanted> = open.cloned().collect();
     let questions = open
         .into_iter()
         .map(|Wanted { hash, text }| async move { (hash, ask(inner, model, text).await) });
     let mut answers = stream::iter(questions).buffer_unordered(AT_ONCE);
     let mut later = None;
     while let Some((hash, outcome)) = answers.next().await {
-        *asked += 1;
         match outcome {
             Outcome::Made(triples) => {
                 let row = vec![(*hash.as_bytes(), pack(&triples))];
