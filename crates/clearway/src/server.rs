@@ -395,7 +395,6 @@ fn engine_options(config: &Config, lanes: Lanes) -> clearway_engine::Options {
         webhooks: webhooks(&config.webhooks),
         alerts: config.alerts.clone(),
         lanes,
-        ..usual
     }
 }
 

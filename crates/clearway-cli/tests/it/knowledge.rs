@@ -530,15 +530,18 @@ async fn uploads_have_vectors_and_an_order_of_their_own() -> Result<()> {
         .await?;
     let (_, store) =
         upload(&world, "ann", "oak.md", "# Oak\n\nThe treasure lies under the old oak.\n").await?;
-    until("the upload has its vector", SETTLED, async || {
+    // One alone needs no order.
+    let text = "# Elm\n\nNo treasure lies under the elm, which is young.\n";
+    let (_, other) = upload(&world, "ann", "elm.md", text).await?;
+    until("both have their vectors", SETTLED, async || {
         let all = world.client().get("/knowledge").send().await?.expect(200)?.json();
         let sources = all["sources"].as_array().context("sources")?.clone();
         let uploads = sources.iter().find(|source| source["source"] == "uploads:");
         let uploads = uploads.with_context(|| format!("no uploads: {all}"))?;
-        Ok(uploads["embeddings"]["embedded"] == 1 && uploads["settled"] == true)
+        Ok(uploads["embeddings"]["embedded"] == 2 && uploads["settled"] == true)
     })
     .await?;
-    let body = json!({"query": "treasure under the oak", "vector_store_ids": [store], "similarity_threshold": 0.01});
+    let body = json!({"query": "treasure under the oak", "vector_store_ids": [store, other], "similarity_threshold": 0.01});
     let found = world.client().post("/knowledge/search").header("x-user-id", "ann").json(&body);
     let found = found.send().await?.expect(200)?.json();
     let scores = &found["chunks"][0]["scores"];
