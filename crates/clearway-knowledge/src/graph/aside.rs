@@ -43,7 +43,7 @@ const IN_ALL: usize = 50_000;
 /// What could be phrases in one document; of a book the first chapters tell.
 const COUNTED: usize = 100_000;
 /// What could be phrases, kept of a chunk.
-const CANDIDATES: usize = 160;
+const CANDIDATES: usize = 96;
 /// Entities besides names, kept of a chunk.
 const OF_A_CHUNK: usize = 24;
 
