@@ -118,6 +118,12 @@ impl Lexical {
         self.average.body + self.average.title
     }
 
+    /// How long an entry is against an average one.
+    pub(crate) fn length(&self, entry: &Entry) -> f32 {
+        let own = Lengths::of(entry);
+        (own.body + own.title) / self.average_words().max(1.0)
+    }
+
     /// In how many chunks a term is.
     pub(crate) fn frequency(&self, term: Term) -> usize {
         self.range(term).len()

@@ -18,6 +18,7 @@ mod graph;
 mod latent;
 mod lexical;
 mod outline;
+mod parts;
 mod rank;
 mod search;
 mod snapshot;

@@ -6,7 +6,8 @@
 //!    answered by one text alone needs no others. Only words that several of them have are taken.
 //! 3. Chunks that name what the query names, or what is near that, move up a little.
 //! 4. Among the best, a chunk is drawn to where those are that are like it: texts about one thing answer together.
-//! 5. With vectors from a provider, that order and theirs are fused by rank.
+//! 5. The best are looked at closer: whether words are alike in part, and whether a title says just what was asked for.
+//! 6. With vectors from a provider, that order and theirs are fused by rank.
 //!
 //! How much latent nearness counts depends on the corpus: texts of a few words say too little about each other.
 //! Each choice was measured on classic test collections; `docs/retrieval.md` has the figures.
@@ -46,6 +47,11 @@ const NEAR_PLACES: usize = 8;
 /// How many of the best are compared with each other, and how far each is drawn to those like it.
 const ALIKE_CHUNKS: usize = 50;
 const ALIKE: f32 = 0.3;
+/// How many of the best are looked at closer; what they get for parts of words, and for a title that says nothing but
+/// what was asked for, against the best score.
+const CLOSER_CHUNKS: usize = 100;
+const PARTS: f32 = 0.25;
+const TITLED: f32 = 0.1;
 /// Chunks that name what the query names, against the best score of words, which is 1.
 const GRAPH: f32 = 0.03;
 const NAMED_ENTITIES: usize = 8;
@@ -117,6 +123,7 @@ impl Snapshot {
             blend[*chunk as usize] += GRAPH * score;
         }
         self.drawn_together(&mut blend);
+        self.looked_at(terms, &mut blend);
         let matched = blend.iter().filter(|score| **score > 0.0).count();
         let mut order = best(&blend, DEPTH.max(query.top_k));
         let mut embedding = self.embedding_cosines(query, allowed, go_on)?;
@@ -225,6 +232,37 @@ impl Snapshot {
             }
         }
         near
+    }
+
+    /// Looks closer at the best: at parts of their words, and at whether their title is what was asked for.
+    fn looked_at(&self, terms: &Terms, blend: &mut [f32]) {
+        let best = best(blend, CLOSER_CHUNKS);
+        let Some((_, most)) = best.first().copied() else { return };
+        let asked: HashMap<Term, f32> =
+            terms.terms.iter().map(|term| (term.term, term.idf)).collect();
+        let known = terms.terms.iter().map(|term| (self.vocabulary().term(term.term), term.count));
+        let strange = terms.strange.iter().map(|term| (term.as_str(), 1.0));
+        let mut parts = self.parts().asked(self.vocabulary(), known.chain(strange));
+        let mut scores = Vec::with_capacity(best.len());
+        for (chunk, _) in &best {
+            let entry = self.entry(*chunk);
+            scores.push(parts.score(&entry.counts(), self.lexical().length(entry)));
+        }
+        let highest = scores.iter().copied().fold(f32::MIN_POSITIVE, f32::max);
+        for ((chunk, _), score) in best.iter().zip(scores) {
+            let titled = self.titled(&asked, &self.entry(*chunk).title);
+            blend[*chunk as usize] += most * (PARTS * score / highest + TITLED * titled);
+        }
+    }
+
+    /// How much of what a title tells was asked for, from 0 to 1.
+    fn titled(&self, asked: &HashMap<Term, f32>, title: &[Term]) -> f32 {
+        let mut words: Vec<Term> = title.iter().copied().filter(|term| *term != STOP).collect();
+        words.sort_unstable();
+        words.dedup();
+        let all: f32 = words.iter().map(|term| self.lexical().idf(*term)).sum();
+        let named: f32 = words.iter().filter_map(|term| asked.get(term)).sum();
+        named / all.max(1.0)
     }
 
     /// Draws each of the best chunks to where those are that are like it. None falls behind what was not compared.

@@ -9,6 +9,7 @@ use crate::document::{Chunk, ChunkHash, Document, Scope};
 use crate::graph::{Graph, Mentions, Names, Phrases, Sightings, Tie, Ties, Triple, tie};
 use crate::latent::Latent;
 use crate::lexical::{Count, Lexical, counts};
+use crate::parts::Parts;
 use crate::rank::Ranked;
 use crate::search::{Answer, Candidates, Hit, Limits, Query, Scanned, Scores, Why};
 use crate::terms::{Lookup, Terms};
@@ -99,6 +100,7 @@ pub struct Snapshot {
     /// Those that the corpus is in, the most frequent first.
     languages: Vec<Language>,
     lexical: Lexical,
+    parts: Parts,
     latent: Option<(Arc<Latent>, Vectors)>,
     mentions: Mentions,
     /// Of what stands beside names.
@@ -279,6 +281,7 @@ impl IndexBuilder {
         }
         let terms = self.vocabulary.len();
         let lexical = Lexical::build(&entries, &counts, terms, go_on)?;
+        let parts = Parts::new(&self.vocabulary, &lexical, entries.len());
         let space = match (learn, &self.space) {
             (Learn::Keep, Some(space)) => Some(Arc::clone(space)),
             _ => Latent::learn(&counts, terms, go_on)?.map(Arc::new),
@@ -303,6 +306,7 @@ impl IndexBuilder {
             entries,
             languages,
             lexical,
+            parts,
             latent,
             mentions,
             beside,
@@ -350,6 +354,7 @@ impl Snapshot {
             chunks: self.entries.len(),
             terms: self.next.vocabulary.len(),
             index_bytes: self.lexical.bytes()
+                + self.parts.bytes()
                 + self.next.vocabulary.bytes()
                 + self.latent.as_ref().map_or(0, |(space, places)| space.bytes() + places.bytes())
                 + self.embeddings.as_ref().map_or(0, Vectors::bytes)
@@ -504,6 +509,14 @@ impl Snapshot {
 
     pub(crate) fn lexical(&self) -> &Lexical {
         &self.lexical
+    }
+
+    pub(crate) fn parts(&self) -> &Parts {
+        &self.parts
+    }
+
+    pub(crate) fn vocabulary(&self) -> &Vocabulary {
+        &self.next.vocabulary
     }
 
     pub(crate) fn latent(&self) -> Option<(&Latent, &Vectors)> {

@@ -26,6 +26,8 @@ pub(crate) struct Terms {
     /// Terms in the order of the text; each pair of neighbours may be near in a chunk, too.
     pub(crate) order: Vec<Term>,
     pub(crate) unknown: Vec<String>,
+    /// These as terms: parts of them may be known.
+    pub(crate) strange: Vec<String>,
     pub(crate) has_words: bool,
     /// What all words tell together, unknown ones as if they were the rarest.
     pub(crate) total: f32,
@@ -74,7 +76,10 @@ impl Lookup<'_> {
                     terms.terms.push(QueryTerm { word, term: number, count: 1.0, idf, corrected });
                     terms.total -= rarest - idf;
                 }
-                _ if terms.unknown.len() < MAX_UNKNOWN => terms.unknown.push(word),
+                _ if terms.unknown.len() < MAX_UNKNOWN => {
+                    terms.unknown.push(word);
+                    terms.strange.push(term);
+                }
                 _ => {}
             }
         }

@@ -3,6 +3,8 @@
 //! The same text gives the same terms, whatever was read before it. Anything is cut into words in linear time, and no
 //! term is longer than [`MAX_TERM`] bytes.
 
+use std::borrow::Cow;
+
 use rust_stemmers::Stemmer;
 use unicode_segmentation::UnicodeSegmentation as _;
 
@@ -41,6 +43,7 @@ impl Analyzer {
     /// Calls `each` for each token, in order, until it says to stop.
     pub(crate) fn tokens<'a>(&self, text: &'a str, mut each: impl FnMut(Token<'a>) -> bool) {
         let mut wide: Option<(usize, char)> = None;
+        let mut before: Option<(usize, &str)> = None;
         for (at, word) in text.unicode_word_indices() {
             if let Some(c) =
                 word.chars().next().filter(|c| is_wide(*c) && word.chars().count() == 1)
@@ -64,6 +67,39 @@ impl Analyzer {
             if !self.word(word, &mut each) {
                 return;
             }
+            let side_by_side = before.filter(|(start, earlier)| start + earlier.len() + 1 == at);
+            if let Some((start, earlier)) = side_by_side
+                && let Some(term) = self.with_letter(earlier, word)
+            {
+                let word = &text[start..at + word.len()];
+                if !each(Token { word, term, is_stop: false, is_variant: true }) {
+                    return;
+                }
+            }
+            before = Some((at, word));
+        }
+    }
+
+    /// A word together with a single letter beside it, which says nothing alone: vitamin C, T cells.
+    fn with_letter(&self, first: &str, second: &str) -> Option<String> {
+        let is_letter = |word: &str| word.len() == 1 && word.as_bytes()[0].is_ascii_alphabetic();
+        let (word, letter, before) = match (is_letter(first), is_letter(second)) {
+            (true, false) => (second, first, true),
+            (false, true) => (first, second, false),
+            _ => return None,
+        };
+        let letter = letter.to_ascii_lowercase();
+        // What an apostrophe leaves where it was taken for a space.
+        let is_rest = letter == "s" || (letter == "t" && !before);
+        let is_word = word.chars().all(char::is_alphanumeric);
+        if is_rest || !is_word || self.language.is_stop(&letter) {
+            return None;
+        }
+        let token = self.token(word);
+        match (token.is_stop, before) {
+            (true, _) => None,
+            (false, true) => Some(format!("{letter} {}", token.term)),
+            (false, false) => Some(format!("{} {letter}", token.term)),
         }
     }
 
@@ -94,6 +130,19 @@ impl Analyzer {
         !is_name || each(whole())
     }
 
+    fn stem<'a>(&self, stemmer: &Stemmer, word: &'a str) -> Cow<'a, str> {
+        let whole = WHOLE.into_iter().find_map(|start| Some((start, word.strip_prefix(start)?)));
+        let Some((start, rest)) = whole.filter(|_| self.language == Language::English) else {
+            return stemmer.stem(word);
+        };
+        let stem = stemmer.stem(&format!("{LEFT_WHOLE}{rest}")).into_owned();
+        match stem.strip_prefix(LEFT_WHOLE) {
+            Some("" | "e") => Cow::Borrowed(start),
+            Some(rest) => Cow::Owned(format!("{start}{rest}")),
+            None => stemmer.stem(word),
+        }
+    }
+
     fn token<'a>(&self, word: &'a str) -> Token<'a> {
         let lower = word.to_lowercase();
         let lower = cut(&lower);
@@ -101,13 +150,19 @@ impl Analyzer {
             || (lower.len() == 1 && !lower.as_bytes()[0].is_ascii_digit());
         let term = match &self.stemmer {
             Some(stemmer) if !is_stop && !lower.bytes().any(|b| b.is_ascii_digit()) => {
-                fold(&stemmer.stem(lower))
+                fold(&self.stem(stemmer, lower))
             }
             _ => fold(lower),
         };
         Token { word, term, is_stop, is_variant: false }
     }
 }
+
+/// Beginnings of English words that mean something else than what a stemmer would leave of them: an organism is no
+/// organ, what is lateral is not later. Newer versions of the algorithm leave them whole.
+const WHOLE: [&str; 5] = ["emerg", "inter", "later", "organ", "univers"];
+/// A beginning that the stemmer at hand leaves whole.
+const LEFT_WHOLE: &str = "gener";
 
 /// The parts of `camelCase`, `HTTPServer` and the like.
 fn humps(word: &str) -> Vec<&str> {
@@ -176,4 +231,54 @@ fn fold(word: &str) -> String {
         }
     }
     folded
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn terms(text: &str) -> Vec<String> {
+        let mut terms = Vec::new();
+        Analyzer::new(Language::English).tokens(text, |token| {
+            if !token.is_stop {
+                terms.push(token.term);
+            }
+            true
+        });
+        terms
+    }
+
+    #[test]
+    fn what_only_begins_alike_keeps_apart() {
+        for (a, b) in [
+            ("organ", "organization"),
+            ("organ", "organisms"),
+            ("international", "interns"),
+            ("university", "universe"),
+            ("emergency", "emerge"),
+            ("later", "lateral"),
+        ] {
+            assert_ne!(terms(a), terms(b), "{a} {b}");
+        }
+        for (a, b) in [
+            ("organization", "organizations"),
+            ("organ", "organs"),
+            ("emerge", "emerged"),
+            ("universe", "universes"),
+            ("intervals", "interval"),
+            ("generals", "general"),
+        ] {
+            assert_eq!(terms(a), terms(b), "{a} {b}");
+        }
+    }
+
+    #[test]
+    fn a_letter_counts_with_the_word_beside_it() {
+        assert_eq!(terms("Vitamin C"), ["vitamin", "vitamin c"]);
+        assert_eq!(terms("T-cells"), ["cell", "t cell"]);
+        // An article, a rest of an apostrophe, a letter that stands apart.
+        assert_eq!(terms("banana a"), ["banana"]);
+        assert_eq!(terms("Wilson s"), ["wilson"]);
+        assert_eq!(terms("vitamin, c"), ["vitamin"]);
+    }
 }

@@ -290,3 +290,24 @@ fn only_the_documents_that_are_named_take_part() {
     assert_eq!(found(Viewer::User("ann"), &["c"]), ["c"]);
     assert_eq!(found(Viewer::User("ann"), &[]), [""; 0]);
 }
+
+#[test]
+fn words_that_are_alike_in_part_count_between_equals() {
+    let mut builder = IndexBuilder::new();
+    add(&mut builder, "a", None, "# One\n\nThe boiler was painted over.");
+    add(&mut builder, "b", None, "# Two\n\nThe boiler was overheating.");
+    let snapshot = builder.build(Learn::Anew, &go_on).expect("not stopped");
+    // Nothing has the word itself.
+    assert_eq!(ids(&snapshot, "boiler heat", Viewer::Operator), ["b", "a"]);
+}
+
+#[test]
+fn what_a_title_says_in_full_comes_before_what_it_says_among_other_things() {
+    let mut builder = IndexBuilder::new();
+    let text = "It was agreed that it is looked at again.";
+    let title = |words: &str| format!("# {words}\n\n{text}");
+    add(&mut builder, "a", None, &title("Copper prices, wages and weather"));
+    add(&mut builder, "b", None, &title("Copper prices"));
+    let snapshot = builder.build(Learn::Anew, &go_on).expect("not stopped");
+    assert_eq!(ids(&snapshot, "copper prices", Viewer::Operator), ["b", "a"]);
+}

@@ -38,11 +38,13 @@ impl Language {
         Self::Russian,
     ];
 
-    /// The language of a text, if its small words say so clearly: there are several, as many as running text has, and
+    /// The language of a text, if its small words say so clearly: there are several different ones, as many as running text has, and
     /// none other has as many. A few of them turn up in any text: names, terms, words that were left.
     pub(crate) fn of(text: &str) -> Option<Self> {
         let words = small_words();
         let mut counts = [0_u32; Self::ALL.len()];
+        let mut different = [0_u32; Self::ALL.len()];
+        let mut seen: HashSet<&str> = HashSet::new();
         let mut read = 0_u32;
         for word in text.unicode_words().take(SAMPLE_WORDS) {
             read += 1;
@@ -50,13 +52,18 @@ impl Language {
                 continue;
             }
             let lower = word.to_lowercase();
-            for language in words.get(lower.as_str()).into_iter().flatten() {
-                counts[*language as usize] += 1;
+            if let Some((small, languages)) = words.get_key_value(lower.as_str()) {
+                let is_new = seen.insert(small);
+                for language in languages {
+                    counts[*language as usize] += 1;
+                    different[*language as usize] += u32::from(is_new);
+                }
             }
         }
         let most = counts.iter().copied().max().unwrap_or_default();
         let best = Self::ALL.into_iter().find(|language| counts[*language as usize] == most)?;
-        (most >= MIN_SMALL_WORDS && most * RUNNING_TEXT >= read).then_some(best)
+        let several = different[best as usize] >= MIN_SMALL_WORDS + read / WORDS_FOR_ONE_MORE;
+        (several && most * RUNNING_TEXT >= read).then_some(best)
     }
 
     pub(crate) fn algorithm(self) -> Option<Algorithm> {
@@ -178,8 +185,9 @@ impl Language {
     }
 }
 
-/// So many small words tell a language.
+/// So many different small words tell a language, and more of them in a longer text.
 const MIN_SMALL_WORDS: u32 = 2;
+const WORDS_FOR_ONE_MORE: u32 = 100;
 /// In running text at least one word of so many is a small one.
 const RUNNING_TEXT: u32 = 7;
 /// Of a long text the start tells enough.
@@ -198,4 +206,19 @@ fn small_words() -> &'static HashMap<&'static str, Vec<Language>> {
         }
         words
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_small_word_however_often_does_not_tell_a_language() {
+        // What numbers were replaced by, and what means "in a" in Portuguese.
+        let table =
+            "glucose num mmol insulin num units fasting num hours protein num grams ".repeat(8);
+        assert_eq!(Language::of(&table), None);
+        assert_eq!(Language::of("Wo ist der Schlüssel zum Lager?"), Some(Language::German));
+        assert_eq!(Language::of("A ponte foi construída num vale"), Some(Language::Portuguese));
+    }
 }
