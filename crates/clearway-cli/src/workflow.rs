@@ -126,7 +126,17 @@ pub(crate) fn attention(args: &AttentionArgs, output: Output) -> Result<Exit> {
             return Ok(Exit::Ok);
         }
         let items = body["attention"].as_array().map(Vec::as_slice).unwrap_or_default();
-        if items.is_empty() {
+        let alerts = body["alerts"].as_array().map(Vec::as_slice).unwrap_or_default();
+        for alert in alerts {
+            let text = |key: &str| alert[key].as_str().unwrap_or_default();
+            output.print(&format!(
+                "alert {} since {}: {}",
+                text("alert"),
+                text("raised_at"),
+                text("detail")
+            ));
+        }
+        if items.is_empty() && alerts.is_empty() {
             output.note("nothing needs anybody");
         }
         for item in items {

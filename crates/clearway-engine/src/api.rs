@@ -10,7 +10,7 @@ use clearway_core::{Code, Failure, Priority, RunId, RunRecord, Status, ThreadId}
 use clearway_store::QueuePosition;
 use serde_json::{Map, Value};
 
-use crate::Webhooks;
+use crate::{Alerts, Webhooks};
 
 /// How the engine is set up.
 #[derive(Clone, Debug)]
@@ -20,6 +20,7 @@ pub struct Options {
     /// A waiting run gains one priority level per this much waiting.
     pub ageing: Duration,
     pub webhooks: Webhooks,
+    pub alerts: Alerts,
     /// Where everything that blocks runs.
     pub lanes: crate::Lanes,
 }
@@ -31,6 +32,7 @@ impl Default for Options {
             limits: Limits::default(),
             ageing: Duration::from_secs(30),
             webhooks: Webhooks::default(),
+            alerts: Alerts::default(),
             lanes: crate::Lanes::default(),
         }
     }

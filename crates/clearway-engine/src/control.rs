@@ -47,6 +47,8 @@ pub struct Undecided {
     /// Announced at.
     pub at: String,
     key: String,
+    /// It is being made right now, as far as is known.
+    under_way: bool,
 }
 
 impl Undecided {
@@ -163,22 +165,28 @@ impl Engine {
                 continue;
             }
             let text = |key: &str| entry.data[key].as_str().unwrap_or_default().to_owned();
+            // Announced under the lease that the run has now, and nothing was heard of it.
+            let under_way = record.status == Status::Running
+                && entry.data["fence"].as_u64() == Some(u64::from(record.fence))
+                && !settled("unknown");
             found.push(Undecided {
                 task: entry.task,
                 node: text("node"),
                 name: text("name"),
                 at: text("at"),
                 key: format!("decision:{rest}"),
+                under_way,
             });
         }
         Ok(found)
     }
 
     /// Decides about undecided writes of a run, and lets it go on. What happened to one write says
-    /// nothing about the next, so a result is taken for exactly one.
+    /// nothing about the next, so a result is taken for exactly one. One that is being made again has no
+    /// outcome either, and is not decided about: a decision that comes twice would make it a third time.
     ///
     /// # Errors
-    /// `nothing_waits` when there are none, or the run goes on; `invalid_request` when a result is given and several are
+    /// `nothing_waits` when there are none, or the run goes on, or the write is being made; `invalid_request` when a result is given and several are
     /// meant; `run_not_found`, `store_unavailable`.
     pub async fn resolve(
         &self,
@@ -197,6 +205,15 @@ impl Engine {
             return Err(Error::new(Code::NothingWaits, text));
         }
         let all = self.undecided(run).await?;
+        if let Some(write) = all.iter().find(|write| write.under_way && which.means(write)) {
+            let text = format!(
+                "write `{}` of node `{}` is being made right now: there is nothing to decide before it is known how \
+                 that ends",
+                write.name, write.node
+            );
+            return Err(Error::new(Code::NothingWaits, text));
+        }
+        let all: Vec<Undecided> = all.into_iter().filter(|write| !write.under_way).collect();
         let known: Vec<String> = all
             .iter()
             .map(|write| format!("node `{}`, key {}", write.node, write.idempotency_key()))

@@ -37,6 +37,7 @@ impl Inner {
         tasks.spawn(self.clone().tidy());
         tasks.spawn(self.clone().keep_schedules());
         tasks.spawn(self.clone().send_webhooks());
+        tasks.spawn(self.clone().watch_alerts());
         tasks.spawn(self.clone().sweep_ephemeral());
     }
 

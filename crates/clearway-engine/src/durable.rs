@@ -140,7 +140,11 @@ impl Ctx {
                 Some(decision) => return Ok(decision["done"].clone()),
             }
         }
-        let announced = json!({"node": &*self.node, "name": name, "at": self.now().to_string()});
+        // Whoever decides must know a write that is being made from one that was left behind.
+        let announced = json!({
+            "node": &*self.node, "name": name, "at": self.now().to_string(),
+            "fence": self.record.fence,
+        });
         self.keep(vec![(self.task, format!("intent:{name}:{k}"), announced)]).await?;
         match action(idempotency_key).await {
             Ok(value) => {
@@ -158,6 +162,7 @@ impl Ctx {
                     run.id = %self.run, thread.id = %self.thread, code = %failure.code,
                     "the outcome of write `{name}` of node `{}` is not known", self.node
                 );
+                self.keep(vec![(self.task, format!("unknown:{name}:{k}"), true.into())]).await?;
                 Err(self.undecided(name))
             }
         }

@@ -23,13 +23,14 @@ use uuid::Uuid;
 use self::views::waits_for;
 use crate::admission::Busy;
 use crate::agent::Agents;
+use crate::alerts::Alert;
 use crate::cache::StateCache;
 use crate::clock::{Clocks, Ids, instant};
 use crate::health::{Health, Process};
 use crate::knowledge::Knowledge;
 use crate::lanes::Lanes;
 use crate::ledger::Books;
-use crate::live::{End, Hub, Live};
+use crate::live::{End, Hub, Live, lock};
 use crate::metrics::{self, Metrics};
 use crate::pools::Pools;
 use crate::subscription::{From, Subscription, resume_cursor};
@@ -64,6 +65,8 @@ pub(crate) struct Inner {
     pub watched: Watched,
     pub pools: Pools,
     pub webhooks: webhooks::Sender,
+    /// Those that are raised.
+    pub alerts: Mutex<Vec<Alert>>,
     pub ends: Ends,
     pub tasks: Tasks,
     pub metrics: Arc<Metrics>,
@@ -122,6 +125,7 @@ impl Engine {
             watched: Watched::default(),
             pools: Pools::new(&options.pools, &ready),
             webhooks: webhooks::Sender::new(&options.webhooks),
+            alerts: Mutex::default(),
             ends: Ends::default(),
             options,
             store,
@@ -201,6 +205,11 @@ impl Engine {
     /// far behind misses some and is told how many.
     pub fn ends(&self, door: &'static str) -> broadcast::Receiver<Arc<RunRecord>> {
         self.inner.ends.watch(door)
+    }
+
+    /// The alerts that are raised now.
+    pub fn alerts(&self) -> Vec<Alert> {
+        lock(&self.inner.alerts).clone()
     }
 
     /// The owner of background tasks; adapters start theirs here.
@@ -702,6 +711,7 @@ impl Inner {
             code: record.failure.as_ref().map_or("", |failure| failure.code.as_str()).to_owned(),
         };
         metrics.ended.get_or_create(&ended).inc();
+        metrics.ended(record.status);
         let total = record.ended_at.unwrap_or(record.created_at).since(record.created_at);
         let agent = metrics::Agent { agent: record.agent.clone() };
         metrics.duration.get_or_create(&agent).observe(total.as_secs_f64());

@@ -7,8 +7,8 @@
 //! they come ([`embed`]). A search looks at whatever index is there ([`search`]).
 //!
 //! **Invariants:** who searches never waits for who indexes, except for the first index after a
-//! start; a document is as it was or as it became, also after a crash; a vector is asked for only
-//! when no chunk had its text before; every question carries the viewer, and what that viewer may
+//! start; a document is as it was or as it became, also after a crash; a vector, or
+//! what a model reads out of a text, is asked for only when no chunk had that text before; every question carries the viewer, and what that viewer may
 //! not see takes part in nothing; whatever a file does, it costs an entry in a report.
 //!
 //! Not here: ranking and cutting (`clearway_knowledge`), parsing (`clearway_ingest`), addresses.
@@ -44,6 +44,7 @@ mod reader;
 mod search;
 mod shelf;
 pub mod tools;
+mod triples;
 mod uploads;
 mod walk;
 mod watch;
@@ -67,6 +68,8 @@ pub struct KnowledgeOptions {
     pub uploads: UploadOptions,
     /// What reads documents; without it none can be read.
     pub reader: Option<ReaderCommand>,
+    /// Whether other sources may be put in force later ([`Knowledge::configure`]).
+    pub changes: bool,
     pub limits: KnowledgeLimits,
 }
 
@@ -80,6 +83,8 @@ pub struct SourceOptions {
     /// Name of the model that orders what was found.
     pub rerank: Option<String>,
     pub graph: bool,
+    /// Name of the model that reads relations out of the texts, for the graph.
+    pub triples: Option<String>,
     pub search: SearchLimits,
 }
 
@@ -221,7 +226,8 @@ impl Knowledge {
         })?;
         let _ = self.0.background.set(background);
         let shelves = self.0.shelves();
-        let watcher = watch::Watcher::start(shelves.values().cloned()).map_err(|error| {
+        let later = self.0.options.changes;
+        let watcher = watch::Watcher::start(shelves.values().cloned(), later).map_err(|error| {
             let text = format!("the thread that watches folders cannot be started: {error}");
             Failure::new(Code::Internal, text)
         })?;
@@ -233,6 +239,7 @@ impl Knowledge {
     fn serve(&self, shelf: &Arc<Shelf>) {
         index::start(&self.0, shelf);
         embed::start(&self.0, shelf);
+        triples::start(&self.0, shelf);
         ingest::start(&self.0, shelf);
     }
 

@@ -14,6 +14,7 @@
 
 mod admission;
 pub mod agent;
+mod alerts;
 mod api;
 mod assistants;
 mod cache;
@@ -50,6 +51,7 @@ mod webhooks;
 pub use agent::{
     Agent, Agents, Expiry, InputCheck, Node, NodeError, NodePolicy, OnError, OnOutage, Retry,
 };
+pub use alerts::{Alert, Alerts, Measure};
 pub use api::*;
 pub use assistants::{AssistantChange, AssistantSettings};
 pub use clock::{Clocks, Ids};

@@ -2,10 +2,11 @@
 //!
 //! Counters are touched once per run or per flush, never per token.
 
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use clearway_core::Status;
 use clearway_upstream::UsageRow;
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
@@ -39,6 +40,9 @@ pub struct Metrics {
     searches: Family<Search, Counter>,
     search_time: Histogram,
     similarity: Histogram,
+    /// Runs that ended, and those of them that failed or ran out of time: a family cannot be summed up.
+    ends: AtomicU64,
+    failures: AtomicU64,
 }
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
@@ -150,6 +154,8 @@ impl Metrics {
             searches: Family::default(),
             search_time: Histogram::new(exponential_buckets(0.000_5, 2.0, 16)),
             similarity: Histogram::new((1..=20).map(|step| f64::from(step) / 20.0)),
+            ends: AtomicU64::new(0),
+            failures: AtomicU64::new(0),
         };
         metrics.register();
         metrics
@@ -233,6 +239,21 @@ impl Metrics {
             "The best similarity that a search saw, found or not",
             self.similarity.clone(),
         );
+    }
+
+    /// Counts an end.
+    pub(crate) fn ended(&self, status: Status) {
+        self.ends.fetch_add(1, Ordering::Relaxed);
+        if matches!(status, Status::Error | Status::Timeout) {
+            self.failures.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// How many runs ended, and how many of them failed or ran out of time.
+    pub(crate) fn ends(&self) -> (u64, u64) {
+        // Failures first: there are never more than ends.
+        let failures = self.failures.load(Ordering::Relaxed);
+        (self.ends.load(Ordering::Relaxed), failures)
     }
 
     /// Books one search.

@@ -98,16 +98,28 @@ impl Sender {
         record: &RunRecord,
         now: Timestamp,
     ) -> DeliveryOutcome {
-        let body = body(delivery, record).to_string();
-        let mut headers = vec![
-            ("x-clearway-event", "run.ended".to_owned()),
-            ("x-clearway-delivery", delivery.id.to_string()),
-        ];
+        let (url, id) = (&delivery.url, delivery.id.to_string());
+        self.tell(url, "run.ended", &id, &body(delivery, record), delivery.attempt, now).await
+    }
+
+    /// One try, the first one with `attempt` 0, and what is to become of the message.
+    pub(crate) async fn tell(
+        &self,
+        url: &str,
+        event: &str,
+        id: &str,
+        body: &serde_json::Value,
+        attempt: u32,
+        now: Timestamp,
+    ) -> DeliveryOutcome {
+        let body = body.to_string();
+        let mut headers =
+            vec![("x-clearway-event", event.to_owned()), ("x-clearway-delivery", id.to_owned())];
         if let Some(secret) = &self.webhooks.secret {
             headers.push(("x-clearway-signature", signature(secret, now, &body)));
         }
         let deadline = Instant::now() + self.webhooks.deadline;
-        let posted = self.outward.post(&delivery.url, &headers, body.into(), deadline).await;
+        let posted = self.outward.post(url, &headers, body.into(), deadline).await;
         let (error, asked) = match posted {
             Ok(posted) if (200..300).contains(&posted.status) => return DeliveryOutcome::Done,
             // The receiver says that it is gone for good.
@@ -120,10 +132,10 @@ impl Sender {
             }
             Err(error) => (error.to_string(), None),
         };
-        if delivery.attempt + 1 >= self.webhooks.attempts {
+        if attempt + 1 >= self.webhooks.attempts {
             return DeliveryOutcome::Dead { error };
         }
-        let after = self.backoff(delivery.attempt).max(asked.unwrap_or_default());
+        let after = self.backoff(attempt).max(asked.unwrap_or_default());
         DeliveryOutcome::Retry { after: after.min(LONGEST_PAUSE), error }
     }
 }

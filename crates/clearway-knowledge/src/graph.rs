@@ -4,7 +4,7 @@
 //! code marks. Two entities are near when chunks name both. Nothing is kept of pairs: neighbours are counted when they
 //! are asked for, over the chunks in scope, so a neighbourhood never tells what somebody else's documents say.
 //!
-//! Not here: triples made by a model.
+//! Beside names stand phrases in small letters and what a model read out of the texts ([`aside`]).
 
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::sync::Arc;
@@ -13,8 +13,11 @@ use crate::document::{Chunk, Document};
 use crate::snapshot::Snapshot;
 use crate::vocabulary::{Term, Vocabulary};
 
+pub use aside::Triple;
+pub(crate) use aside::{Phrases, Sightings, Tie, Ties, tie};
 pub use picture::{Edge, Node, Picture};
 
+mod aside;
 mod picture;
 
 /// The entities of a corpus by number.
@@ -23,6 +26,8 @@ pub(crate) struct Names {
     keys: Vocabulary,
     /// As first written.
     labels: Vec<Box<str>>,
+    /// Whether it is a name; else it only stands beside them.
+    are_names: Vec<bool>,
 }
 
 /// Which chunks name an entity.
@@ -37,12 +42,24 @@ pub(crate) struct Mentions {
 pub struct Graph<'a> {
     snapshot: &'a Snapshot,
     allowed: Vec<bool>,
+    /// Not only names, but also what stands beside them.
+    whole: bool,
 }
 
 /// An entity, and how many chunks in scope name it.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Entity {
     pub name: String,
+    pub chunks: usize,
+}
+
+/// What a model says of two entities.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Relation {
+    pub subject: String,
+    pub relation: String,
+    pub object: String,
+    /// Chunks in scope that say so.
     pub chunks: usize,
 }
 
@@ -88,11 +105,25 @@ impl Names {
     }
 
     fn number_of(&mut self, name: &str) -> Term {
-        let number = self.keys.intern(&key(name));
-        if number as usize == self.labels.len() {
-            self.labels.push(name.into());
+        let number = self.beside(name);
+        if let Some(is_name) = self.are_names.get_mut(number as usize) {
+            *is_name = true;
         }
         number
+    }
+
+    /// The number of what need not be a name.
+    pub(crate) fn beside(&mut self, text: &str) -> Term {
+        let number = self.keys.intern(&key(text));
+        if number as usize == self.labels.len() {
+            self.labels.push(text.into());
+            self.are_names.push(false);
+        }
+        number
+    }
+
+    fn is_name(&self, number: Term) -> bool {
+        self.are_names.get(number as usize).copied().unwrap_or_default()
     }
 
     pub(crate) fn len(&self) -> usize {
@@ -112,7 +143,7 @@ impl Names {
         while at < words.len() {
             let longest = (1..=MAX_WORDS.min(words.len() - at)).rev().find_map(|count| {
                 let number = self.keys.number(&words[at..at + count].join(" "))?;
-                Some((number, count))
+                self.is_name(number).then_some((number, count))
             });
             match longest {
                 Some((number, count)) => {
@@ -167,7 +198,12 @@ impl Mentions {
 
 impl<'a> Graph<'a> {
     pub(crate) fn new(snapshot: &'a Snapshot, allowed: Vec<bool>) -> Self {
-        Self { snapshot, allowed }
+        Self { snapshot, allowed, whole: true }
+    }
+
+    /// Names alone, as ranking wants them.
+    pub(crate) fn of_names(snapshot: &'a Snapshot, allowed: Vec<bool>) -> Self {
+        Self { snapshot, allowed, whole: false }
     }
 
     /// Entities whose names have all words of a text, those that are named most first.
@@ -235,8 +271,8 @@ impl<'a> Graph<'a> {
             if !self.allowed.get(chunk as usize).copied().unwrap_or_default() {
                 continue;
             }
-            for entity in self.snapshot.entry(chunk).entities() {
-                *counted.entry(*entity).or_default() += 1;
+            for entity in self.entities_of(chunk) {
+                *counted.entry(entity).or_default() += 1;
             }
         }
         let mut counted: Vec<(Term, usize)> = counted.into_iter().collect();
@@ -259,6 +295,30 @@ impl<'a> Graph<'a> {
             })
             .collect(),
         )
+    }
+
+    /// What a model says of an entity in chunks in scope, what most of them say first.
+    pub fn relations(&self, name: &str, limit: usize) -> Vec<Relation> {
+        let Some(number) = self.number(name) else { return Vec::new() };
+        let mut counted: BTreeMap<(Term, &str, Term), usize> = BTreeMap::new();
+        for chunk in self.seen(number).take(MAX_COUNTED) {
+            let ties = self.snapshot.ties_of(chunk).iter();
+            for tie in ties.filter(|tie| tie.subject == number || tie.object == number) {
+                *counted.entry((tie.subject, &*tie.relation, tie.object)).or_default() += 1;
+            }
+        }
+        let mut counted: Vec<_> = counted.into_iter().collect();
+        counted.sort_by_key(|(_, chunks)| std::cmp::Reverse(*chunks));
+        counted.truncate(limit);
+        let label = |number| self.names().label(number).to_owned();
+        let relation =
+            |((subject, relation, object), chunks): ((Term, &str, Term), usize)| Relation {
+                subject: label(subject),
+                relation: relation.to_owned(),
+                object: label(object),
+                chunks,
+            };
+        counted.into_iter().map(relation).collect()
     }
 
     /// The names on the shortest way from one entity to another, both included; `None` if there is none.
@@ -339,14 +399,30 @@ impl<'a> Graph<'a> {
         self.seen(number).count()
     }
 
-    /// The chunks in scope that name an entity.
+    /// The chunks in scope that have an entity, in order.
     pub(crate) fn seen(&self, number: Term) -> impl Iterator<Item = u32> {
-        self.snapshot
-            .mentions()
-            .of(number)
-            .iter()
-            .copied()
-            .filter(|chunk| self.allowed[*chunk as usize])
+        let (mut named, mut beside) = (self.snapshot.mentions().of(number), [].as_slice());
+        if self.whole {
+            beside = self.snapshot.beside().of(number);
+        }
+        // No chunk is in both.
+        let next = move || {
+            let first = match (named.first(), beside.first()) {
+                (Some(a), Some(b)) if b < a => &mut beside,
+                (Some(_), _) => &mut named,
+                (None, _) => &mut beside,
+            };
+            let (chunk, rest) = first.split_first()?;
+            *first = rest;
+            Some(*chunk)
+        };
+        std::iter::from_fn(next).filter(|chunk| self.allowed[*chunk as usize])
+    }
+
+    fn entities_of(&self, chunk: u32) -> impl Iterator<Item = Term> {
+        let entry = self.snapshot.entry(chunk);
+        let beside = if self.whole { entry.beside() } else { &[] };
+        entry.entities().iter().chain(beside).copied()
     }
 
     /// What is named in the same chunks, the nearest first, with the number of those chunks.
@@ -356,10 +432,8 @@ impl<'a> Graph<'a> {
         let mut own = 0;
         for chunk in self.seen(number).take(MAX_COUNTED) {
             own += 1;
-            for other in
-                self.snapshot.entry(chunk).entities().iter().filter(|other| **other != number)
-            {
-                *shared.entry(*other).or_default() += 1;
+            for other in self.entities_of(chunk).filter(|other| *other != number) {
+                *shared.entry(other).or_default() += 1;
             }
         }
         let weigh = |(other, count): (Term, usize)| {

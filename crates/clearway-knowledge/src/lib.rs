@@ -29,7 +29,7 @@ mod vocabulary;
 
 pub use chunk::{ChunkOptions, chunk};
 pub use document::{Chunk, ChunkHash, Document, Scope, Viewer, count_tokens};
-pub use graph::{Edge, Entity, Graph, Neighbour, Node, Picture};
+pub use graph::{Edge, Entity, Graph, Neighbour, Node, Picture, Relation, Triple};
 pub use outline::{Block, BlockKind, Outline};
 pub use search::{Answer, Candidates, Explanation, Hit, Limits, Query, Scanned, Scores, Why};
 pub use snapshot::{Index, IndexBuilder, Learn, Snapshot, Stats};

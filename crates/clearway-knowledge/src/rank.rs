@@ -126,11 +126,12 @@ impl Snapshot {
         self.looked_at(terms, &mut blend);
         let matched = blend.iter().filter(|score| **score > 0.0).count();
         let mut order = best(&blend, DEPTH.max(query.top_k));
-        let embedding = self.embedding_cosines(query, allowed, go_on)?;
+        let mut embedding = self.embedding_cosines(query, allowed, go_on)?;
         if !embedding.is_empty() {
             order = fused(&order, &best(&embedding, DEPTH.max(query.top_k)));
         }
         order.truncate(query.top_k);
+        self.complete(&mut embedding, &order, query);
         Ok(Ranked { words, latent, embedding, named, order, matched })
     }
 
@@ -156,7 +157,7 @@ impl Snapshot {
     /// Chunks that name what the query names, and less so those that name what is near it: the second step of a question
     /// whose answer is in no single text.
     fn named(&self, text: &str, allowed: &[bool]) -> Named {
-        let graph = Graph::new(self, allowed.to_vec());
+        let graph = Graph::of_names(self, allowed.to_vec());
         let mut named = Named::default();
         for entity in self.names().within(text).into_iter().take(NAMED_ENTITIES) {
             let chunks: Vec<u32> = graph.seen(entity).take(MAX_NAMED_CHUNKS + 1).collect();
@@ -185,8 +186,21 @@ impl Snapshot {
         go_on: GoOn<'_>,
     ) -> Result<Vec<f32>, Stopped> {
         match (query.embedding.and_then(Quantized::new), self.embeddings()) {
-            (Some(vector), Some(vectors)) => vectors.cosines(&vector, allowed, go_on),
+            (Some(vector), Some(vectors)) => vectors.nearest(&vector, allowed, go_on),
             _ => Ok(Vec::new()),
+        }
+    }
+
+    /// What was found by its words may be too far off to have been compared by its vector before.
+    fn complete(&self, cosines: &mut [f32], order: &[(u32, f32)], query: &Query<'_>) {
+        let vector = query.embedding.and_then(Quantized::new);
+        if let (Some(vector), Some(vectors)) = (vector, self.embeddings()) {
+            for (chunk, _) in order {
+                let at = *chunk as usize;
+                if let Some(cosine) = cosines.get_mut(at) {
+                    *cosine = vectors.cosine(&vector, at);
+                }
+            }
         }
     }
 

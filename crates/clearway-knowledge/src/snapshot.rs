@@ -6,7 +6,7 @@ use std::sync::Arc;
 use arc_swap::ArcSwap;
 
 use crate::document::{Chunk, ChunkHash, Document, Scope};
-use crate::graph::{Graph, Mentions, Names};
+use crate::graph::{Graph, Mentions, Names, Phrases, Sightings, Tie, Ties, Triple, tie};
 use crate::latent::Latent;
 use crate::lexical::{Count, Lexical, counts};
 use crate::parts::Parts;
@@ -49,6 +49,8 @@ pub struct IndexBuilder {
     documents: BTreeMap<Arc<str>, Arc<Stored>>,
     vocabulary: Vocabulary,
     names: Names,
+    phrases: Phrases,
+    triples: HashMap<ChunkHash, Arc<[Triple]>>,
     vectors: HashMap<ChunkHash, Arc<Quantized>>,
     space: Option<Arc<Latent>>,
 }
@@ -72,6 +74,8 @@ pub(crate) struct Text {
     pub(crate) body: Box<[Term]>,
     /// The numbers of what it names.
     entities: Box<[Term]>,
+    /// What could be phrases.
+    candidates: Box<[u32]>,
 }
 
 /// A chunk in its place in a snapshot.
@@ -82,6 +86,8 @@ pub(crate) struct Entry {
     pub(crate) document: u32,
     pub(crate) title: Arc<[Term]>,
     pub(crate) text: Arc<Text>,
+    /// What stands beside its names in the graph.
+    beside: Box<[Term]>,
 }
 
 /// An index that does not change any more.
@@ -97,6 +103,9 @@ pub struct Snapshot {
     parts: Parts,
     latent: Option<(Arc<Latent>, Vectors)>,
     mentions: Mentions,
+    /// Of what stands beside names.
+    beside: Mentions,
+    ties: Ties,
     embeddings: Option<Vectors>,
     stats: Stats,
     next: IndexBuilder,
@@ -172,14 +181,17 @@ impl IndexBuilder {
         let language = language.unwrap_or(Language::English);
         let analyzer = Analyzer::new(language);
         let title = self.terms(&analyzer, &document.title).into();
+        let mut sightings = Sightings::default();
         let chunks = chunks.into_iter().map(|chunk| {
             let heading = chunk.section_path.join("\n");
             let heading = self.terms(&analyzer, &heading).into();
             let body = self.terms(&analyzer, &chunk.content).into();
             let entities = self.names.of_chunk(&document, &chunk);
-            (Arc::new(chunk), Arc::new(Text { heading, body, entities }))
+            let candidates = sightings.of_chunk(&chunk, language);
+            (Arc::new(chunk), Arc::new(Text { heading, body, entities, candidates }))
         });
         let chunks = chunks.collect();
+        self.phrases.take_in(sightings, &mut self.names);
         let stored = Stored { document: Arc::new(document), title, language, chunks };
         self.documents.insert(id, Arc::new(stored));
     }
@@ -198,17 +210,48 @@ impl IndexBuilder {
 
     /// The hashes of chunks that have no vector yet, each once, in reading order.
     pub fn without_vector(&self) -> Vec<(ChunkHash, Arc<Chunk>)> {
+        self.missing(|hash| self.vectors.contains_key(hash))
+    }
+
+    /// Gives all chunks with this hash what a model says of their text.
+    pub fn triples(&mut self, hash: ChunkHash, triples: Vec<Triple>) {
+        self.triples.insert(hash, triples.into());
+    }
+
+    /// The hashes of chunks of which no model has said anything yet, each once, in reading order.
+    pub fn without_triples(&self) -> Vec<(ChunkHash, Arc<Chunk>)> {
+        self.missing(|hash| self.triples.contains_key(hash))
+    }
+
+    fn missing(&self, has: impl Fn(&ChunkHash) -> bool) -> Vec<(ChunkHash, Arc<Chunk>)> {
         let mut seen = std::collections::HashSet::new();
         let chunks = self.documents.values().flat_map(|stored| &stored.chunks);
         chunks
-            .filter(|(chunk, _)| !self.vectors.contains_key(&chunk.hash) && seen.insert(chunk.hash))
+            .filter(|(chunk, _)| !has(&chunk.hash) && seen.insert(chunk.hash))
             .map(|(chunk, _)| (chunk.hash, Arc::clone(chunk)))
             .collect()
     }
 
+    /// By number of the chunk, what was made of its text.
+    fn ties(&mut self, entries: &[Entry]) -> Ties {
+        let mut ties = Ties::new();
+        if self.triples.is_empty() {
+            return ties;
+        }
+        for (at, entry) in (0_u32..).zip(entries) {
+            let Some(triples) = self.triples.get(&entry.chunk.hash) else { continue };
+            let of_chunk: Arc<[Tie]> =
+                triples.iter().filter_map(|triple| tie(triple, &mut self.names)).collect();
+            if !of_chunk.is_empty() {
+                ties.insert(at, of_chunk);
+            }
+        }
+        ties
+    }
+
     /// # Errors
     /// `go_on` said no.
-    pub fn build(self, learn: Learn, go_on: GoOn<'_>) -> Result<Snapshot, Stopped> {
+    pub fn build(mut self, learn: Learn, go_on: GoOn<'_>) -> Result<Snapshot, Stopped> {
         let mut documents = Vec::with_capacity(self.documents.len());
         let mut entries = Vec::new();
         let mut languages: BTreeMap<Language, usize> = BTreeMap::new();
@@ -220,7 +263,14 @@ impl IndexBuilder {
                 document: number,
                 title: Arc::clone(&stored.title),
                 text: Arc::clone(text),
+                beside: Box::default(),
             }));
+        }
+        let ties = self.ties(&entries);
+        for (at, entry) in (0_u32..).zip(&mut entries) {
+            let ties = ties.get(&at).map_or(&[][..], |ties| ties);
+            let text = &entry.text;
+            entry.beside = self.phrases.of(&text.candidates, ties, &text.entities);
         }
         let mut counts = Vec::with_capacity(entries.len());
         for (at, entry) in entries.iter().enumerate() {
@@ -240,7 +290,9 @@ impl IndexBuilder {
             Some(space) => Some(placed(space, &counts, go_on)?),
             None => None,
         };
-        let mentions = Mentions::build(self.names.len(), entries.iter().map(Entry::entities));
+        let names = self.names.len();
+        let mentions = Mentions::build(names, entries.iter().map(Entry::entities));
+        let beside = Mentions::build(names, entries.iter().map(Entry::beside));
         let embeddings = self.embeddings(&entries);
         let mut languages: Vec<_> = languages.into_iter().collect();
         languages.sort_by_key(|(language, chunks)| (std::cmp::Reverse(*chunks), *language));
@@ -257,6 +309,8 @@ impl IndexBuilder {
             parts,
             latent,
             mentions,
+            beside,
+            ties,
             embeddings,
             stats: Stats::default(),
             next,
@@ -271,7 +325,7 @@ impl IndexBuilder {
         entries
             .iter()
             .for_each(|entry| vectors.push(self.vectors.get(&entry.chunk.hash).map(AsRef::as_ref)));
-        Some(vectors)
+        Some(vectors.sketched())
     }
 
     fn terms(&mut self, analyzer: &Analyzer, text: &str) -> Vec<Term> {
@@ -305,6 +359,8 @@ impl Snapshot {
                 + self.latent.as_ref().map_or(0, |(space, places)| space.bytes() + places.bytes())
                 + self.embeddings.as_ref().map_or(0, Vectors::bytes)
                 + self.mentions.bytes()
+                + self.beside.bytes()
+                + self.next.phrases.bytes()
                 + self.entries.iter().map(Entry::bytes).sum::<usize>(),
             learned_from: self.latent().map_or(0, |(space, _)| space.learned_from()),
             latent_dimensions: self.latent().map_or(0, |(space, _)| space.dimensions()),
@@ -475,6 +531,14 @@ impl Snapshot {
         &self.mentions
     }
 
+    pub(crate) fn beside(&self) -> &Mentions {
+        &self.beside
+    }
+
+    pub(crate) fn ties_of(&self, chunk: u32) -> &[Tie] {
+        self.ties.get(&chunk).map_or(&[], |ties| ties)
+    }
+
     pub(crate) fn names(&self) -> &Names {
         &self.next.names
     }
@@ -505,6 +569,10 @@ impl Entry {
         &self.text.entities
     }
 
+    pub(crate) fn beside(&self) -> &[Term] {
+        &self.beside
+    }
+
     pub(crate) fn counts(&self) -> Vec<Count> {
         counts(&self.title, &self.text.heading, &self.text.body)
     }
@@ -514,6 +582,7 @@ impl Entry {
         size_of::<Self>()
             + size_of::<Text>()
             + 4 * (self.text.heading.len() + self.text.body.len() + self.text.entities.len())
+            + 4 * (self.text.candidates.len() + self.beside.len())
     }
 
     fn has(&self, term: Term) -> bool {

@@ -8,7 +8,9 @@ use clearway_core::machine::{Command, Resume};
 use clearway_core::run::{Budget, RunOptions};
 use clearway_core::thread::ThreadKey;
 use clearway_core::{Code, Priority, RunId, RunRecord, ThreadId};
-use clearway_engine::{ArtifactRecord, ArtifactScope, Attention, Decision, Submit, Which, hex};
+use clearway_engine::{
+    Alert, ArtifactRecord, ArtifactScope, Attention, Decision, Submit, Which, hex,
+};
 use http::header::{CONTENT_DISPOSITION, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HeaderValue};
 use http::request::Parts;
 use http::{HeaderName, StatusCode};
@@ -360,7 +362,16 @@ pub(crate) async fn attention(
     let found = app.engine.attention(tenant, LOOKED_AT).await?;
     let own = found.items.iter().filter(|item| caller.check(&item.run).is_ok());
     let items: Vec<Value> = own.map(needs).collect();
-    Ok(Json(json!({"attention": items, "looked_at": LOOKED_AT, "more": found.more})))
+    // The server's own troubles are not the business of whoever has a key for something.
+    let sees = caller.admin || !caller.bound;
+    let alerts = if sees { app.engine.alerts() } else { Vec::new() };
+    let alerts: Vec<Value> = alerts.iter().map(Alert::to_json).collect();
+    Ok(Json(json!({
+        "attention": items,
+        "alerts": alerts,
+        "looked_at": LOOKED_AT,
+        "more": found.more,
+    })))
 }
 
 fn needs(item: &Attention) -> Value {

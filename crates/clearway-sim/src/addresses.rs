@@ -9,7 +9,10 @@ use crate::fault::Fault;
 use crate::http::{Head, Method};
 use crate::plan::{Canned, Rest};
 use crate::problem::Problem;
+use crate::rerank;
 use crate::session::EMBEDDINGS;
+
+const RERANK: &str = "/rerank";
 
 /// Answers a request that is not for the model.
 pub(crate) fn answer(sim: &Inner, head: &Head, body: &[u8]) -> Canned {
@@ -19,8 +22,14 @@ pub(crate) fn answer(sim: &Inner, head: &Head, body: &[u8]) -> Canned {
         (Method::Get, "/stats") => ok(&sim.counters.snapshot().to_json()),
         (Method::Post, "/stats/reset") => {
             sim.counters.reset();
+            sim.prompts.reset();
             ok(&sim.counters.snapshot().to_json())
         }
+        (Method::Post, RERANK) => match rerank::answer(body) {
+            Ok(scores) => ok(&scores),
+            Err(wrong) => problem(&wrong),
+        },
+        (Method::Get, "/prompts") => ok(&sim.prompts.to_json()),
         (Method::Get, "/control") => ok(&control(sim)),
         (Method::Post, "/control") => match sim.try_change(|control| control.changed(body)) {
             Ok(()) => ok(&control(sim)),
@@ -39,11 +48,13 @@ pub(crate) fn answer(sim: &Inner, head: &Head, body: &[u8]) -> Canned {
             ok(&model(sim, &path["/models/".len()..]))
         }
         (_, "/control") => wrong_method("GET, POST"),
-        (_, EMBEDDINGS | "/stats/reset") => wrong_method("POST"),
+        (_, EMBEDDINGS | RERANK | "/stats/reset") => wrong_method("POST"),
         (_, path) if Dialect::ALL.iter().any(|dialect| dialect.path() == path) => {
             wrong_method("POST")
         }
-        (_, "/health" | "/stats" | "/faults" | "/models" | "/api/tags") => wrong_method("GET"),
+        (_, "/health" | "/stats" | "/prompts" | "/faults" | "/models" | "/api/tags") => {
+            wrong_method("GET")
+        }
         (_, path) => {
             let message = format!("no such address: {path}");
             problem(&Problem::new(404, "invalid_request_error", message))

@@ -121,7 +121,9 @@ mod options;
 mod plan;
 mod prng;
 mod problem;
+mod prompts;
 mod reply;
+mod rerank;
 mod schedule;
 mod schema;
 mod session;
@@ -143,6 +145,7 @@ pub use stats::{Calls, Second, Stats, Tally};
 
 use account::Accounts;
 use conn::Hooks;
+use prompts::Prompts;
 use reply::Script;
 use schedule::Schedule;
 use stats::Counters;
@@ -163,6 +166,7 @@ struct Inner {
     schedule: Schedule,
     accounts: Accounts,
     counters: Counters,
+    prompts: Prompts,
     /// Replaced as a whole, so that a request sees one state of it.
     control: Mutex<Arc<Control>>,
 }
@@ -200,7 +204,8 @@ impl Sim {
         let schedule = Schedule { windows: options.outages.clone(), flap: options.flap };
         let control = Mutex::new(Arc::new(Control::new(&options).clamped()));
         let (accounts, counters) = (Accounts::default(), Counters::new());
-        let inner = Inner { options, script, schedule, accounts, counters, control };
+        let prompts = Prompts::default();
+        let inner = Inner { options, script, schedule, accounts, counters, prompts, control };
         Self { inner: Arc::new(inner) }
     }
 

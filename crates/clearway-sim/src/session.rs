@@ -107,6 +107,9 @@ async fn answer<I: AsyncRead + AsyncWrite + Unpin>(
     if let Ok((request, _)) = &request {
         arrival.model = Some(request.model().base());
         arrival.texts = request.texts();
+        if let Request::Chat(chat) = request {
+            sim.prompts.note(chat);
+        }
     }
     // An outage is no matter of limits.
     let max = control.max_concurrent.filter(|_| outage.is_none());

@@ -70,6 +70,15 @@ impl Sim {
         Ok(Client::new(self.address).get("/stats").send().await?.expect(200)?.json())
     }
 
+    /// What it was asked lately, oldest first: `{model, messages: [{role, content}]}`.
+    ///
+    /// # Errors
+    /// As [`Sim::stats`].
+    pub async fn prompts(&self) -> Result<Vec<Value>> {
+        let all = Client::new(self.address).get("/prompts").send().await?.expect(200)?.json();
+        Ok(all["prompts"].as_array().cloned().unwrap_or_default())
+    }
+
     /// One counter.
     ///
     /// # Errors
@@ -91,7 +100,9 @@ impl Sim {
         .await
     }
 
-    pub(crate) async fn stop(mut self) -> Result<()> {
+    /// # Errors
+    /// It cannot be ended.
+    pub async fn stop(mut self) -> Result<()> {
         self.process.passed();
         self.process.kill().await
     }

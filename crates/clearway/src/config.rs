@@ -42,6 +42,7 @@ pub use self::report::{Colour, Place, Problem, Report, Source};
 pub use self::secret::Secret;
 pub use self::tools::{Mcp, McpTransport, StatePart, ToolKind, ToolRef};
 
+mod alerts;
 mod auth;
 mod duration;
 mod env;
@@ -105,6 +106,8 @@ pub struct Config {
     /// Keys that callers need; without any, only this machine may ask.
     pub auth: Vec<AuthKey>,
     pub webhooks: Webhooks,
+    /// `[alerts]`.
+    pub alerts: clearway_engine::Alerts,
     pub crons: BTreeMap<String, Cron>,
     /// The agent behind the name [`DEFAULT_AGENT`] and behind doors that name none.
     pub default_agent: String,
@@ -156,6 +159,8 @@ pub struct ServerLimits {
     pub header_timeout: Option<Duration>,
     pub keep_alive: Option<Duration>,
     pub stalled_reader: Option<Duration>,
+    /// A waiting run rises one priority for each time it has waited this long.
+    pub ageing: Option<Duration>,
     pub heartbeat: Option<Duration>,
 }
 

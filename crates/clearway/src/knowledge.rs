@@ -40,6 +40,7 @@ pub(crate) fn options(config: &Config, reader: Option<ReaderCommand>) -> Knowled
         embeddings: knowledge.embeddings.clone(),
         rerank: knowledge.rerank.clone(),
         graph: knowledge.graph,
+        triples: knowledge.graph_model.clone(),
         search: SearchLimits {
             similarity_threshold: knowledge.search.similarity_threshold as f32,
             max_chunks: knowledge.search.max_chunks as usize,
@@ -60,6 +61,7 @@ pub(crate) fn options(config: &Config, reader: Option<ReaderCommand>) -> Knowled
             ..UploadOptions::default()
         },
         reader,
+        changes: false,
         limits: KnowledgeLimits::default(),
     }
 }

@@ -12,7 +12,8 @@ use clearway_core::thread::ThreadKey;
 use clearway_engine::knowledge::ReaderCommand;
 use clearway_engine::upstream::OutwardPolicy;
 use clearway_engine::{
-    Agent, Agents, CronSpec, Engine, Knowledge, Lanes, Limits, PoolOptions, Store, Tasks, Webhooks,
+    Agent, Agents, CronSpec, Engine, Knowledge, KnowledgeOptions, Lanes, Limits, PoolOptions,
+    Store, Tasks, Webhooks,
 };
 use clearway_server::{
     ApiKey, BindError, Bound, Door, DoorKind, HttpLimits, Server, ServerOptions,
@@ -136,7 +137,10 @@ impl Clearway {
         check_graphs(&options.graphs, &config)?;
         let lanes = Lanes::default();
         let knowledge = Knowledge::new(
-            knowledge::options(&config, options.reader.clone()),
+            KnowledgeOptions {
+                changes: true,
+                ..knowledge::options(&config, options.reader.clone())
+            },
             store.clone(),
             upstream.clone(),
             lanes.clone(),
@@ -222,6 +226,7 @@ impl Clearway {
             ("telemetry", old.telemetry != new.telemetry),
             ("auth", old.auth != new.auth),
             ("webhooks", old.webhooks != new.webhooks),
+            ("alerts", old.alerts != new.alerts),
             ("crons", old.crons != new.crons),
         ];
         waiting.extend(differ.iter().filter(|(_, differs)| *differs).map(|(name, _)| *name));
@@ -417,12 +422,14 @@ fn engine_options(config: &Config, lanes: Lanes) -> clearway_engine::Options {
     if let Some(bytes) = config.server.limits.max_output_bytes {
         limits.output_bytes = bytes;
     }
+    let usual = clearway_engine::Options::default();
     clearway_engine::Options {
+        ageing: config.server.limits.ageing.unwrap_or(usual.ageing),
         pools: config.pools.iter().map(pool).collect(),
         limits,
         webhooks: webhooks(&config.webhooks),
+        alerts: config.alerts.clone(),
         lanes,
-        ..clearway_engine::Options::default()
     }
 }
 

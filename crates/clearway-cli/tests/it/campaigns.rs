@@ -385,7 +385,7 @@ async fn a_socket_tells_a_campaign_and_goes_on_where_its_reader_was() -> Result<
 }
 
 /// A receiver that refuses the first delivery.
-async fn receive(listener: &TcpListener, status: &str) -> Result<(String, String)> {
+pub(crate) async fn receive(listener: &TcpListener, status: &str) -> Result<(String, String)> {
     let (mut stream, _) = timeout(PATIENCE, listener.accept()).await.context("no webhook")??;
     let mut bytes = Vec::new();
     loop {

@@ -216,3 +216,38 @@ async fn a_changed_template_is_used_by_the_next_run_and_not_by_one_under_way() -
     server.process().passed();
     Ok(())
 }
+
+#[tokio::test]
+async fn the_first_watched_folder_costs_no_thread() -> Result<()> {
+    let scratch = Scratch::new()?;
+    let file = scratch.write("clearway.toml", MIRROR)?;
+    scratch.write("prompts/helper.md", "Be brief.")?;
+    scratch.write("docs/oak.md", "# Oak\n\nThe treasure lies under the oak.\n")?;
+    let command = Command::new(&binary(), "dev", scratch.path());
+    let mut server = command.start(free_port()?, &scratch.path().join("dev.log")).await?;
+    let client = server.client();
+    let threads = async || -> Result<serde_json::Value> {
+        Ok(client.get("/health/ready").send().await?.expect(200)?.json()["threads"].clone())
+    };
+    let before = threads().await?;
+    assert!(before.as_u64() > Some(1), "{before}");
+    fs::write(&file, MIRROR.to_owned() + "\n[knowledge.docs]\nfolder = \"docs\"\n")?;
+    let found = async || -> Result<bool> {
+        let body = json!({"query": "treasure oak", "similarity_threshold": 0.01});
+        let answer = client.post("/knowledge/search").json(&body).send().await?;
+        Ok(answer.status == 200 && answer.text().contains("oak.md"))
+    };
+    until("the folder is indexed", PATIENCE, found).await?;
+    // It is watched, too.
+    scratch.write("docs/elm.md", "# Elm\n\nNothing lies under the elm.\n")?;
+    until("the new file is noticed", PATIENCE, async || {
+        let body = json!({"query": "elm", "similarity_threshold": 0.01});
+        let answer = client.post("/knowledge/search").json(&body).send().await?;
+        Ok(answer.text().contains("elm.md"))
+    })
+    .await?;
+    assert_eq!(threads().await?, before);
+    assert_eq!(server.stop(PATIENCE).await?.code, Some(0));
+    server.process().passed();
+    Ok(())
+}

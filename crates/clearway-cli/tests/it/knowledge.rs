@@ -507,3 +507,126 @@ async fn the_command_line_needs_no_server() -> Result<()> {
     ensure!(!graph["nodes"].as_array().context("nodes")?.is_empty(), "{graph}");
     Ok(())
 }
+
+const EMBED: &str = "
+[models.embed]
+provider = \"lab\"
+model = \"e\"
+dimensions = 1536
+
+[models.order]
+provider = \"lab\"
+model = \"r\"
+";
+
+#[tokio::test]
+async fn uploads_have_vectors_and_an_order_of_their_own() -> Result<()> {
+    let world = World::new(binary())
+        .config(|config| {
+            config.extra =
+                EMBED.to_owned() + "\n[uploads]\nembeddings = \"embed\"\nrerank = \"order\"\n";
+        })
+        .start()
+        .await?;
+    let (_, store) =
+        upload(&world, "ann", "oak.md", "# Oak\n\nThe treasure lies under the old oak.\n").await?;
+    // One alone needs no order.
+    let text = "# Elm\n\nNo treasure lies under the elm, which is young.\n";
+    let (_, other) = upload(&world, "ann", "elm.md", text).await?;
+    until("both have their vectors", SETTLED, async || {
+        let all = world.client().get("/knowledge").send().await?.expect(200)?.json();
+        let sources = all["sources"].as_array().context("sources")?.clone();
+        let uploads = sources.iter().find(|source| source["source"] == "uploads:");
+        let uploads = uploads.with_context(|| format!("no uploads: {all}"))?;
+        Ok(uploads["embeddings"]["embedded"] == 2 && uploads["settled"] == true)
+    })
+    .await?;
+    let body = json!({"query": "treasure under the oak", "vector_store_ids": [store, other], "similarity_threshold": 0.01});
+    let found = world.client().post("/knowledge/search").header("x-user-id", "ann").json(&body);
+    let found = found.send().await?.expect(200)?.json();
+    let scores = &found["chunks"][0]["scores"];
+    assert!(scores["embedding"].as_f64() > Some(0.0), "{found}");
+    assert!(scores["rerank"].as_f64() > Some(0.5), "{found}");
+    world.finish().await
+}
+
+#[tokio::test]
+async fn attributes_change_while_a_file_is_read() -> Result<()> {
+    let world = World::new(binary()).start().await?;
+    let client = world.client();
+    // Long enough that it is not read before it is changed.
+    let text =
+        "# Oak\n\n".to_owned() + &"The treasure lies under the old oak tree. ".repeat(20_000);
+    let (kind, body) = form("oak.md", &text);
+    let request = client.post("/v1/files").header("x-user-id", "ann").header("content-type", kind);
+    let file = request.body(body).send().await?.expect(200)?.json();
+    let file = file["id"].as_str().context("a file's id")?.to_owned();
+    let request = client.post("/v1/vector_stores").header("x-user-id", "ann");
+    let made = request.json(&json!({"name": "s", "file_ids": [file]})).send().await?.expect(200)?;
+    let store = made.json()["id"].as_str().context("a store's id")?.to_owned();
+    let at = format!("/v1/vector_stores/{store}/files/{file}");
+    for year in 1..=20 {
+        let request = client.post(&at).header("x-user-id", "ann");
+        let answer = request.json(&json!({"attributes": {"year": year}})).send().await?;
+        assert_eq!(answer.status, 200, "{}", answer.text());
+        assert_eq!(answer.json()["attributes"], json!({"year": year}));
+    }
+    until("it is read", SETTLED, async || {
+        let answer = client.get(&at).header("x-user-id", "ann").send().await?.expect(200)?.json();
+        Ok(answer["status"] == "completed")
+    })
+    .await?;
+    let answer = client.get(&at).header("x-user-id", "ann").send().await?.expect(200)?.json();
+    assert_eq!(answer["attributes"], json!({"year": 20}), "{answer}");
+    world.finish().await
+}
+
+#[tokio::test]
+async fn a_model_reads_relations_out_of_each_text_once() -> Result<()> {
+    let docs = tempfile::tempdir()?;
+    for n in 0..5 {
+        write(
+            docs.path(),
+            &format!("{n}.md"),
+            format!("# Note {n}\n\nAnna Berg met Otto Brandt in room {n}.\n"),
+        )?;
+    }
+    let folder = docs.path().to_owned();
+    let mut world = World::new(binary())
+        .config(|config| {
+            config.extra = source(&folder, "graph = \"llm\"\ngraph_model = \"cofounder\"")
+        })
+        .start()
+        .await?;
+    let report = settled(&world).await?;
+    assert_eq!(
+        (&report["triples"]["texts"], &report["triples"]["waiting"]),
+        (&json!(5), &json!(0))
+    );
+    // The simulator answers by schema: the same for each text.
+    let at = "/knowledge/docs/graph?entity=Example%20subject";
+    let graph = world.client().get(at).send().await?.expect(200)?.json();
+    let edges = graph["edges"].as_array().context("edges")?;
+    let relation = edges.iter().find(|edge| edge["kind"] == "relation");
+    let relation = relation.with_context(|| format!("no relation: {graph}"))?;
+    assert_eq!(
+        (&relation["from"], &relation["label"], &relation["to"]),
+        (&json!("name:Example subject"), &json!("Example relation"), &json!("name:Example object"))
+    );
+    let picture = world.client().get(format!("{at}&format=svg")).send().await?.expect(200)?;
+    assert!(picture.text().contains("Example relation"), "the picture says what connects them");
+    // A text that stays is not asked about again, neither after a change of another nor after a restart.
+    write(docs.path(), "0.md", "# Note 0\n\nAnna Berg has left the company.\n")?;
+    until("the change is asked about", SETTLED, async || {
+        Ok(status(&world).await?["triples"]["texts"] == 6)
+    })
+    .await?;
+    world.kill().await?;
+    world.restart().await?;
+    let report = settled(&world).await?;
+    assert_eq!(report["triples"]["texts"], 0, "{report}");
+    assert_eq!(world.sim().count("requests").await?, 6);
+    let graph = world.client().get(at).send().await?.expect(200)?.json();
+    assert!(graph.to_string().contains("Example relation"), "kept: {graph}");
+    world.finish().await
+}

@@ -6,6 +6,7 @@
 use clearway_testkit::{Binary, Event};
 
 mod admission;
+mod alerts;
 mod attempts;
 mod boot;
 mod campaigns;

@@ -4,7 +4,9 @@ use std::fs;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use clearway_testkit::{Client, Command, PATIENCE, Scratch, Server, World, free_port, until};
+use clearway_testkit::{
+    Client, Command, PATIENCE, Scratch, Server, Sim, SimOptions, World, free_port, until,
+};
 use serde_json::{Value, json};
 
 use crate::binary;
@@ -337,4 +339,120 @@ async fn slots_and_priorities_hold() -> Result<()> {
     server.stop(Duration::from_secs(20)).await?;
     server.process().passed();
     Ok(())
+}
+
+/// All texts in a value that are long enough to be known again.
+fn sentences<'a>(value: &'a Value, found: &mut Vec<&'a str>) {
+    match value {
+        Value::String(text) if text.chars().count() >= 30 => found.push(text),
+        Value::Array(items) => items.iter().for_each(|item| sentences(item, found)),
+        Value::Object(fields) => fields.values().for_each(|field| sentences(field, found)),
+        _ => {}
+    }
+}
+
+#[tokio::test]
+async fn a_model_reads_the_brief_and_what_the_steps_before_it_made() -> Result<()> {
+    let scratch = Scratch::new()?;
+    let sim = Sim::start(&binary(), scratch.path(), &SimOptions::default()).await?;
+    let mut command = Command::new(&binary(), "dev", scratch.path());
+    command.env.push(("OPENAI_API_KEY".to_owned(), "sk-test".to_owned()));
+    command.env.push(("OPENAI_BASE_URL".to_owned(), sim.url()));
+    let mut server = command.start(free_port()?, &scratch.path().join("dev.log")).await?;
+    let client = server.client();
+    let request = client.post("/api/v1/campaigns/generate").json(&brief("Glow lamp"));
+    let made = request.send().await?.expect(200)?.json();
+    let path = format!("/api/v1/campaigns/{}", made["campaign_id"].as_str().context("no id")?);
+    until("it is completed", 2 * PATIENCE, async || {
+        let shown = get(&client, &path).await?;
+        ensure!(shown["status"] != "failed", "{shown}");
+        Ok(shown["status"] == "completed")
+    })
+    .await?;
+    let run = get(&client, &format!("/runs/{}", made["run_id"].as_str().context("run")?)).await?;
+    let thread = run["thread_id"].as_str().context("thread")?;
+    let state = get(&client, &format!("/threads/{thread}/state")).await?;
+    let prompts = sim.prompts().await?;
+    assert!(prompts.len() >= 16, "{} calls", prompts.len());
+    let text = |prompt: &Value| {
+        let messages = prompt["messages"].as_array().into_iter().flatten();
+        messages.filter_map(|message| message["content"].as_str()).collect::<Vec<_>>().join("\n")
+    };
+    let prompts: Vec<String> = prompts.iter().map(text).collect();
+    for (at, prompt) in prompts.iter().enumerate() {
+        assert!(prompt.contains("Glow lamp"), "call {at} does not know the brief: {prompt}");
+    }
+    // What a step says is read by steps after it.
+    for (step, readers) in [("project_manager", 1), ("strategy", 5), ("audience_persona", 2)] {
+        let mut said = Vec::new();
+        sentences(&state["values"][step], &mut said);
+        assert!(!said.is_empty(), "{step} says nothing: {}", state["values"][step]);
+        let reads = |prompt: &&String| said.iter().any(|sentence| prompt.contains(sentence));
+        let read = prompts.iter().filter(reads).count();
+        assert!(read >= readers, "{step} is read by {read} of {} calls", prompts.len());
+    }
+    server.stop(PATIENCE).await?;
+    server.process().passed();
+    sim.stop().await
+}
+
+const LINE: &str = r#"
+[server.limits]
+ageing = "400ms"
+
+[pools.line]
+slots = 1
+queue = 500
+
+[workflows.work]
+pool = "line"
+
+[workflows.work.steps.only]
+do = "llm"
+model = "cofounder"
+prompt = "Say something."
+"#;
+
+#[tokio::test]
+async fn the_least_urgent_run_starts_within_its_ageing_bound() -> Result<()> {
+    let slow =
+        SimOptions { ttft: Duration::from_millis(60), tokens: Some(1), ..SimOptions::default() };
+    let world =
+        World::new(binary()).sim(slow).config(|config| config.extra += LINE).start().await?;
+    let client = world.client();
+    let submit = async |priority: u8| -> Result<String> {
+        let body = json!({"input": {}, "priority": priority});
+        let run = client.post("/workflows/work/runs").json(&body).send().await?.expect(202)?.json();
+        Ok(run["run_id"].as_str().context("no run")?.to_owned())
+    };
+    for _ in 0..4 {
+        submit(1).await?;
+    }
+    let patient = submit(5).await?;
+    // More urgent ones than can be done within the bound, always in front of it at first.
+    let mut urgent = Vec::new();
+    for _ in 0..60 {
+        urgent.push(submit(1).await?);
+    }
+    let times = async |run: &str| -> Result<(i64, i64)> {
+        let run = world.ended(run).await?;
+        let at = |key: &str| -> Result<i64> {
+            let text = run[key].as_str().with_context(|| format!("no {key}: {run}"))?;
+            let of_day: String = text[11..23].chars().filter(char::is_ascii_digit).collect();
+            let number: i64 = of_day.parse()?;
+            let (minutes, ms) = (number / 100_000, number % 100_000);
+            Ok((minutes / 100 * 60 + minutes % 100) * 60_000 + ms)
+        };
+        Ok((at("created_at")?, at("started_at")?))
+    };
+    let (created, started) = times(&patient).await?;
+    let bound = 4 * 400;
+    // One run more may have begun just before, and this machine may have other work to do.
+    assert!(started - created <= bound + 1500, "{} ms", started - created);
+    let mut later = 0;
+    for run in &urgent {
+        later += usize::from(times(run).await?.1 > started);
+    }
+    assert!(later > 0, "nobody was overtaken: the line was too short to show anything");
+    world.finish().await
 }

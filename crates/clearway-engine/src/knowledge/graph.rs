@@ -2,7 +2,8 @@
 //!
 //! With `graph = "off"` there are documents and their links only. Otherwise what is named stands
 //! beside them: near what is named in the same passages (`cooccurrence`), and in the documents that
-//! name it (`mentions`). A document and what bears its title are one node.
+//! name it (`mentions`). With `graph = "llm"` a model says, too, what stands in which relation to what
+//! (`relation`, with a label). A document and what bears its title are one node.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
@@ -69,6 +70,8 @@ struct Lead {
     to: Node,
     kind: &'static str,
     weight: f32,
+    /// What a relation is called, and whether it leads from the other end to this one.
+    label: Option<(String, bool)>,
 }
 
 /// Nodes that a way is looked for among, how many of each one's neighbours, and how long it may be.
@@ -120,6 +123,7 @@ impl<'a> Whole<'a> {
                     to: Node::Document(to),
                     kind: "link",
                     weight: 1.0,
+                    label: None,
                 }));
                 let names = self.graph.named_in(&document.id, limit).into_iter();
                 leads.extend(
@@ -136,11 +140,25 @@ impl<'a> Whole<'a> {
                 name
             }
         };
+        let own = title.to_lowercase();
+        for relation in self.graph.relations(title, limit) {
+            let comes = relation.subject.to_lowercase() != own;
+            let other = if comes { relation.subject } else { relation.object };
+            leads.push(Lead {
+                to: self.node(other),
+                kind: "relation",
+                weight: relation.chunks as f32 / (relation.chunks as f32 + 1.0),
+                label: Some((relation.relation, comes)),
+            });
+        }
+        // What is said goes before what merely stands side by side.
+        leads.sort_by_key(|lead| lead.label.is_none());
         let near = self.graph.neighbours(title, limit).unwrap_or_default().into_iter();
         leads.extend(near.map(|near| Lead {
             to: self.node(near.name),
             kind: "cooccurrence",
             weight: near.weight,
+            label: None,
         }));
         // One edge between two nodes: of several kinds the first.
         let mut seen = BTreeSet::from([node.clone()]);
@@ -149,7 +167,7 @@ impl<'a> Whole<'a> {
     }
 
     fn mention(&self, to: Node, chunks: usize) -> Lead {
-        Lead { to, kind: "mentions", weight: chunks as f32 / (chunks as f32 + 1.0) }
+        Lead { to, kind: "mentions", weight: chunks as f32 / (chunks as f32 + 1.0), label: None }
     }
 
     fn answer(&self, query: &GraphQuery) -> Result<Value, Failure> {
@@ -213,12 +231,14 @@ impl<'a> Whole<'a> {
     fn shown(&self, chosen: &[Node], along: bool) -> Value {
         let places: BTreeMap<&Node, usize> =
             chosen.iter().enumerate().map(|(at, node)| (node, at)).collect();
-        let mut edges: BTreeMap<(usize, usize), (&'static str, f32)> = BTreeMap::new();
+        let mut edges: BTreeMap<(usize, usize), Lead> = BTreeMap::new();
         for (from, node) in chosen.iter().enumerate() {
             for lead in self.leads(node, if along { BREADTH } else { MOST }) {
                 let Some(&to) = places.get(&lead.to) else { continue };
                 if !along || from.abs_diff(to) == 1 {
-                    edges.entry((from.min(to), from.max(to))).or_insert((lead.kind, lead.weight));
+                    // Told from the end with the smaller number.
+                    let label = lead.label.map(|(label, comes)| (label, comes != (from > to)));
+                    edges.entry((from.min(to), from.max(to))).or_insert(Lead { label, ..lead });
                 }
             }
         }
@@ -250,13 +270,21 @@ impl<'a> Whole<'a> {
                 "degree": degree,
             }),
         };
-        let edge = |((from, to), (kind, weight)): (&(usize, usize), &(&str, f32))| {
-            json!({
-                "from": id(&chosen[*from]),
-                "to": id(&chosen[*to]),
-                "kind": kind,
-                "weight": (f64::from(*weight) * 1e3).round() / 1e3,
-            })
+        let edge = |((from, to), lead): (&(usize, usize), &Lead)| {
+            let (mut from, mut to) = (id(&chosen[*from]), id(&chosen[*to]));
+            if lead.label.as_ref().is_some_and(|(_, comes)| *comes) {
+                std::mem::swap(&mut from, &mut to);
+            }
+            let mut edge = json!({
+                "from": from,
+                "to": to,
+                "kind": lead.kind,
+                "weight": (f64::from(lead.weight) * 1e3).round() / 1e3,
+            });
+            if let Some((label, _)) = &lead.label {
+                edge["label"] = label.as_str().into();
+            }
+            edge
         };
         json!({
             "nodes": chosen.iter().zip(&degrees).map(node).collect::<Vec<_>>(),
@@ -471,6 +499,15 @@ fn draw(graph: &Value) -> String {
             svg.push_str(&format!(
                 "<line x1=\"{x1:.1}\" y1=\"{y1:.1}\" x2=\"{x2:.1}\" y2=\"{y2:.1}\" stroke=\"#9ab\" stroke-width=\"{width:.1}\"/>"
             ));
+            if let Some(label) = edge["label"].as_str() {
+                let label: String = label.chars().take(24).collect();
+                svg.push_str(&format!(
+                    "<text x=\"{:.1}\" y=\"{:.1}\" text-anchor=\"middle\" font-size=\"9\" fill=\"#678\">{}</text>",
+                    f64::midpoint(*x1, *x2),
+                    f64::midpoint(*y1, *y2) - 2.0,
+                    escape(&label)
+                ));
+            }
         }
     }
     for node in &order {

@@ -10,7 +10,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use clearway_knowledge::{Chunk, ChunkHash, Document, IndexBuilder, Learn, Stats};
+use clearway_knowledge::{Chunk, ChunkHash, Document, IndexBuilder, Learn, Stats, Triple};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
@@ -24,6 +24,7 @@ pub(crate) enum Change {
     Put(Document, Vec<Chunk>),
     Remove(Arc<str>),
     Vectors(Vec<(ChunkHash, Arc<[f32]>)>),
+    Triples(Vec<(ChunkHash, Vec<Triple>)>),
     /// What was stored before the start has been told.
     Loaded,
 }
@@ -185,6 +186,11 @@ fn apply(builder: &mut IndexBuilder, change: Change) {
         Change::Vectors(vectors) => {
             for (hash, vector) in vectors {
                 builder.vector(hash, &vector);
+            }
+        }
+        Change::Triples(all) => {
+            for (hash, triples) in all {
+                builder.triples(hash, triples);
             }
         }
         Change::Loaded => {}

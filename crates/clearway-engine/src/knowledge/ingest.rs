@@ -22,6 +22,7 @@ use clearway_store::{
 use futures_util::StreamExt;
 use futures_util::stream::{self, FuturesUnordered};
 use serde_json::{Value, json};
+use tokio::sync::MutexGuard;
 use tokio::time::{Instant, sleep, sleep_until};
 use uuid::Uuid;
 
@@ -494,6 +495,13 @@ impl Ingest {
         }
         new.state = DocumentState::Indexed;
         new.content = DocumentContent { body: Bytes::from(parsed.text), chunks: rows };
+        let _writing = match at {
+            Origin::Upload(record) => match self.take_over(record, &mut new).await? {
+                Some(writing) => Some(writing),
+                None => return Ok(()),
+            },
+            Origin::File { .. } | Origin::Bytes(_) => None,
+        };
         let record = record_of(&new);
         let stored =
             self.inner.kept().put_document(new).await.map_err(|error| error.to_string())?;
@@ -516,6 +524,22 @@ impl Ingest {
             DocumentStored::Gone => {}
         }
         Ok(())
+    }
+
+    /// What the owner of an upload changed while it was read goes into the new document. `None` when it is not wanted any
+    /// more; otherwise nobody else changes it until it is written.
+    async fn take_over(
+        &self,
+        read: &DocumentRecord,
+        new: &mut NewDocument,
+    ) -> Result<Option<MutexGuard<'_, ()>>, String> {
+        let writing = self.shelf.writing.lock().await;
+        let now = self.inner.kept().document(read.id).await.map_err(|error| error.to_string())?;
+        let Some((now, _)) = now.filter(|(now, _)| now.state == DocumentState::Pending) else {
+            return Ok(None);
+        };
+        new.about["attributes"] = now.about["attributes"].clone();
+        Ok(Some(writing))
     }
 
     /// Keeps why a document cannot be read; what it said before is void.
@@ -564,6 +588,7 @@ impl Ingest {
         );
         new.state = DocumentState::Failed;
         new.about["trouble"] = trouble_json(trouble);
+        let Some(_writing) = self.take_over(record, &mut new).await? else { return Ok(()) };
         self.inner.kept().put_document(new).await.map_err(|error| error.to_string())?;
         Ok(())
     }

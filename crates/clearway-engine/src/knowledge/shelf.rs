@@ -30,6 +30,7 @@ pub(crate) struct Shelf {
     pub chunk: ChunkOptions,
     pub embeddings: Option<String>,
     pub rerank: Option<String>,
+    pub triples: Option<String>,
     pub index: Index,
     /// Documents have changed, or somebody asked to look.
     pub wake: Notify,
@@ -40,6 +41,9 @@ pub(crate) struct Shelf {
     /// Grows with every change of `state`.
     pub moved: watch::Sender<u64>,
     state: Mutex<State>,
+    /// Held by whoever writes a document that another may be writing, too: from reading what is stored until it is
+    /// replaced. A document of an upload is written by its reader and by its owner.
+    pub writing: tokio::sync::Mutex<()>,
 }
 
 /// How far a shelf is.
@@ -75,6 +79,7 @@ pub(crate) struct State {
     /// The latent space is younger than the last great change.
     pub learned: bool,
     pub vectors: Vectors,
+    pub triples: Triples,
 }
 
 /// How far its vectors are.
@@ -82,6 +87,19 @@ pub(crate) struct State {
 pub(crate) struct Vectors {
     /// Texts that were sent to the provider since the start.
     pub embedded: u64,
+    pub waiting: usize,
+    /// Of those that wait, how many were tried in vain.
+    pub failed: usize,
+    /// The build after which somebody looked which are missing.
+    pub looked_at: u64,
+    pub error: Option<String>,
+}
+
+/// How far a model is that reads its texts.
+#[derive(Debug, Default)]
+pub(crate) struct Triples {
+    /// Texts that it was asked about since the start.
+    pub made: u64,
     pub waiting: usize,
     /// Of those that wait, how many were tried in vain.
     pub failed: usize,
@@ -124,6 +142,7 @@ impl Shelf {
         Self {
             source: Some(source.clone()),
             rerank: source.rerank.clone(),
+            triples: source.triples.clone().filter(|_| source.graph),
             ..Self::new(name, content, source.chunk, source.embeddings.clone())
         }
     }
@@ -150,6 +169,7 @@ impl Shelf {
             chunk,
             embeddings,
             rerank: None,
+            triples: None,
             index: Index::default(),
             wake: Notify::new(),
             read_all: AtomicBool::new(false),
@@ -157,6 +177,7 @@ impl Shelf {
             changes_out: Mutex::new(Some(changes_out)),
             moved: watch::channel(0).0,
             state: Mutex::new(state),
+            writing: tokio::sync::Mutex::default(),
         }
     }
 
@@ -191,8 +212,7 @@ impl Shelf {
 
     /// Waits until nothing is left to do.
     pub(crate) async fn settled(&self) {
-        let embeds = self.embeddings.is_some();
-        self.until(|state| state.is_settled(embeds)).await;
+        self.until(|state| self.is_settled(state)).await;
     }
 
     pub(crate) async fn until(&self, done: impl Fn(&State) -> bool) {
@@ -202,6 +222,10 @@ impl Shelf {
                 return;
             }
         }
+    }
+
+    fn is_settled(&self, state: &State) -> bool {
+        state.is_settled(self.embeddings.is_some(), self.triples.is_some())
     }
 
     /// Whether more documents may be found soon.
@@ -246,12 +270,21 @@ impl Shelf {
                 "error": state.vectors.error,
             })
         });
+        let triples = self.triples.as_ref().map(|model| {
+            json!({
+                "model": model,
+                "texts": state.triples.made,
+                "waiting": state.triples.waiting,
+                "failed": state.triples.failed,
+                "error": state.triples.error,
+            })
+        });
         json!({
             "source": self.name,
             "folder": folder,
             "watched": watched,
             "phase": state.phase.as_str(),
-            "settled": state.is_settled(self.embeddings.is_some()),
+            "settled": self.is_settled(&state),
             "documents": stats.documents,
             "chunks": stats.chunks,
             "terms": stats.terms,
@@ -277,23 +310,28 @@ impl Shelf {
                 "seconds": state.build_took.map(|took| took.as_secs_f64()),
             },
             "embeddings": vectors,
+            "triples": triples,
             "now": clocks.now().to_string(),
         })
     }
 }
 
 impl State {
-    fn is_settled(&self, embeds: bool) -> bool {
+    fn is_settled(&self, embeds: bool, relates: bool) -> bool {
         // What failed is tried again for as long as it takes.
-        let embedded = self.vectors.looked_at == self.builds
-            || (self.vectors.failed > 0 && self.vectors.failed >= self.vectors.waiting);
+        let asked = |looked_at: u64, failed: usize, waiting: usize| {
+            let looked = looked_at == self.builds || (failed > 0 && failed >= waiting);
+            looked && waiting <= failed
+        };
+        let (vectors, triples) = (&self.vectors, &self.triples);
         self.loaded
             && self.phase == Phase::Idle
             && self.scans_done >= self.scans_wanted
             && self.unbuilt == 0
             && !self.building
             && self.learned
-            && (!embeds || (embedded && self.vectors.waiting <= self.vectors.failed))
+            && (!embeds || asked(vectors.looked_at, vectors.failed, vectors.waiting))
+            && (!relates || asked(triples.looked_at, triples.failed, triples.waiting))
     }
 }
 

@@ -325,7 +325,7 @@ impl Knowledge {
     /// Gives a file in a collection other attributes.
     ///
     /// # Errors
-    /// `not_found`; `overloaded` while it is being read, because what reads it writes them, too.
+    /// `not_found`.
     pub async fn change_attributes(
         &self,
         owner: &Owner,
@@ -336,15 +336,8 @@ impl Knowledge {
         let mut documents = self.collection_files(owner, id).await?.into_iter();
         let document = documents.find(|record| record.file == Some(file));
         let Some(document) = document else { return Err(gone("file", file)) };
-        if document.state == DocumentState::Pending {
-            let text = "the file is being read; its attributes can be changed when that is done";
-            let mut failure = Failure::new(Code::Overloaded, text).retryable();
-            failure.retry_after = Some(std::time::Duration::from_secs(1));
-            return Err(failure);
-        }
-        let mut about = document.about.clone();
-        about["attributes"] = attributes.into();
-        self.rewrite(document.id, |_| {}, about).await
+        let change = |new: &mut NewDocument| new.about["attributes"] = attributes.into();
+        self.rewrite(document.id, change).await
     }
 
     /// Lets those of some documents be that nobody has read yet. The caller has made sure whose they
@@ -355,10 +348,14 @@ impl Knowledge {
     pub async fn cancel_files(&self, documents: Vec<DocumentRecord>) -> Result<(), Failure> {
         let pending = |record: &DocumentRecord| record.state == DocumentState::Pending;
         for document in documents.into_iter().filter(pending) {
-            let mut about = document.about.clone();
-            about[CANCELLED] = true.into();
-            let failed = |new: &mut NewDocument| new.state = DocumentState::Failed;
-            match self.rewrite(document.id, failed, about).await {
+            let cancel = |new: &mut NewDocument| {
+                // Who reads it may have been faster.
+                if new.state == DocumentState::Pending {
+                    new.about[CANCELLED] = true.into();
+                    new.state = DocumentState::Failed;
+                }
+            };
+            match self.rewrite(document.id, cancel).await {
                 // Deleted meanwhile.
                 Err(failure) if failure.code == Code::NotFound => {}
                 other => drop(other?),
@@ -372,13 +369,15 @@ impl Knowledge {
         document.state == DocumentState::Failed && document.about[CANCELLED] == true
     }
 
-    /// Puts a document in its own place, with its contents as they are.
+    /// Puts a document in its own place, with its contents as they are. One that is being read keeps the change: whoever
+    /// reads it takes it over.
     async fn rewrite(
         &self,
         id: Uuid,
         change: impl FnOnce(&mut NewDocument),
-        about: Value,
     ) -> Result<DocumentRecord, Failure> {
+        let shelf = self.inner().shelf(UPLOADS)?;
+        let _writing = shelf.writing.lock().await;
         let found = self.inner().kept().document(id).await.map_err(failed)?;
         let Some((now, content)) = found else { return Err(gone("document", id)) };
         let mut new = NewDocument {
@@ -393,7 +392,7 @@ impl Knowledge {
             modified_ms: now.modified_ms,
             recipe: now.recipe,
             file: now.file,
-            about,
+            about: now.about,
             content,
             limit: self.inner().options.uploads.limits.documents,
             only_if: Some(id),

@@ -37,16 +37,19 @@ impl std::fmt::Debug for Watcher {
 }
 
 impl Watcher {
-    /// `None` when there is nothing to watch. Each source has its folder watched when it looks at it.
+    /// Starts also with nothing to watch if `later` there may be: OS threads are made at the start only. `None` when
+    /// there never is. Each source has its folder watched when it looks at it.
     ///
     /// # Errors
-    /// The host refuses the thread.
+    /// The host refuses the thread, and something is to be watched.
     pub(crate) fn start(
         shelves: impl Iterator<Item = Arc<Shelf>>,
+        later: bool,
     ) -> Result<Option<Self>, notify::Error> {
         let watched: Watched = Arc::new(Mutex::new(folders(shelves)));
         let told = watched.clone();
-        if lock(&watched).is_empty() {
+        let idle = lock(&watched).is_empty();
+        if idle && !later {
             return Ok(None);
         }
         let tell = move |event: Result<notify::Event, notify::Error>| {
@@ -62,8 +65,14 @@ impl Watcher {
                 }
             }
         };
-        let watcher = notify::recommended_watcher(tell)?;
-        Ok(Some(Self { watcher: Mutex::new(watcher), watched }))
+        match notify::recommended_watcher(tell) {
+            Ok(watcher) => Ok(Some(Self { watcher: Mutex::new(watcher), watched })),
+            Err(error) if idle => {
+                tracing::warn!("folders that are added later will not be watched: {error}");
+                Ok(None)
+            }
+            Err(error) => Err(error),
+        }
     }
 
     /// Tells these from now on. Each has its folder watched when it looks at it.

@@ -306,6 +306,52 @@ async fn a_write_happens_once_or_waits_for_a_decision() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_decision_that_comes_twice_makes_no_write_twice() {
+    let sink = Sink::default();
+    let plan = plan(&["pay"]).entry("pay").build().unwrap();
+    let counter = sink.clone();
+    let pay = script(move |cx: clearway_engine::Ctx| {
+        let counter = counter.clone();
+        async move {
+            let paid = cx
+                .act("payment", Effect::Write, |_key| async move {
+                    let count = counter.add("payment");
+                    if count > 1 {
+                        // The second time it never answers.
+                        std::future::pending::<()>().await;
+                    }
+                    Err(ActionError::Unknown(Failure::new(Code::UpstreamTimeout, "lost")))
+                })
+                .await?;
+            Ok(wrote("log", paid))
+        }
+    });
+    let bed = Bed::new(vec![agent("g", "chat", plan, &[("pay", pay)])]);
+    let engine = bed.engine().await;
+    let run = engine.submit(work("g", 1)).await.unwrap().run;
+    assert_eq!(until_waiting(&engine, run).await, WaitKind::Decision);
+    let key = engine.undecided(run).await.unwrap()[0].idempotency_key();
+    let which = Which::Key(&key);
+    engine.resolve(run, which, &Decision::Retry, "ann").await.unwrap();
+    while sink.count("payment") < 2 {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    // It is being made again: whoever says so once more says it about a write whose end nobody knows.
+    for decision in [Decision::Retry, Decision::Done(json!("receipt"))] {
+        let refused = engine.resolve(run, which, &decision, "bob").await.unwrap_err();
+        assert_eq!(refused.code(), Code::NothingWaits, "{refused}");
+        assert!(refused.to_string().contains("right now"), "{refused}");
+    }
+    drop(engine);
+    let engine = bed.engine().await;
+    assert_eq!(until_waiting(&engine, run).await, WaitKind::Decision);
+    assert_eq!(sink.count("payment"), 2, "after a crash nobody decided about the second one");
+    engine.resolve(run, which, &Decision::Done(json!("receipt")), "ann").await.unwrap();
+    ended(&engine.wait(run).await.unwrap(), Status::Success);
+    assert_eq!(state(&engine, 1).await["log"], json!(["receipt"]));
+}
+
+#[tokio::test(start_paused = true)]
 async fn timers_and_signals_hold_no_slot_and_survive() {
     let plan = plan(&["wait"]).entry("wait").build().unwrap();
     let wait = script(|cx: clearway_engine::Ctx| async move {

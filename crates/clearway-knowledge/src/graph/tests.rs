@@ -97,3 +97,72 @@ fn documents_and_what_they_name_lead_to_each_other_in_scope() {
     assert_eq!(graph.entity("otto brandt").map(|entity| entity.chunks), Some(2));
     assert_eq!(graph.entity("blue heron"), None);
 }
+
+#[test]
+fn phrases_in_small_letters_stand_beside_names() {
+    let snapshot = snapshot(&[
+        (
+            "a",
+            None,
+            "# Lumen\n\nThe delivery contract with Harbour Line ends in May. Without a delivery contract nothing is \
+             shipped; see the price list.",
+        ),
+        ("b", None, "# Desk\n\nOtto Brandt keeps the delivery contract in the safe."),
+        ("c", Some("ann"), "# Private\n\nThe secret formula. Blue Heron has the secret formula."),
+    ]);
+    let graph = graph(&snapshot, Viewer::Anonymous);
+    assert_eq!(
+        graph.entity("Delivery contract"),
+        Some(Entity { name: "delivery contract".into(), chunks: 2 })
+    );
+    let near: Vec<_> = graph.neighbours("delivery contract", 9).expect("there");
+    let near: Vec<&str> = near.iter().map(|near| &*near.name).collect();
+    assert!(near.contains(&"Harbour Line") && near.contains(&"Otto Brandt"), "{near:?}");
+    assert_eq!(
+        graph.path("Harbour Line", "Otto Brandt").map(|way| way.len()),
+        Some(3),
+        "over what both are named with"
+    );
+    assert_eq!(graph.entity("price list"), None, "said once");
+    assert_eq!(graph.entity("secret formula"), None, "somebody else's");
+    // A query names names; phrases take no part in ranking.
+    assert!(snapshot.names().within("which delivery contract").is_empty());
+}
+
+#[test]
+fn what_a_model_says_is_seen_by_those_who_see_the_text() {
+    let snapshot = snapshot(NOTES);
+    let mut builder = snapshot.edit();
+    let triple = |subject: &str, relation: &str, object: &str| Triple {
+        subject: subject.into(),
+        relation: relation.into(),
+        object: object.into(),
+    };
+    let missing = builder.without_triples();
+    assert_eq!(missing.len(), 3);
+    for (hash, chunk) in missing {
+        let said = match &*chunk.doc_id {
+            "a" => vec![
+                triple("Mara Lindqvist", "runs", "the ferry"),
+                triple("x", "is", "x"),
+                triple("", "is", "y"),
+            ],
+            "c" => vec![triple("Mara Lindqvist", "joins", "Blue Heron")],
+            _ => Vec::new(),
+        };
+        builder.triples(hash, said);
+    }
+    assert!(builder.without_triples().is_empty());
+    let snapshot = builder.build(Learn::Keep, &go_on).expect("not stopped");
+    let said = |viewer, name: &str| -> Vec<String> {
+        let relations = graph(&snapshot, viewer).relations(name, 9).into_iter();
+        relations.map(|r| format!("{} {} {}", r.subject, r.relation, r.object)).collect()
+    };
+    assert_eq!(said(Viewer::Anonymous, "mara lindqvist"), ["Mara Lindqvist runs the ferry"]);
+    assert_eq!(said(Viewer::Anonymous, "the ferry"), ["Mara Lindqvist runs the ferry"]);
+    assert_eq!(said(Viewer::User("ann"), "mara lindqvist").len(), 2);
+    assert!(said(Viewer::Anonymous, "x").is_empty());
+    // It is kept for the next index.
+    let again = snapshot.edit().build(Learn::Keep, &go_on).expect("not stopped");
+    assert_eq!(graph(&again, Viewer::Anonymous).relations("the ferry", 9).len(), 1);
+}

@@ -207,6 +207,11 @@ fn own() -> Value {
                 "run_id": text(), "agent": text(), "kind": text(), "who": text(),
                 "detail": {}, "command": nullable("string"), "since": nullable("string"),
             }))},
+            "alerts": {"type": "array", "items": object(&["alert", "state", "value"], json!({
+                "alert": text(), "subject": text(), "state": text(),
+                "value": {"type": "number"}, "threshold": {"type": "number"},
+                "raised_at": text(), "cleared_at": nullable("string"), "detail": text(),
+            }))},
             "looked_at": {"type": "integer"},
             "more": {"type": "boolean"},
         })),

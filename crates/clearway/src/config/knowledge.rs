@@ -17,6 +17,8 @@ pub struct Knowledge {
     pub chunk: Chunk,
     /// Whether entities and what connects them are looked for.
     pub graph: bool,
+    /// Name of a model that reads relations out of the texts.
+    pub graph_model: Option<String>,
     /// Name of a model that embeds; `None` does without a provider.
     pub embeddings: Option<String>,
     /// Name of a model that orders what was found; `None` leaves it as it is.
@@ -27,7 +29,7 @@ pub struct Knowledge {
 impl Knowledge {
     /// Whether all models that it names are among these.
     pub(crate) fn has_models(&self, models: &BTreeMap<String, Model>) -> bool {
-        let mut named = self.embeddings.iter().chain(&self.rerank);
+        let mut named = self.embeddings.iter().chain(&self.rerank).chain(&self.graph_model);
         named.all(|name| models.contains_key(name))
     }
 
@@ -41,6 +43,7 @@ impl Knowledge {
             watch: false,
             chunk: Chunk::default(),
             graph: true,
+            graph_model: None,
             embeddings: None,
             rerank: None,
             search: Search::default(),
@@ -137,12 +140,13 @@ pub(super) struct UploadsDraft {
 pub(super) struct Named {
     embeddings: Option<At<String>>,
     rerank: Option<At<String>>,
+    graph: Option<At<String>>,
 }
 
 impl Named {
     fn read(table: &Table<'_>) -> Self {
         let name = |key| table.get(key).and_then(|value| value.name());
-        Self { embeddings: name("embeddings"), rerank: name("rerank") }
+        Self { embeddings: name("embeddings"), rerank: name("rerank"), graph: None }
     }
 }
 
@@ -182,18 +186,8 @@ pub(super) fn read(name: &str, table: Table<'_>, files: &Files) -> Option<Knowle
     });
     let watch = table.get("watch").and_then(|value| value.boolean());
     let chunk = chunk(table.sub("chunk"));
-    let graph = table.get("graph").and_then(|value| match value.text() {
-        Some("llm") => {
-            value.problem(
-                "a graph made by a model is not supported by this version",
-                "not supported yet",
-                "one of: off, cooccurrence",
-            );
-            None
-        }
-        _ => value.one_of(&[("off", false), ("cooccurrence", true)]),
-    });
-    let models = Named::read(&table);
+    let (graph, graph_model) = graph(&table);
+    let models = Named { graph: graph_model, ..Named::read(&table) };
     let search = search(table.sub("search"));
     if name.starts_with("uploads") {
         let text = format!("a source cannot be called `{name}`");
@@ -216,12 +210,43 @@ pub(super) fn read(name: &str, table: Table<'_>, files: &Files) -> Option<Knowle
         content,
         watch: watch.unwrap_or(true),
         chunk,
-        graph: graph.unwrap_or(true),
+        graph: graph != GraphKind::Off,
+        graph_model: None,
         embeddings: None,
         rerank: None,
         search,
     };
     Some(KnowledgeDraft { knowledge, models })
+}
+
+#[derive(Clone, Copy, PartialEq)]
+enum GraphKind {
+    Off,
+    Cooccurrence,
+    Llm,
+}
+
+/// What of a graph there is, and the model that reads the texts for it.
+fn graph(table: &Table<'_>) -> (GraphKind, Option<At<String>>) {
+    let kinds = [
+        ("off", GraphKind::Off),
+        ("cooccurrence", GraphKind::Cooccurrence),
+        ("llm", GraphKind::Llm),
+    ];
+    let kind = table.get("graph").and_then(|value| value.one_of(&kinds));
+    let kind = kind.unwrap_or(GraphKind::Cooccurrence);
+    if kind == GraphKind::Llm {
+        let model = table.require("graph_model", "say which model reads the texts for the graph");
+        return (kind, model.and_then(|value| value.name()));
+    }
+    if let Some(value) = table.get("graph_model") {
+        value.problem(
+            format!("`{}` needs `graph = \"llm\"`", value.path),
+            "nothing uses it",
+            "write graph = \"llm\" beside it, or leave it out",
+        );
+    }
+    (kind, None)
 }
 
 #[derive(Clone, Copy)]
@@ -292,15 +317,32 @@ pub(super) fn resolve(
         let embeds = |model: &At<String>| known(walk, model) && embeds(walk, model, models);
         let embeddings = named.embeddings.filter(embeds).map(|model| model.value);
         let rerank = named.rerank.filter(|model| known(walk, model)).map(|model| model.value);
-        (embeddings, rerank)
+        let answers = |model: &At<String>| known(walk, model) && answers(walk, model, models);
+        let graph = named.graph.filter(answers).map(|model| model.value);
+        (embeddings, rerank, graph)
     };
     let one = |(name, draft): (String, KnowledgeDraft)| {
-        let (embeddings, rerank) = find(draft.models);
-        (name, Knowledge { embeddings, rerank, ..draft.knowledge })
+        let (embeddings, rerank, graph_model) = find(draft.models);
+        (name, Knowledge { embeddings, rerank, graph_model, ..draft.knowledge })
     };
     let sources = drafts.into_iter().map(one).collect();
-    let (embeddings, rerank) = find(uploads.models);
+    let (embeddings, rerank, _) = find(uploads.models);
     (sources, Uploads { embeddings, rerank, ..uploads.uploads })
+}
+
+fn answers(walk: &Walk<'_>, model: &At<String>, models: &BTreeMap<String, Model>) -> bool {
+    let answers = models.get(&model.value).is_some_and(|model| model.embedding.is_none());
+    if !answers {
+        let text =
+            format!("the model `{}` embeds, and a graph needs one that answers", model.value);
+        let problem = Problem::new(text);
+        let problem = match &model.span {
+            Some(span) => problem.at(&walk.source, span.clone(), "does not answer"),
+            None => problem,
+        };
+        walk.note(problem.help("name a model without `dimensions`"));
+    }
+    answers
 }
 
 fn embeds(walk: &Walk<'_>, model: &At<String>, models: &BTreeMap<String, Model>) -> bool {

@@ -25,7 +25,7 @@ use super::webhooks::CronDraft;
 use super::workflow::{self, Around, WorkflowDraft};
 use super::{
     Cite, Config, Dialect, Door, Listen, LogFormat, Origin, Pool, Provider, Server, ServerLimits,
-    auth, join, providers, resolve, telemetry, webhooks,
+    alerts, auth, join, providers, resolve, telemetry, webhooks,
 };
 
 /// Where prompts and certificates are.
@@ -94,6 +94,7 @@ pub(super) fn config(source: Source, files: &Files, env: &Env) -> Result<Config,
     let telemetry = telemetry::read(root.sub("telemetry"));
     let auth = auth::read(root.sub("auth"));
     let webhooks = webhooks::read(root.sub("webhooks"));
+    let alerts = alerts::read(root.sub("alerts"), &webhooks);
     let draft = Draft {
         providers: providers::read(&root, files),
         models: models::read(&root),
@@ -112,7 +113,7 @@ pub(super) fn config(source: Source, files: &Files, env: &Env) -> Result<Config,
         doors: read_named(&root, "doors", door),
         crons: read_named(&root, "crons", |_, table| webhooks::cron(table)),
     };
-    root.unsupported(&["keys", "graphs", "workers", "alerts", "include"]);
+    root.unsupported(&["keys", "graphs", "workers", "include"]);
     root.finish();
     let mut config = resolve::config(&walk, draft, server);
     let problems = walk.take_problems();
@@ -122,6 +123,7 @@ pub(super) fn config(source: Source, files: &Files, env: &Env) -> Result<Config,
     config.telemetry = telemetry;
     config.auth = auth;
     config.webhooks = webhooks;
+    config.alerts = alerts;
     config.warnings = walk.take_warnings();
     let unknown = env.unknown().filter(|variable| !walk.names(variable));
     for variable in unknown.map(ToOwned::to_owned).chain(walk.unused_overlay()) {
@@ -224,6 +226,7 @@ fn server_limits(table: Table<'_>) -> ServerLimits {
         header_timeout: duration("header_timeout"),
         keep_alive: duration("keep_alive"),
         stalled_reader: duration("stalled_reader"),
+        ageing: duration("ageing"),
         heartbeat: duration("heartbeat"),
     };
     table.finish();

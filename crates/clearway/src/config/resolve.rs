@@ -114,6 +114,7 @@ pub(super) fn config(walk: &Walk<'_>, draft: Draft, server: Server) -> Config {
         telemetry: None,
         auth: Vec::new(),
         webhooks: Webhooks::default(),
+        alerts: clearway_engine::Alerts::default(),
         crons,
         default_agent,
         files: Vec::new(),

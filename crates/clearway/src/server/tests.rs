@@ -95,3 +95,54 @@ async fn agents_change_at_once_and_the_rest_at_the_next_start() {
     assert_eq!(names(&clearway), ["a", "agent"], "an agent whose pool is not there yet waits");
     clearway.shutdown(Duration::ZERO, ready(())).await;
 }
+
+#[derive(crate::graph::State)]
+struct Nothing {
+    done: Option<bool>,
+}
+
+#[expect(clippy::panic, reason = "what it is for")]
+async fn panics(_cx: crate::graph::Ctx, _state: Arc<Nothing>) -> crate::graph::NodeResult<Nothing> {
+    panic!("something that its author did not think of");
+}
+
+const FINE: &str = "[workflows.fine.steps.only]\ndo = 'set'\nvalue = '1 + 1'\n";
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_graph_that_panics_hurts_itself_alone() {
+    let data = tempfile::tempdir().unwrap();
+    let boom = crate::graph::Graph::<Nothing>::builder("boom").node("fuse", panics).start("fuse");
+    let options = Options { graphs: vec![boom.build().unwrap().agent()], ..Options::default() };
+    let config = config(&format!("{HOUSE}{FINE}"), data.path());
+    let clearway = Clearway::start(config, options).await.unwrap();
+    let client = Client::new(&format!("http://{}", clearway.address())).unwrap();
+    let before = client.get("/health/ready").await.unwrap()["threads"].clone();
+    let body = serde_json::json!({"assistant_id": "boom", "input": {}});
+    let fine = serde_json::json!({"input": {}});
+    let mut runs = Vec::new();
+    for _ in 0..3 {
+        let boom = client.post("/runs", Some(&body)).await.unwrap();
+        runs.push((boom["run_id"].as_str().unwrap().to_owned(), "error"));
+        let fine = client.post("/workflows/fine/runs", Some(&fine)).await.unwrap();
+        runs.push((fine["run_id"].as_str().unwrap().to_owned(), "success"));
+    }
+    for (run, status) in &runs {
+        let wait = timeout(Duration::from_secs(20), async {
+            loop {
+                let run = client.get(&format!("/runs/{run}")).await.unwrap();
+                if !run["ended_at"].is_null() {
+                    return run;
+                }
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        });
+        let run = wait.await.unwrap();
+        assert_eq!(run["status"], *status, "{run}");
+        if *status == "error" {
+            assert_eq!(run["error"]["code"], "internal", "{run}");
+            assert!(run["error"]["message"].as_str().unwrap().contains("`fuse` panicked"), "{run}");
+        }
+    }
+    assert_eq!(client.get("/health/ready").await.unwrap()["threads"], before);
+    clearway.shutdown(Duration::ZERO, ready(())).await;
+}

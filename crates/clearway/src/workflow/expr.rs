@@ -7,11 +7,13 @@ use std::sync::Arc;
 use clearway_core::{Code, Failure};
 use minijinja::{AutoEscape, Environment, Error, ErrorKind, UndefinedBehavior, Value};
 
-/// Steps of the template engine that one rendering may take: a loop in it must end. This many take some milliseconds,
-/// and whoever else waits for the thread does not notice.
+/// What one rendering may use up (`template_fuel`): one for each step of the engine, and one for each 64 bytes of
+/// whatever it makes, shown or not. So a loop in it ends, and a text that it doubles does, too. This many take some
+/// milliseconds and 12 MB, and whoever else waits for the thread does not notice. One hole is the engine's own: a list
+/// that is added to itself more than 32 times is made without being paid for before.
 const FUEL: u64 = 200_000;
-/// The same where nobody waits: in a lane.
-const LANE_FUEL: u64 = 5_000_000;
+/// The same where nobody waits: in a lane. 128 MB.
+const LANE_FUEL: u64 = 2_000_000;
 
 /// Bytes that a value may have as JSON, or a text that goes into a prompt, a request or a channel: what a step may hold
 /// in memory (`step_bytes`).
@@ -90,7 +92,7 @@ impl Template {
             Err(error) if error.kind() == ErrorKind::WriteFailure => {
                 Err(too_large(&format!("{}: the text", self.name), most))
             }
-            Err(error) => Err(failed(&self.name, &error)),
+            Err(error) => Err(failed(&self.name, &self.environment, &error)),
             Ok(()) => String::from_utf8(out.bytes.unwrap_or_default()).map_err(|error| {
                 let text = format!("{}: not UTF-8: {error}", self.name);
                 Failure::new(Code::TemplateFailed, text)
@@ -145,7 +147,7 @@ impl Expr {
     fn value(&self, values: &Value) -> Result<Value, Failure> {
         let expression = self.environment.compile_expression(&self.source);
         let value = expression.and_then(|expression| expression.eval(values));
-        let value = value.map_err(|error| failed(&self.name, &error))?;
+        let value = value.map_err(|error| failed(&self.name, &self.environment, &error))?;
         if value.is_undefined() {
             let text = format!("{}: `{}` is not defined", self.name, self.source);
             return Err(Failure::new(Code::TemplateFailed, text));
@@ -275,7 +277,10 @@ fn explain(name: &str, error: &Error) -> String {
     }
 }
 
-fn failed(name: &str, error: &Error) -> Failure {
+fn failed(name: &str, environment: &Environment<'_>, error: &Error) -> Failure {
+    if error.kind() == ErrorKind::OutOfFuel {
+        return used_up(name, environment, error);
+    }
     let mut text = explain(name, error);
     // The engine names what is undefined; else the part of the template that failed does.
     let named =
@@ -299,6 +304,22 @@ fn failed(name: &str, error: &Error) -> Failure {
         failure = failure.with("variable", part);
     }
     failure
+}
+
+/// A loop that does not end, or a text that grows and grows.
+fn used_up(name: &str, environment: &Environment<'_>, error: &Error) -> Failure {
+    let fuel = environment.fuel().unwrap_or_default();
+    let place = error.line().map(|line| format!(", line {line}")).unwrap_or_default();
+    let text = format!(
+        "{name}{place}: the template takes more steps, or makes more text, than it may \
+         (`template_fuel` is {fuel}: one for each step, one for each 64 bytes)"
+    );
+    let failure = Failure::new(Code::LimitExceeded, text).with("template", name);
+    let failure = failure.with("limit", "template_fuel");
+    match error.line() {
+        Some(line) => failure.with("line", line),
+        None => failure,
+    }
 }
 
 #[cfg(test)]
@@ -356,9 +377,28 @@ mod tests {
     }
 
     #[test]
-    fn a_loop_in_a_template_ends() {
-        let text =
-            "{% for a in range(10000) %}{% for b in range(10000) %}x{% endfor %}{% endfor %}";
-        assert!(Template::compile("x", text).unwrap().render(&context! {}).is_err());
+    fn a_loop_in_a_template_ends_and_so_does_a_text_that_grows() {
+        let ends = [
+            "{% for a in range(10000) %}{% for b in range(10000) %}{% endfor %}{% endfor %}",
+            "{% set ns = namespace(s='x') %}{% for i in range(60) %}{% set ns.s = ns.s ~ ns.s %}{% endfor %}",
+            "{% macro f(s, n) %}{% if n %}{{ f(s ~ s, n - 1) }}{% endif %}{% endmacro %}{{ f('x', 60) }}",
+            "{% set ns = namespace(s=[1]) %}{% for i in range(60) %}{% set ns.s = (ns.s * 2) | list %}{% endfor %}",
+            "{% set ns = namespace(s='xx') %}{% for i in range(60) %}{% set ns.s = ns.s | replace('x', ns.s) %}{% endfor %}",
+        ];
+        for text in ends {
+            let text = format!("one\n{text}");
+            let failure = Template::compile("site.html.j2", &text)
+                .unwrap()
+                .for_lanes()
+                .render(&context! {})
+                .unwrap_err();
+            assert_eq!(failure.code, Code::LimitExceeded, "{failure}");
+            assert_eq!(failure.detail["limit"], "template_fuel", "{failure}");
+            assert_eq!(
+                (&failure.detail["template"], &failure.detail["line"]),
+                (&"site.html.j2".into(), &2.into())
+            );
+            assert!(failure.message.contains("site.html.j2, line 2"), "{failure}");
+        }
     }
 }
