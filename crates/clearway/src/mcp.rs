@@ -357,7 +357,7 @@ impl Server {
             let answer = tokio::time::timeout(PING, session.service.send_request(ping)).await;
             // Any answer will do, also that it knows no ping.
             if !matches!(answer, Ok(Ok(_) | Err(ServiceError::McpError(_)))) {
-                tracing::warn!(mcp.server = name, "MCP server {name} does not answer and is ended");
+                tracing::warn!(mcp.server = name, "MCP server {name} is ended: it does not answer");
                 session.stop.cancel();
             }
         });
