@@ -112,7 +112,7 @@ impl Node for AnswerNode {
             &json!({"check": word, "citations": citations, "invalid": check.invalid}),
         )?;
         if matches!(word, "invalid" | "missing") {
-            tracing::warn!(run.id = %cx.run, thread.id = %cx.thread, check = word, "an answer is not covered by its sources");
+            tracing::warn!(run.id = %cx.run, thread.id = %cx.thread, check = word, "an answer is not covered by its sources: its citations are {word}");
         }
         message.rest.insert("citations".to_owned(), citations);
         message.rest.insert("citation_check".to_owned(), word.into());

@@ -145,7 +145,10 @@ impl Builder {
             // Either everything stops, or building panicked: what stands goes on to answer, and the
             // same is not tried again before something changes.
             if !self.stop.is_cancelled() {
-                tracing::error!(source = self.shelf.name, "the index could not be built");
+                tracing::error!(
+                    source = self.shelf.name,
+                    "the index could not be built: its build panicked"
+                );
             }
             self.shelf.with(|state| {
                 state.building = false;
