@@ -14,11 +14,11 @@ use std::sync::Arc;
 
 use serde_json::{Map, Value, json};
 
-use crate::TaskId;
 use crate::channel::Write;
 use crate::machine::Output;
 use crate::plan::Goto;
 use crate::run::Usage;
+use crate::{RunId, TaskId};
 
 /// One note of one call.
 #[derive(Clone, Debug, PartialEq)]
@@ -125,10 +125,42 @@ pub fn output_to_json(output: &Output) -> Value {
     if let Some(reply) = output.reply {
         object.insert("reply".to_owned(), reply.to_string().into());
     }
-    let Usage { input_tokens, output_tokens, rebilled_tokens, calls, cost_micros } = output.usage;
-    let usage = json!([input_tokens, output_tokens, rebilled_tokens, calls, cost_micros]);
-    object.insert("usage".to_owned(), usage);
+    object.insert("usage".to_owned(), usage_to_json(output.usage));
     Value::Object(object)
+}
+
+fn usage_to_json(usage: Usage) -> Value {
+    let Usage { input_tokens, output_tokens, rebilled_tokens, calls, cost_micros } = usage;
+    json!([input_tokens, output_tokens, rebilled_tokens, calls, cost_micros])
+}
+
+fn usage_from_json(value: &Value) -> Usage {
+    let number = |at: usize| value[at].as_u64().unwrap_or(0);
+    Usage {
+        input_tokens: number(0),
+        output_tokens: number(1),
+        rebilled_tokens: number(2),
+        calls: u32::try_from(number(3)).unwrap_or(u32::MAX),
+        cost_micros: number(4),
+    }
+}
+
+/// Notes with a kept output what its run has used since its last commit, which is number `commits`: the next
+/// commit counts it, and a crash before that would lose it.
+pub fn note_unbooked(output: &mut Value, run: RunId, commits: u64, usage: Usage) {
+    output["unbooked"] =
+        json!({"run": run.to_string(), "commits": commits, "usage": usage_to_json(usage)});
+}
+
+/// What `run` has used and no commit counts yet, as far as kept outputs tell. Each tells of all before it.
+pub fn unbooked(entries: &[Entry], run: RunId, commits: u64) -> Usage {
+    let run = run.to_string();
+    let noted = entries.iter().filter(|entry| entry.key == DONE).filter_map(|entry| {
+        let noted = &entry.data["unbooked"];
+        let is_open = noted["run"] == *run && noted["commits"] == commits;
+        is_open.then(|| usage_from_json(&noted["usage"]))
+    });
+    noted.max_by_key(|usage| usage.calls).unwrap_or_default()
 }
 
 /// Reads what [`output_to_json`] wrote. `None` when it is damaged: the call is made again.
@@ -152,14 +184,7 @@ pub fn output_from_json(value: &Value) -> Option<Output> {
         None => None,
         Some(reply) => Some(reply.as_str()?.parse().ok()?),
     };
-    let number = |at: usize| value["usage"][at].as_u64().unwrap_or(0);
-    let usage = Usage {
-        input_tokens: number(0),
-        output_tokens: number(1),
-        rebilled_tokens: number(2),
-        calls: u32::try_from(number(3)).unwrap_or(u32::MAX),
-        cost_micros: number(4),
-    };
+    let usage = usage_from_json(&value["usage"]);
     Some(Output { writes, goto, reply, usage })
 }
 
@@ -197,6 +222,25 @@ mod tests {
         };
         assert_eq!(output_from_json(&output_to_json(&output)), Some(output));
         assert_eq!(output_from_json(&json!({"writes": 3})), None);
+    }
+
+    #[test]
+    fn what_no_commit_counts_yet_is_kept_with_outputs() {
+        let (mine, other) = (RunId(Uuid::from_u128(1)), RunId(Uuid::from_u128(2)));
+        let entry = |task: u128, run, commits, calls| {
+            let mut data = output_to_json(&Output { writes: Vec::new(), ..Output::default() });
+            note_unbooked(&mut data, run, commits, Usage { calls, ..Usage::default() });
+            assert!(output_from_json(&data).is_some());
+            Entry { task: TaskId(Uuid::from_u128(task)), key: DONE.to_owned(), data }
+        };
+        let all = [
+            entry(1, mine, 3, 2),
+            entry(2, mine, 3, 5),
+            entry(3, mine, 2, 9),
+            entry(4, other, 3, 8),
+        ];
+        assert_eq!(unbooked(&all, mine, 3).calls, 5, "each tells of all before it");
+        assert_eq!(unbooked(&all, mine, 4).calls, 0, "a commit has counted them");
     }
 
     #[test]

@@ -211,6 +211,11 @@ impl Machine {
         self.due.depth
     }
 
+    /// Commits of the run so far, acknowledged ones.
+    pub const fn commits(&self) -> u64 {
+        self.commits
+    }
+
     pub const fn is_done(&self) -> bool {
         matches!(self.phase, Phase::Ended)
     }

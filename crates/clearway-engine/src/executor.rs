@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 
 use clearway_core::channel::State;
 use clearway_core::event::{Body, EventKind, Fact};
-use clearway_core::journal::Entry;
+use clearway_core::journal::{self, Entry};
 use clearway_core::machine::{
     Commit, Effect, Input, Machine, Outcome, Park, Receipt, Start, StartCall, Stopped,
 };
@@ -219,7 +219,12 @@ impl Executor {
         let reply = earlier_reply(&claim.record, &plan, &state);
         let start = Start { reply, failed, ..start(&claim, &live, plan, state) };
         let (machine, effects) = Machine::start(start);
-        let spending = Arc::new(Spending::new(claim.record.options.budget, &claim.record.usage));
+        let mut used = claim.record.usage;
+        // What a crash kept from being committed.
+        let record = &claim.record;
+        let usage = journal::unbooked(&claim.journal, record.id, record.commits);
+        used.add(usage);
+        let spending = Arc::new(Spending::new(claim.record.options.budget, &used));
         let first = claim.record.first_checkpoint(claim.head);
         let executor = Box::new(Self {
             inner,
@@ -240,7 +245,7 @@ impl Executor {
             claimed_at: now,
             cancel_at: None,
             usage: Usage::default(),
-            unbooked: Booked::default(),
+            unbooked: Booked { usage, attempts: Vec::new() },
             spending,
             keeping: FuturesUnordered::new(),
             behind_keeps: None,
@@ -511,7 +516,9 @@ impl Executor {
         self.for_calls.get_or_insert_with(|| Arc::new(self.record.clone())).clone()
     }
 
-    fn keep(&mut self, call: u32, entry: Entry) {
+    fn keep(&mut self, call: u32, mut entry: Entry) {
+        let (id, commits) = (self.record.id, self.machine.commits());
+        journal::note_unbooked(&mut entry.data, id, commits, self.unbooked.usage);
         let (inner, run, fence) = (self.inner.clone(), self.record.id, self.record.fence);
         let limit = self.deadline.0.max(instant()) + STORE_GRACE;
         self.keeping.push(Box::pin(async move {

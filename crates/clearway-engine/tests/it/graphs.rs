@@ -8,10 +8,12 @@ use std::time::Duration;
 use bytes::Bytes;
 use clearway_core::channel::{Reducer, Write};
 use clearway_core::machine::{Command, Output, Resume};
+use clearway_core::message::{Message, Role};
 use clearway_core::plan::{Builder, Goto, Plan};
 use clearway_core::run::{Budget, RunOptions};
 use clearway_core::wait::WaitKind;
 use clearway_core::{Code, EventKind, Failure, RunId, Status, ThreadId};
+use clearway_engine::upstream::ChatRequest;
 use clearway_engine::{
     ActionError, Agent, ArtifactScope, CancelMode, Child, Decision, Effect, Engine, Expiry, Node,
     NodePolicy, OnError, Options, PoolOptions, Retry, StateChange, Submit, Which,
@@ -20,7 +22,7 @@ use clearway_store::MemStore;
 use serde_json::{Value, json};
 use uuid::Uuid;
 
-use crate::attack::{agent, script, start};
+use crate::attack::{agent, script, start, until};
 use crate::support::*;
 
 /// Counts what happened outside, by name.
@@ -152,7 +154,9 @@ async fn a_fan_out_writes_in_the_order_of_sending() {
 async fn what_finished_beside_a_crash_is_not_made_again() {
     let sink = Sink::default();
     let release = Arc::new(tokio::sync::Notify::new());
+    let provider = Arc::new(upstream(&sim(), 64));
     let build = |crash: bool| {
+        let provider = provider.clone();
         let plan = plan(&["quick", "slow", "after"])
             .entry("quick")
             .entry("slow")
@@ -160,9 +164,19 @@ async fn what_finished_beside_a_crash_is_not_made_again() {
             .build()
             .unwrap();
         let (one, two, wait) = (sink.clone(), sink.clone(), release.clone());
-        let quick = script(move |_| {
+        let quick = script(move |cx: clearway_engine::Ctx| {
             one.add("quick");
-            async { Ok(wrote("log", json!("quick"))) }
+            let provider = provider.clone();
+            async move {
+                let request = ChatRequest {
+                    model: "good".to_owned(),
+                    messages: vec![Arc::new(Message::new(Role::Human, "hi", "hi").to_value())],
+                    params: serde_json::Map::new(),
+                };
+                let mut answer = provider.chat(cx.call("quick"), request).await.unwrap();
+                while answer.next().await.unwrap().is_some() {}
+                Ok(wrote("log", json!("quick")))
+            }
         });
         let slow = script(move |_| {
             let (two, wait) = (two.clone(), wait.clone());
@@ -196,6 +210,7 @@ async fn what_finished_beside_a_crash_is_not_made_again() {
     let record = engine.wait(submitted.run).await.unwrap();
     ended(&record, Status::Success);
     assert_eq!((sink.count("quick"), sink.count("slow")), (1, 2));
+    assert_eq!(record.usage.calls, 1, "what it cost is counted, and once");
     assert_eq!(state(&engine, 1).await["log"], json!(["quick", "slow", "after"]));
     let log = whole_log(&engine, submitted.run).await;
     let completed = log.iter().filter(|event| event.kind() == EventKind::NodeCompleted).count();
@@ -333,9 +348,7 @@ async fn a_decision_that_comes_twice_makes_no_write_twice() {
     let key = engine.undecided(run).await.unwrap()[0].idempotency_key();
     let which = Which::Key(&key);
     engine.resolve(run, which, &Decision::Retry, "ann").await.unwrap();
-    while sink.count("payment") < 2 {
-        tokio::time::sleep(Duration::from_millis(1)).await;
-    }
+    until("it is made again", async || sink.count("payment") == 2).await;
     // It is being made again: whoever says so once more says it about a write whose end nobody knows.
     for decision in [Decision::Retry, Decision::Done(json!("receipt"))] {
         let refused = engine.resolve(run, which, &decision, "bob").await.unwrap_err();
