@@ -36,6 +36,7 @@ use crate::tasks::Tasks;
 pub mod answer;
 mod cite;
 mod embed;
+mod fill;
 mod graph;
 mod index;
 mod ingest;

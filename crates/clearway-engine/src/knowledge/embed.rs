@@ -14,9 +14,10 @@ use bytes::{BufMut, Bytes, BytesMut};
 use clearway_core::{Code, Deadline};
 use clearway_knowledge::ChunkHash;
 use clearway_upstream::{CallCx, Class, EmbedRequest, Purpose};
-use tokio::time::sleep;
 
+use super::fill::{self, Filling};
 use super::index::Change;
+use super::shelf::{Progress, State};
 use super::{Inner, Shelf};
 use crate::clock::instant;
 
@@ -24,21 +25,17 @@ use crate::clock::instant;
 const BATCH: usize = 128;
 /// The longest that one call may take.
 const LIMIT: Duration = Duration::from_secs(120);
-/// Before what failed is tried again; grows to [`LONGEST_PAUSE`].
-const PAUSE: Duration = Duration::from_secs(2);
-const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 
 pub(crate) fn start(inner: &Arc<Inner>, shelf: &Arc<Shelf>) {
-    let Some(model) = shelf.embeddings.clone() else { return };
-    let (owner, inner, shelf) = (inner.tasks.clone(), inner.clone(), shelf.clone());
-    owner.spawn(async move {
-        let stop = inner.tasks.hard.clone();
-        tokio::select! {
-            () = stop.cancelled() => {}
-            () = shelf.stop.cancelled() => {}
-            () = serve(&inner, &shelf, &model) => {}
-        }
-    });
+    if let Some(model) = shelf.embeddings.clone() {
+        fill::start(inner, shelf, Embedding { model, refused: HashSet::new() });
+    }
+}
+
+struct Embedding {
+    model: String,
+    /// Texts that the provider refuses: asking again changes nothing.
+    refused: HashSet<ChunkHash>,
 }
 
 /// A text whose vector is missing.
@@ -48,60 +45,33 @@ struct Wanted {
     text: Arc<str>,
 }
 
-async fn serve(inner: &Inner, shelf: &Shelf, model: &str) {
-    let mut pause = PAUSE;
-    // Texts that the provider refuses: asking again changes nothing.
-    let mut refused: HashSet<ChunkHash> = HashSet::new();
-    loop {
-        // What was given before is in the index then, so whatever has no vector there needs one.
-        shelf.until(|state| state.loaded && state.unbuilt == 0 && !state.building).await;
-        let builds = shelf.read(|state| state.builds);
-        let missing = missing(inner, shelf, &refused).await;
-        shelf.with(|state| {
-            state.vectors.waiting = missing.len();
-            state.vectors.looked_at = builds;
-            if missing.is_empty() {
-                state.vectors.failed = 0;
-            }
-        });
-        let failed = !all(inner, shelf, model, missing, &mut refused).await;
-        if failed {
-            sleep(pause).await;
-            pause = (pause * 2).min(LONGEST_PAUSE);
-        } else {
-            pause = PAUSE;
-            shelf.until(|state| state.builds > builds || state.unbuilt > 0).await;
-        }
+impl Filling for Embedding {
+    type Wanted = Wanted;
+    const BATCH: usize = BATCH;
+
+    fn progress(state: &mut State) -> &mut Progress {
+        &mut state.vectors
     }
-}
 
-async fn missing(inner: &Inner, shelf: &Shelf, refused: &HashSet<ChunkHash>) -> Vec<Wanted> {
-    let snapshot = shelf.index.load();
-    let missing = inner.behind(move || snapshot.edit().without_vector()).await;
-    let missing = missing.unwrap_or_default().into_iter();
-    let text = |chunk: &clearway_knowledge::Chunk| {
-        // As the hash is made of: what is above a text says what it is about.
-        let mut text = chunk.section_path.join(" > ");
-        if !text.is_empty() {
-            text.push('\n');
-        }
-        text.push_str(&chunk.content);
-        text.into()
-    };
-    let wanted = missing.filter(|(hash, _)| !refused.contains(hash));
-    wanted.map(|(hash, chunk)| Wanted { hash, text: text(&chunk) }).collect()
-}
+    async fn missing(&self, inner: &Inner, shelf: &Shelf) -> Vec<Wanted> {
+        let snapshot = shelf.index.load();
+        let missing = inner.behind(move || snapshot.edit().without_vector()).await;
+        let missing = missing.unwrap_or_default().into_iter();
+        let text = |chunk: &clearway_knowledge::Chunk| {
+            // As the hash is made of: what is above a text says what it is about.
+            let mut text = chunk.section_path.join(" > ");
+            if !text.is_empty() {
+                text.push('\n');
+            }
+            text.push_str(&chunk.content);
+            text.into()
+        };
+        let wanted = missing.filter(|(hash, _)| !self.refused.contains(hash));
+        wanted.map(|(hash, chunk)| Wanted { hash, text: text(&chunk) }).collect()
+    }
 
-/// Whether every text was settled.
-async fn all(
-    inner: &Inner,
-    shelf: &Shelf,
-    model: &str,
-    missing: Vec<Wanted>,
-    refused: &mut HashSet<ChunkHash>,
-) -> bool {
-    for batch in missing.chunks(BATCH) {
-        let outcome = embed(inner, shelf, model, batch.to_vec(), refused).await;
+    async fn settle(&mut self, inner: &Inner, shelf: &Shelf, batch: &[Wanted]) -> bool {
+        let outcome = embed(inner, shelf, &self.model, batch.to_vec(), &mut self.refused).await;
         let (left, why) = match outcome {
             Ok(why) => (0, why),
             Err((left, why)) => (left.len(), Some(why)),
@@ -116,10 +86,9 @@ async fn all(
         if left > 0 {
             let why = why.unwrap_or_default();
             tracing::warn!(source = shelf.name, texts = left, "vectors are missing: {why}");
-            return false;
         }
+        left == 0
     }
-    true
 }
 
 /// Those that must be tried again, and why.
@@ -190,7 +159,7 @@ async fn embed(
     }
     let count = made.len() as u64;
     shelf.change(Change::Vectors(made)).await;
-    shelf.with(|state| state.vectors.embedded += count);
+    shelf.with(|state| state.vectors.made += count);
     if left.is_empty() { Ok(why) } else { Err((left, why.unwrap_or_default())) }
 }
 

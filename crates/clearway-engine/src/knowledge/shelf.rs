@@ -78,27 +78,14 @@ pub(crate) struct State {
     pub build_took: Option<Duration>,
     /// The latent space is younger than the last great change.
     pub learned: bool,
-    pub vectors: Vectors,
-    pub triples: Triples,
+    pub vectors: Progress,
+    pub triples: Progress,
 }
 
-/// How far its vectors are.
+/// How far something is that texts can lack.
 #[derive(Debug, Default)]
-pub(crate) struct Vectors {
-    /// Texts that were sent to the provider since the start.
-    pub embedded: u64,
-    pub waiting: usize,
-    /// Of those that wait, how many were tried in vain.
-    pub failed: usize,
-    /// The build after which somebody looked which are missing.
-    pub looked_at: u64,
-    pub error: Option<String>,
-}
-
-/// How far a model is that reads its texts.
-#[derive(Debug, Default)]
-pub(crate) struct Triples {
-    /// Texts that it was asked about since the start.
+pub(crate) struct Progress {
+    /// Texts that somebody was asked about since the start.
     pub made: u64,
     pub waiting: usize,
     /// Of those that wait, how many were tried in vain.
@@ -264,7 +251,7 @@ impl Shelf {
         let vectors = self.embeddings.as_ref().map(|model| {
             json!({
                 "model": model,
-                "embedded": state.vectors.embedded,
+                "embedded": state.vectors.made,
                 "waiting": state.vectors.waiting,
                 "failed": state.vectors.failed,
                 "error": state.vectors.error,
@@ -319,19 +306,18 @@ impl Shelf {
 impl State {
     fn is_settled(&self, embeds: bool, relates: bool) -> bool {
         // What failed is tried again for as long as it takes.
-        let asked = |looked_at: u64, failed: usize, waiting: usize| {
-            let looked = looked_at == self.builds || (failed > 0 && failed >= waiting);
-            looked && waiting <= failed
+        let asked = |one: &Progress| {
+            let gave_up = one.failed > 0 && one.failed >= one.waiting;
+            (one.looked_at == self.builds || gave_up) && one.waiting <= one.failed
         };
-        let (vectors, triples) = (&self.vectors, &self.triples);
         self.loaded
             && self.phase == Phase::Idle
             && self.scans_done >= self.scans_wanted
             && self.unbuilt == 0
             && !self.building
             && self.learned
-            && (!embeds || asked(vectors.looked_at, vectors.failed, vectors.waiting))
-            && (!relates || asked(triples.looked_at, triples.failed, triples.waiting))
+            && (!embeds || asked(&self.vectors))
+            && (!relates || asked(&self.triples))
     }
 }
 

@@ -18,9 +18,10 @@ use clearway_upstream::{CallCx, ChatEvent, ChatRequest, Class};
 use futures_util::StreamExt;
 use futures_util::stream;
 use serde_json::{Map, Value, json};
-use tokio::time::sleep;
 
+use super::fill::{self, Filling};
 use super::index::Change;
+use super::shelf::{Progress, State};
 use super::{Inner, Shelf};
 use crate::clock::instant;
 
@@ -36,9 +37,6 @@ const ANSWER_BYTES: usize = 16 << 10;
 const OF_A_TEXT: usize = 12;
 /// Texts of a source that a model reads: each is a call that costs something.
 const TEXTS: usize = 10_000;
-/// Before what failed is tried again; grows to [`LONGEST_PAUSE`].
-const PAUSE: Duration = Duration::from_secs(2);
-const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 /// Grows when the question changes.
 const QUESTION: u32 = 1;
 
@@ -48,16 +46,15 @@ a short verb phrase. Note only what the passage itself says, the most important 
 JSON only.";
 
 pub(crate) fn start(inner: &Arc<Inner>, shelf: &Arc<Shelf>) {
-    let Some(model) = shelf.triples.clone() else { return };
-    let (owner, inner, shelf) = (inner.tasks.clone(), inner.clone(), shelf.clone());
-    owner.spawn(async move {
-        let stop = inner.tasks.hard.clone();
-        tokio::select! {
-            () = stop.cancelled() => {}
-            () = shelf.stop.cancelled() => {}
-            () = serve(&inner, &shelf, &model) => {}
-        }
-    });
+    if let Some(model) = shelf.triples.clone() {
+        fill::start(inner, shelf, Reading { model, useless: HashSet::new() });
+    }
+}
+
+struct Reading {
+    model: String,
+    /// Texts whose answers are of no use: asking again changes nothing.
+    useless: HashSet<ChunkHash>,
 }
 
 /// A text that nobody has been asked about.
@@ -75,116 +72,91 @@ enum Outcome {
     Later(String),
 }
 
-async fn serve(inner: &Inner, shelf: &Shelf, model: &str) {
-    let mut pause = PAUSE;
-    let mut useless: HashSet<ChunkHash> = HashSet::new();
-    loop {
-        shelf.until(|state| state.loaded && state.unbuilt == 0 && !state.building).await;
-        let builds = shelf.read(|state| state.builds);
-        let missing = missing(inner, shelf, &useless).await;
-        shelf.with(|state| {
-            state.triples.waiting = missing.len();
-            state.triples.looked_at = builds;
-            if missing.is_empty() {
-                state.triples.failed = 0;
-            }
-        });
-        let mut failed = false;
-        for batch in missing.chunks(BATCH) {
-            failed = !settle(inner, shelf, model, batch, &mut useless).await;
-            if failed {
-                break;
-            }
-        }
-        if failed {
-            sleep(pause).await;
-            pause = (pause * 2).min(LONGEST_PAUSE);
-        } else {
-            pause = PAUSE;
-            shelf.until(|state| state.builds > builds || state.unbuilt > 0).await;
-        }
-    }
-}
+impl Filling for Reading {
+    type Wanted = Wanted;
+    const BATCH: usize = BATCH;
 
-async fn missing(inner: &Inner, shelf: &Shelf, useless: &HashSet<ChunkHash>) -> Vec<Wanted> {
-    let snapshot = shelf.index.load();
-    let chunks = snapshot.stats().chunks;
-    let missing = inner.behind(move || snapshot.edit().without_triples()).await.unwrap_or_default();
-    let room = TEXTS.saturating_sub(chunks.saturating_sub(missing.len()));
-    if missing.len() > room {
-        let text = format!("a model reads at most {TEXTS} texts of a source; the rest is left out");
-        shelf.with(|state| state.triples.error = Some(text));
+    fn progress(state: &mut State) -> &mut Progress {
+        &mut state.triples
     }
-    let wanted = missing.into_iter().filter(|(hash, _)| !useless.contains(hash)).take(room);
-    wanted.map(|(hash, chunk)| Wanted { hash, text: passage(&chunk) }).collect()
+
+    async fn missing(&self, inner: &Inner, shelf: &Shelf) -> Vec<Wanted> {
+        let snapshot = shelf.index.load();
+        let chunks = snapshot.stats().chunks;
+        let missing =
+            inner.behind(move || snapshot.edit().without_triples()).await.unwrap_or_default();
+        let room = TEXTS.saturating_sub(chunks.saturating_sub(missing.len()));
+        if missing.len() > room {
+            let text =
+                format!("a model reads at most {TEXTS} texts of a source; the rest is left out");
+            shelf.with(|state| state.triples.error = Some(text));
+        }
+        let wanted =
+            missing.into_iter().filter(|(hash, _)| !self.useless.contains(hash)).take(room);
+        wanted.map(|(hash, chunk)| Wanted { hash, text: passage(&chunk) }).collect()
+    }
+
+    async fn settle(&mut self, inner: &Inner, shelf: &Shelf, batch: &[Wanted]) -> bool {
+        let model = &self.model;
+        let kept_as = format!("triples/{QUESTION}/{model}");
+        let hashes = batch.iter().map(|wanted| *wanted.hash.as_bytes()).collect();
+        let known = match inner.kept().vectors(&kept_as, hashes).await {
+            Ok(rows) => rows,
+            Err(error) => {
+                note(shelf, 0, Some(error.to_string()));
+                return false;
+            }
+        };
+        let mut done: Vec<(ChunkHash, Vec<Triple>)> = known
+            .into_iter()
+            .map(|(hash, bytes)| (ChunkHash::from_bytes(hash), unpack(&bytes)))
+            .collect();
+        let found: HashSet<ChunkHash> = done.iter().map(|(hash, _)| *hash).collect();
+        let open = batch.iter().filter(|wanted| !found.contains(&wanted.hash));
+        let open: Vec<Wanted> = open.cloned().collect();
+        let questions = open
+            .into_iter()
+            .map(|Wanted { hash, text }| async move { (hash, ask(inner, model, text).await) });
+        let mut answers = stream::iter(questions).buffer_unordered(AT_ONCE);
+        let mut later = None;
+        while let Some((hash, outcome)) = answers.next().await {
+            match outcome {
+                Outcome::Made(triples) => {
+                    let row = vec![(*hash.as_bytes(), pack(&triples))];
+                    if let Err(error) = inner.kept().keep_vectors(&kept_as, row).await {
+                        tracing::warn!(source = shelf.name, "triples could not be kept: {error}");
+                    }
+                    shelf.with(|state| state.triples.made += 1);
+                    done.push((hash, triples));
+                }
+                Outcome::Useless(why) => {
+                    tracing::debug!(source = shelf.name, "no triples of a text: {why}");
+                    self.useless.insert(hash);
+                    note(shelf, 1, Some(why));
+                }
+                Outcome::Later(why) => {
+                    later = Some(why);
+                    // The others of this batch would fare no better.
+                    break;
+                }
+            }
+        }
+        drop(answers);
+        let count = done.len();
+        if count > 0 {
+            shelf.change(Change::Triples(done)).await;
+        }
+        let clean = later.is_none();
+        if let Some(why) = &later {
+            tracing::warn!(source = shelf.name, "triples are missing: {why}");
+        }
+        note(shelf, count, later);
+        clean
+    }
 }
 
 fn passage(chunk: &Chunk) -> String {
     format!("Section: {}\n\n{}", chunk.section_path.join(" > "), chunk.content)
-}
-
-/// Whether nothing of a batch is left for later.
-async fn settle(
-    inner: &Inner,
-    shelf: &Shelf,
-    model: &str,
-    batch: &[Wanted],
-    useless: &mut HashSet<ChunkHash>,
-) -> bool {
-    let kept_as = format!("triples/{QUESTION}/{model}");
-    let hashes = batch.iter().map(|wanted| *wanted.hash.as_bytes()).collect();
-    let known = match inner.kept().vectors(&kept_as, hashes).await {
-        Ok(rows) => rows,
-        Err(error) => {
-            note(shelf, 0, Some(error.to_string()));
-            return false;
-        }
-    };
-    let mut done: Vec<(ChunkHash, Vec<Triple>)> = known
-        .into_iter()
-        .map(|(hash, bytes)| (ChunkHash::from_bytes(hash), unpack(&bytes)))
-        .collect();
-    let found: HashSet<ChunkHash> = done.iter().map(|(hash, _)| *hash).collect();
-    let open = batch.iter().filter(|wanted| !found.contains(&wanted.hash));
-    let open: Vec<Wanted> = open.cloned().collect();
-    let questions = open
-        .into_iter()
-        .map(|Wanted { hash, text }| async move { (hash, ask(inner, model, text).await) });
-    let mut answers = stream::iter(questions).buffer_unordered(AT_ONCE);
-    let mut later = None;
-    while let Some((hash, outcome)) = answers.next().await {
-        match outcome {
-            Outcome::Made(triples) => {
-                let row = vec![(*hash.as_bytes(), pack(&triples))];
-                if let Err(error) = inner.kept().keep_vectors(&kept_as, row).await {
-                    tracing::warn!(source = shelf.name, "triples could not be kept: {error}");
-                }
-                shelf.with(|state| state.triples.made += 1);
-                done.push((hash, triples));
-            }
-            Outcome::Useless(why) => {
-                tracing::debug!(source = shelf.name, "no triples of a text: {why}");
-                useless.insert(hash);
-                note(shelf, 1, Some(why));
-            }
-            Outcome::Later(why) => {
-                later = Some(why);
-                // The others of this batch would fare no better.
-                break;
-            }
-        }
-    }
-    drop(answers);
-    let count = done.len();
-    if count > 0 {
-        shelf.change(Change::Triples(done)).await;
-    }
-    let clean = later.is_none();
-    if let Some(why) = &later {
-        tracing::warn!(source = shelf.name, "triples are missing: {why}");
-    }
-    note(shelf, count, later);
-    clean
 }
 
 /// So many less wait; with a reason, all that wait share it.
