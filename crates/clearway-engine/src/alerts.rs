@@ -270,8 +270,9 @@ impl Inner {
                 readings.push(Reading { measure, subject: subject.to_owned(), value });
             }
         };
-        // Listing the open files of a busy server takes a while.
-        if let Some(process) = self.options.lanes.run(Process::measure).await {
+        // Listing the open files of a busy server takes a while, and all lanes may be taken.
+        let measured = tokio::time::timeout(LONGEST, self.options.lanes.run(Process::measure));
+        if let Ok(Some(process)) = measured.await {
             let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile);
             let extra = i64::from(process.os_threads)
                 - i64::from(self.threads_at_start.load(Ordering::Relaxed));
@@ -291,11 +292,8 @@ impl Inner {
             add(Measure::Breaker, &provider.name, f64::from(open));
         }
         let (ended, failed) = self.metrics.ends();
-        if let Some(share) = ends.failed(self.clocks.now(), ended, failed) {
-            add(Measure::FailedRuns, "", share);
-        } else {
-            add(Measure::FailedRuns, "", 0.0);
-        }
+        let share = ends.failed(self.clocks.now(), ended, failed);
+        add(Measure::FailedRuns, "", share.unwrap_or(0.0));
         if wanted(Measure::DiskFree)
             && let Ok(info) = bounded(self.store.info()).await
             && let Some(free) = info.disk_free_bytes

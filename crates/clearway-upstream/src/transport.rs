@@ -249,35 +249,30 @@ enum Output {
 impl Output {
     /// Sends what the connection takes.
     fn send(&mut self, io: &mut Box<dyn Io>, cx: &mut Context<'_>) {
-        let outcome = match self {
-            Self::Rest { .. } => self.poll_send(io, cx),
-            Self::Written | Self::Sent | Self::Failed(_) => Poll::Ready(Ok(())),
-        };
-        let outcome = match (outcome, &self) {
-            (Poll::Ready(Ok(())), Self::Written) => Pin::new(&mut **io).poll_flush(cx),
-            (outcome, _) => outcome,
-        };
-        match (outcome, &self) {
-            (Poll::Ready(Ok(())), Self::Written) => *self = Self::Sent,
-            (Poll::Ready(Err(error)), _) => *self = Self::Failed(error),
-            (Poll::Ready(Ok(())) | Poll::Pending, _) => {}
+        if let Poll::Ready(Err(error)) = self.poll_send(io, cx) {
+            *self = Self::Failed(error);
         }
     }
 
     fn poll_send(&mut self, io: &mut Box<dyn Io>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let Self::Rest { head, body, written } = self else { return Poll::Ready(Ok(())) };
-        while *written < head.len() + body.len() {
-            let slices = match written.checked_sub(head.len()) {
-                None => [&head[*written..], &body[..]],
-                Some(of_body) => [&body[of_body..], &[]],
-            };
-            let slices = slices.map(IoSlice::new);
-            match std::task::ready!(Pin::new(&mut **io).poll_write_vectored(cx, &slices))? {
-                0 => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
-                count => *written += count,
+        if let Self::Rest { head, body, written } = self {
+            while *written < head.len() + body.len() {
+                let slices = match written.checked_sub(head.len()) {
+                    None => [&head[*written..], &body[..]],
+                    Some(of_body) => [&body[of_body..], &[]],
+                };
+                let slices = slices.map(IoSlice::new);
+                match std::task::ready!(Pin::new(&mut **io).poll_write_vectored(cx, &slices))? {
+                    0 => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
+                    count => *written += count,
+                }
             }
+            *self = Self::Written;
         }
-        *self = Self::Written;
+        if let Self::Written = self {
+            std::task::ready!(Pin::new(&mut **io).poll_flush(cx))?;
+            *self = Self::Sent;
+        }
         Poll::Ready(Ok(()))
     }
 }

@@ -33,9 +33,14 @@ fn breaker_of<'a>(views: &'a [ProviderView], name: &str) -> &'a str {
 async fn streams_finish_and_new_calls_take_what_is_in_force() {
     let (lab, mut config) = three(Duration::from_millis(100));
     let mut early = std::pin::pin!(lab.call());
+    let begun = async {
+        while lab.sims[0].stats().in_flight == 0 {
+            settle().await;
+        }
+    };
     tokio::select! {
         _ = early.as_mut() => panic!("it takes four seconds"),
-        () = tokio::time::sleep(Duration::from_secs(1)) => {}
+        () = begun => {}
     }
     lab.sims[1].change(|control| control.fault = Some("unavailable".parse().unwrap()));
     for _ in 0..5 {

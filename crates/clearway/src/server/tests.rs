@@ -127,16 +127,9 @@ async fn a_graph_that_panics_hurts_itself_alone() {
         runs.push((fine["run_id"].as_str().unwrap().to_owned(), "success"));
     }
     for (run, status) in &runs {
-        let wait = timeout(Duration::from_secs(20), async {
-            loop {
-                let run = client.get(&format!("/runs/{run}")).await.unwrap();
-                if !run["ended_at"].is_null() {
-                    return run;
-                }
-                tokio::time::sleep(Duration::from_millis(10)).await;
-            }
-        });
-        let run = wait.await.unwrap();
+        let ended = clearway.engine.wait(run.parse().unwrap());
+        timeout(Duration::from_secs(20), ended).await.unwrap().unwrap();
+        let run = client.get(&format!("/runs/{run}")).await.unwrap();
         assert_eq!(run["status"], *status, "{run}");
         if *status == "error" {
             assert_eq!(run["error"]["code"], "internal", "{run}");

@@ -7,6 +7,17 @@ fn ids(states: &Value) -> Vec<String> {
     states.iter().map(|state| state["checkpoint_id"].as_str().unwrap().to_owned()).collect()
 }
 
+/// Asks again until there is something, for a minute of paused time at most.
+async fn until<T>(what: &str, mut get: impl AsyncFnMut() -> Option<T>) -> T {
+    for _ in 0..600 {
+        if let Some(found) = get().await {
+            return found;
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    panic!("never: {what}");
+}
+
 #[tokio::test]
 async fn the_input_is_told_before_anything_is_done_with_it() {
     let mut server = TestServer::start().await;
@@ -108,20 +119,29 @@ async fn a_thread_lives_as_long_as_was_said() {
     let history = format!("{path}/history");
     let now = json!({"ttl": {"ttl": 0, "strategy": "keep_latest"}});
     json_of(&mut server, "PATCH", &path, &now).await;
-    tokio::time::sleep(Duration::from_secs(3)).await;
-    let left = json_of(&mut server, "POST", &history, &json!({"limit": 10})).await;
-    assert_eq!(ids(&left).len(), 1, "{left}");
+    let left = until("all but the newest is gone", async || {
+        let left = json_of(&mut server, "POST", &history, &json!({"limit": 10})).await;
+        (ids(&left).len() == 1).then_some(left)
+    })
+    .await;
     assert_eq!(contents(&left[0]["values"]).len(), 4);
 
     // One that is at work waits until it is not.
     let thread = made["thread_id"].as_str().unwrap().to_owned();
     let run = hang(&mut server, &thread).await;
+    let with_ttl = format!("{path}?include=ttl");
     json_of(&mut server, "PATCH", &path, &json!({"ttl": 0})).await;
-    tokio::time::sleep(Duration::from_secs(3)).await;
-    assert_eq!(send(&mut server, "GET", &path, "").await.status, 200);
+    let first = json_of(&mut server, "GET", &with_ttl, &Value::Null).await["ttl"].clone();
+    until("its end is put off", async || {
+        let now = json_of(&mut server, "GET", &with_ttl, &Value::Null).await;
+        (now["ttl"]["expires_at"] != first["expires_at"]).then_some(())
+    })
+    .await;
     let cancel = format!("{path}/runs/{run}/cancel?wait=1");
     json_of(&mut server, "POST", &cancel, &Value::Null).await;
     json_of(&mut server, "PATCH", &path, &json!({"ttl": 0})).await;
-    tokio::time::sleep(Duration::from_secs(3)).await;
-    assert_eq!(send(&mut server, "GET", &path, "").await.status, 404);
+    until("it is gone", async || {
+        (send(&mut server, "GET", &path, "").await.status == 404).then_some(())
+    })
+    .await;
 }
