@@ -108,8 +108,13 @@ async fn panics(_cx: crate::graph::Ctx, _state: Arc<Nothing>) -> crate::graph::N
 
 const FINE: &str = "[workflows.fine.steps.only]\ndo = 'set'\nvalue = '1 + 1'\n";
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_graph_that_panics_hurts_itself_alone() {
+/// On the runtime that `serve` has: all its threads are there before the first run.
+#[test]
+fn a_graph_that_panics_hurts_itself_alone() {
+    crate::threads::runtime(Some(2)).unwrap().block_on(panicking_graphs_beside_healthy_ones());
+}
+
+async fn panicking_graphs_beside_healthy_ones() {
     let data = tempfile::tempdir().unwrap();
     let boom = crate::graph::Graph::<Nothing>::builder("boom").node("fuse", panics).start("fuse");
     let options = Options { graphs: vec![boom.build().unwrap().agent()], ..Options::default() };
