@@ -294,7 +294,7 @@ impl Machine {
             self.rename_due();
         }
         if let Some(resume) = &command.resume {
-            self.answer(resume, command.fork)?;
+            self.answer(resume, command.fork, command.lenient)?;
         }
         if !command.takes_in() {
             return Ok(());
@@ -329,7 +329,7 @@ impl Machine {
         self.notes.iter().for_each(|entry| self.journal.add(entry.clone()));
     }
 
-    fn answer(&mut self, resume: &Resume, fork: bool) -> Result<(), Failure> {
+    fn answer(&mut self, resume: &Resume, fork: bool, lenient: bool) -> Result<(), Failure> {
         let (run, mut answered) = (self.run.to_string(), false);
         let mut known = Vec::new();
         for due in &self.due.due {
@@ -357,7 +357,7 @@ impl Machine {
                 self.notes.push(entry);
             }
         }
-        if !answered {
+        if !answered && !lenient {
             let waits = if known.is_empty() {
                 "nothing on this thread waits for an answer".to_owned()
             } else {

@@ -79,6 +79,9 @@ struct Scope {
     exit: usize,
 }
 
+/// Where a graph begins, in edges, and as the node in whose name a state is changed.
+pub const START: &str = "__start__";
+
 /// The end of a branch, as a `goto` target and in edges.
 pub const END: &str = "__end__";
 
@@ -211,7 +214,7 @@ impl Plan {
     pub fn edges(&self) -> Vec<(Arc<str>, Arc<str>, bool)> {
         let name = |at: usize| self.nodes[at].name.clone();
         let mut edges: Vec<_> =
-            self.entry.iter().map(|&at| (Arc::from("__start__"), name(at), false)).collect();
+            self.entry.iter().map(|&at| (Arc::from(START), name(at), false)).collect();
         let joined: BTreeSet<usize> =
             self.joins.iter().flat_map(|join| join.sources.iter().copied()).collect();
         for (at, node) in self.nodes.iter().enumerate() {

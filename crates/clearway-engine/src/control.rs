@@ -10,7 +10,7 @@ use bytes::Bytes;
 use clearway_core::channel::{self, Write};
 use clearway_core::journal::{Entry, Journal};
 use clearway_core::machine::{Checkpoint, Delta, Source};
-use clearway_core::plan::{END, Finished, Frontier};
+use clearway_core::plan::{END, Finished, Frontier, START};
 use clearway_core::run::Budget;
 use clearway_core::thread::ThreadRecord;
 use clearway_core::wait::WaitKind;
@@ -362,6 +362,10 @@ impl Engine {
         let mut next = match &change.as_node {
             // Nothing is left to do.
             Some(node) if node == END => Frontier { depth: before.depth, ..Frontier::default() },
+            // As if the change were input: the graph is to begin.
+            Some(node) if node == START => {
+                Frontier { depth: before.depth, ..agent.plan.first(planner, 0) }
+            }
             Some(node) => {
                 if !agent.plan.has_node(node) {
                     let text = format!("agent `{}` has no node `{node}`", agent.name);
@@ -373,6 +377,12 @@ impl Engine {
             None if parent.is_none() => agent.plan.first(planner, 0),
             None => before.clone(),
         };
+        // A result is made by the run that comes to it: for nobody else it is left to do.
+        if let Some(fold) = agent.plan.fold()
+            && next.due.iter().all(|due| due.node == *fold)
+        {
+            next.due.clear();
+        }
         // As the first of a thread it also stands for the input that there was none of.
         next.depth += if parent.is_none() { 2 } else { 1 };
         let mut state = from.map(|at| at.state).unwrap_or_default();

@@ -199,3 +199,93 @@ async fn a_cancel_that_is_waited_for_leaves_the_thread_free() -> Result<()> {
     ensure!(took < Duration::from_secs(2), "the cancel took {took:?}");
     world.finish().await
 }
+
+const FLOW: &str = r#"
+[workflows.flow.channels]
+topic = { reducer = "last", input = true }
+steps = { reducer = "append" }
+
+[workflows.flow.steps.begin]
+do     = "set"
+value  = "'begin'"
+writes = { steps = "['begin']" }
+
+[workflows.flow.steps.pause]
+needs  = ["begin"]
+do     = "wait"
+for    = "20ms"
+writes = { steps = "['pause']" }
+
+[workflows.flow.steps.ask]
+needs   = ["pause"]
+do      = "ask"
+payload = { question = "Go on?" }
+writes  = { steps = "[ask]" }
+
+[workflows.flow.steps.finish]
+needs  = ["ask"]
+do     = "set"
+value  = "'finish'"
+writes = { steps = "['finish']" }
+"#;
+
+fn flow(more: Value) -> Value {
+    let mut body = json!({"assistant_id": "flow"});
+    if let (Value::Object(body), Value::Object(more)) = (&mut body, more) {
+        body.extend(more);
+    }
+    body
+}
+
+#[tokio::test]
+async fn a_workflow_looks_the_same_to_whoever_comes_late() -> Result<()> {
+    let world = World::new(binary()).config(|config| config.extra.push_str(FLOW)).start().await?;
+    let modes = json!(["values", "updates", "custom", "tasks", "checkpoints", "debug", "events"]);
+    let id = thread(&world).await?;
+    let (path, wait) = (format!("/threads/{id}"), format!("/threads/{id}/runs/wait"));
+    let asked = flow(json!({
+        "input": {"topic": "tea"}, "stream_mode": modes, "stream_resumable": true,
+    }));
+    let answer = flow(json!({
+        "command": {"resume": "yes"}, "stream_mode": modes, "stream_resumable": true,
+    }));
+    for body in [asked, answer] {
+        let request = world.client().post(format!("{path}/runs/stream")).json(&body);
+        let mut stream = request.open().await?.ok().await?;
+        let at = stream.headers.get("location").context("no location")?.to_owned();
+        let mut live = Vec::new();
+        while let Some(event) = stream.next().await? {
+            live.push(event);
+        }
+        // It waited on its way, and what it did behind that is read as what was before.
+        assert_eq!(join(&world, &at, "-1").await?.rest().await?, live);
+        let ends = live.iter().filter(|event| event.name.as_deref() == Some("tasks"));
+        let asks = ends.filter(|end| end.json()["interrupts"][0]["value"]["question"] == "Go on?");
+        assert_eq!(asks.count(), usize::from(body["command"].is_null()), "its end says so");
+    }
+    let state = get(&world, &format!("{path}/state")).await?;
+    assert_eq!(state["values"]["steps"], json!(["begin", "pause", "yes", "finish"]));
+    let history = post(&world, &format!("{path}/history"), &json!({"limit": 2})).await?;
+    assert_eq!(state["parent_checkpoint"], history[1]["checkpoint"], "what is not shown");
+    let named = json!({"checkpoint": {"thread_id": id}});
+    let now = post(&world, &format!("{path}/state/checkpoint"), &named).await?;
+    assert_eq!(now, state, "no checkpoint's id means where it stands");
+    // Another window answers, too.
+    post(&world, &wait, &flow(json!({"command": {"resume": "no"}}))).await?;
+    let standing = get(&world, &path).await?;
+    assert_eq!((&standing["status"], &standing["values"]), (&json!("idle"), &state["values"]));
+    let list = get(&world, &format!("{path}/runs?select=status&select=run_id")).await?;
+    assert_eq!(list[0].as_object().map(serde_json::Map::len), Some(2));
+
+    // As if input had come; from a stop before a node an answer leads on as well.
+    let change = json!({"values": {"topic": "more"}, "as_node": "__start__"});
+    post(&world, &format!("{path}/state"), &change).await?;
+    assert_eq!(get(&world, &format!("{path}/state")).await?["next"], json!(["begin"]));
+    post(&world, &wait, &flow(json!({"input": null, "interrupt_before": ["pause"]}))).await?;
+    let on = post(&world, &wait, &flow(json!({"command": {"resume": true}}))).await?;
+    assert_eq!(on["__interrupt__"][0]["value"], json!({"question": "Go on?"}));
+    let change = json!({"values": null, "as_node": "finish"});
+    post(&world, &format!("{path}/state"), &change).await?;
+    assert_eq!(get(&world, &path).await?["status"], "idle", "nothing is left to do");
+    world.finish().await
+}

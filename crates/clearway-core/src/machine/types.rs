@@ -70,6 +70,8 @@ pub struct Command {
     pub goto: Option<Vec<Goto>>,
     /// The state is an earlier one: what was done from there is done anew, under new ids.
     pub fork: bool,
+    /// An answer that nobody waits for is passed over, and the run goes on with what is due.
+    pub lenient: bool,
 }
 
 /// Answers to questions.
@@ -87,7 +89,7 @@ impl Command {
         self.fork || self.goto.is_some() || !self.update.is_empty()
     }
 
-    /// `{resume?, resume_by_id?, update?, goto?, fork?}`, as stored with the run.
+    /// `{resume?, resume_by_id?, update?, goto?, fork?, lenient?}`, as stored with the run.
     pub fn to_json(&self) -> Value {
         let mut object = Map::new();
         match &self.resume {
@@ -108,8 +110,10 @@ impl Command {
             };
             object.insert("update".to_owned(), journal::output_to_json(&steps));
         }
-        if self.fork {
-            object.insert("fork".to_owned(), true.into());
+        for (name, on) in [("fork", self.fork), ("lenient", self.lenient)] {
+            if on {
+                object.insert(name.to_owned(), true.into());
+            }
         }
         Value::Object(object)
     }
@@ -130,8 +134,9 @@ impl Command {
             None => Output::default(),
             Some(update) => journal::output_from_json(update)?,
         };
-        let fork = object.get("fork").is_some_and(|fork| *fork == true);
-        Some(Self { resume, update: update.writes, goto: update.goto, fork })
+        let on = |name: &str| object.get(name).is_some_and(|on| *on == true);
+        let (fork, lenient) = (on("fork"), on("lenient"));
+        Some(Self { resume, update: update.writes, goto: update.goto, fork, lenient })
     }
 }
 

@@ -35,6 +35,8 @@ pub(super) fn routes(routes: Routes) -> Result<Routes, Address> {
 fn shape(cron: &Cron) -> Map<String, Value> {
     let schedule = &cron.schedule;
     let time = |at: Option<Timestamp>| at.map(|at| at.to_string());
+    let mut metadata = cron.metadata.clone();
+    metadata.remove(runs::OWN);
     let shape = json!({
         "cron_id": schedule.id.to_string(),
         "assistant_id": cron.note["assistant_id"],
@@ -47,7 +49,7 @@ fn shape(cron: &Cron) -> Map<String, Value> {
         "next_run_date": time(schedule.next_at),
         "on_run_completed": schedule.thread.is_none().then(|| cron.note["on_run_completed"].clone()),
         "payload": cron.note["payload"],
-        "metadata": cron.metadata,
+        "metadata": metadata,
         "created_at": schedule.created_at.to_string(),
         "updated_at": cron.updated_at.to_string(),
         // Of our own: what came of its last time.

@@ -26,6 +26,8 @@ pub(super) struct Facts {
     pub(super) command: Option<Command>,
     /// The checkpoint that it starts from, if that is not the thread's head.
     pub(super) base: Option<CheckpointId>,
+    /// The one that its client named for this, which a fork is shown to follow.
+    pub(super) named: Option<CheckpointId>,
     /// Nothing was on its thread before.
     pub(super) is_first: bool,
 }
@@ -45,9 +47,16 @@ impl Facts {
             input: record.input.as_object().cloned().unwrap_or_default(),
             command: record.options.command.clone(),
             base: record.options.base,
+            named: named(record),
             is_first: false,
         }
     }
+}
+
+/// The checkpoint that the client of a run named to start from. Before a thread's first input there is
+/// none to start from, so this may be another than the run's base.
+pub(super) fn named(record: &RunRecord) -> Option<CheckpointId> {
+    super::runs::own_of(record)["from"].as_str()?.parse().ok()
 }
 
 impl Facts {

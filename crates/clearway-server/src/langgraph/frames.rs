@@ -66,11 +66,9 @@ impl Frames {
                     frame(0, "metadata", &json!({"run_id": run, "attempt": attempt}));
                 }
                 if wants(Modes::EVENTS) {
-                    frame(
-                        2,
-                        "events",
-                        &chain(run, "on_chain_start", None, json!({"input": run.facts.input})),
-                    );
+                    let input = run.facts.graph.given(&run.facts.input);
+                    let data = json!({"input": input});
+                    frame(2, "events", &chain(run, "on_chain_start", None, data));
                 }
             }
             What::Values { values, interrupts } if wants(Modes::VALUES) => match interrupts {
@@ -154,7 +152,8 @@ impl Frames {
                 frame(0, "error", &json!({"error": error, "message": message}));
             }
             What::Ended { status, .. } if wants(Modes::EVENTS) && *status == Status::Success => {
-                frame(2, "events", &chain(run, "on_chain_end", None, json!({})));
+                let data = json!({"output": run.values()});
+                frame(2, "events", &chain(run, "on_chain_end", None, data));
             }
             What::Values { .. }
             | What::Interrupts(_)

@@ -44,6 +44,11 @@ impl Graph {
         fold.is_some_and(|fold| **fold == *node)
     }
 
+    /// Whether its runs end with such a node.
+    pub(super) fn folds(&self) -> bool {
+        self.agent.as_ref().is_some_and(|agent| agent.plan.fold().is_some())
+    }
+
     pub(super) fn has_node(&self, node: &str) -> bool {
         self.agent.as_ref().is_some_and(|agent| agent.plan.has_node(node))
     }

@@ -27,60 +27,10 @@ use super::graph::Graph;
 use super::messages;
 use super::state;
 
-/// What a client wants to see.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Modes(u16);
+mod place;
+mod wanted;
 
-impl Modes {
-    pub(super) const NONE: Self = Self(0);
-    pub(super) const VALUES: Self = Self(1);
-    pub(super) const UPDATES: Self = Self(2);
-    /// `messages-tuple`: a message in pieces.
-    pub(super) const TUPLES: Self = Self(4);
-    /// `messages`: a message as far as it has come.
-    pub(super) const PARTIALS: Self = Self(8);
-    pub(super) const CUSTOM: Self = Self(16);
-    pub(super) const TASKS: Self = Self(32);
-    pub(super) const CHECKPOINTS: Self = Self(64);
-    pub(super) const DEBUG: Self = Self(128);
-    pub(super) const EVENTS: Self = Self(256);
-    pub(super) const ALL: Self = Self(511);
-
-    const NAMES: [(&'static str, Self); 9] = [
-        ("values", Self::VALUES),
-        ("updates", Self::UPDATES),
-        ("messages-tuple", Self::TUPLES),
-        ("messages", Self::PARTIALS),
-        ("custom", Self::CUSTOM),
-        ("tasks", Self::TASKS),
-        ("checkpoints", Self::CHECKPOINTS),
-        ("debug", Self::DEBUG),
-        ("events", Self::EVENTS),
-    ];
-
-    pub(super) const fn has(self, other: Self) -> bool {
-        self.0 & other.0 != 0
-    }
-
-    pub(super) const fn with(self, other: Self) -> Self {
-        Self(self.0 | other.0)
-    }
-
-    /// # Errors
-    /// No mode has this name; says which there are.
-    pub(super) fn parse(name: &str) -> Result<Self, String> {
-        let found = Self::NAMES.iter().find(|(known, _)| *known == name);
-        found.map(|(_, mode)| *mode).ok_or_else(|| {
-            let known: Vec<&str> = Self::NAMES.iter().map(|(name, _)| *name).collect();
-            let name = crate::extract::shown(name);
-            format!("no stream mode is called `{name}`; there are: {}", known.join(", "))
-        })
-    }
-
-    pub(super) fn names(self) -> Vec<&'static str> {
-        Self::NAMES.iter().filter(|(_, mode)| self.has(*mode)).map(|(name, _)| *name).collect()
-    }
-}
+pub(super) use wanted::Modes;
 
 /// Something to show.
 #[derive(Debug)]
@@ -195,10 +145,16 @@ pub(super) struct Projector {
     due: Vec<Due>,
     pub(super) speaking: HashMap<Uuid, Speaking>,
     interrupts: Vec<Value>,
+    /// The calls that ask, as they are shown at their end.
+    asking: Vec<Value>,
+    /// The last checkpoint that is not shown, and its parent.
+    hidden: Option<(CheckpointId, Option<CheckpointId>)>,
     step: i64,
     /// Where the thread stands, [`Frontier::depth`].
     depth: u64,
     has_begun: bool,
+    /// Calls of the superstep under way that were made.
+    made: Vec<TaskId>,
     is_parked: bool,
     /// Starts of the run; one that waited and goes on does not start anew.
     attempt: u64,
@@ -223,9 +179,12 @@ impl Projector {
             due: Vec::new(),
             speaking: HashMap::new(),
             interrupts: Vec::new(),
+            asking: Vec::new(),
+            hidden: None,
             step: 0,
             depth: 0,
             has_begun: false,
+            made: Vec::new(),
             is_parked: false,
             attempt: 1,
             failed: None,
@@ -255,7 +214,7 @@ impl Projector {
 
     /// What must be there before this event can be shown.
     pub(super) fn needs(&mut self, event: &Event) -> Option<Need> {
-        if !self.modes.has(Modes(!Modes::CUSTOM.0)) {
+        if !self.modes.has(Modes::ALL.without(Modes::CUSTOM)) {
             return None;
         }
         let Body::Fact(fact) = &event.body else { return None };
@@ -268,8 +227,8 @@ impl Projector {
         let target = match fact.kind {
             EventKind::NodeStarted => fact.json()["step"].as_i64().unwrap_or(0) - 1,
             EventKind::RunEnded => i64::MAX,
-            EventKind::RunParked | EventKind::RunReleased => {
-                self.completed.iter().map(|one| one.step).max().unwrap_or(-2)
+            EventKind::RunParked | EventKind::RunReleased if !self.completed.is_empty() => {
+                self.ended_step()
             }
             _ => return None,
         };
@@ -282,6 +241,13 @@ impl Projector {
             self.asked = Some(target);
         }
         Some(Need::Steps(self.steps.back().map(|step| step.checkpoint.id).or(self.at)))
+    }
+
+    /// The last superstep that has ended, as far as the log was read: what is stored may be further.
+    fn ended_step(&self) -> i64 {
+        let has_ended = |due: &Due| self.completed.iter().any(|one| one.task == due.task);
+        let all = !self.due.is_empty() && self.due.iter().all(has_ended);
+        if all { self.step } else { self.step - 1 }
     }
 
     /// Says what an event means, once it needs nothing any more.
@@ -338,6 +304,11 @@ impl Projector {
                 if let Some(id) = uuid_in(&data, "id") {
                     let mut shown = state::interrupt(id, &data["value"]);
                     shown["response_schema"] = Value::Null;
+                    let task = self.task(&data).to_string();
+                    self.asking.push(json!({
+                        "id": task, "name": data["node"], "error": null, "result": {},
+                        "interrupts": [shown.clone()],
+                    }));
                     self.interrupts.push(shown);
                 }
             }
@@ -349,9 +320,9 @@ impl Projector {
             EventKind::OutputReset => self.reset(event, &fact.json(), out),
             EventKind::RunParked => {
                 self.is_parked = true;
-                self.flush(event, out);
+                self.flush_until(event, self.ended_step(), out);
             }
-            EventKind::RunReleased => self.flush(event, out),
+            EventKind::RunReleased => self.flush_until(event, self.ended_step(), out),
             EventKind::RunEnded => self.ended(event, &fact.json(), out),
             EventKind::MessageDelta
             | EventKind::Progress
@@ -394,7 +365,7 @@ impl Projector {
             );
             put(place::ARRIVED, step - 1, What::Checkpoint(shown));
         }
-        let says_something = !facts.input.is_empty() || facts.command.is_some();
+        let says_something = !facts.graph.given(&facts.input).is_empty() || facts.command.is_some();
         if says_something && self.modes.has(Modes::VALUES) {
             let values = facts.graph.values(&state);
             put(place::VALUES, step + 1, What::Values { values, interrupts: None });
@@ -403,6 +374,7 @@ impl Projector {
             let next = due_of(&facts.graph, &self.due);
             let (source, parent) = match source {
                 Source::Input => (Source::Loop, Some(state::before_input(first))),
+                Source::Fork => (Source::Fork, facts.named.or(self.base)),
                 other => (other, self.base),
             };
             let shown = self.checkpoint(first, parent, &state, (source, step), next);
@@ -416,7 +388,9 @@ impl Projector {
         if step > self.shown + 1 || !self.completed.is_empty() {
             self.flush_until(event, step - 1, out);
         }
-        self.step = step;
+        if std::mem::replace(&mut self.step, step) != step {
+            self.made.clear();
+        }
         let node = data["node"].as_str().unwrap_or_default();
         if !self.modes.has(Modes::TASKS.with(Modes::DEBUG).with(Modes::EVENTS))
             || self.facts.graph.is_fold(node)
@@ -424,6 +398,7 @@ impl Projector {
             return;
         }
         let task = self.task(data);
+        self.made.push(task);
         let payload = self.due.iter().find(|due| due.task == task);
         let input = match payload.and_then(|due| due.payload.as_deref()) {
             Some(payload) => payload.clone(),
@@ -431,7 +406,11 @@ impl Projector {
         };
         let task = json!({
             "id": task.to_string(), "name": node, "input": input,
-            "triggers": [format!("branch:to:{node}")], "metadata": {},
+            "triggers": [format!("branch:to:{node}")],
+            "metadata": {
+                "run_id": self.facts.run.to_string(), "assistant_id": self.facts.assistant,
+                "graph_id": self.facts.graph.name,
+            },
         });
         out.push(self.item(event, place::TASK, What::Task(task)));
     }
@@ -520,6 +499,7 @@ impl Projector {
         if of_task.is_none() {
             self.completed.retain(|one| after.is_some_and(|after| one.id.seq <= after));
             self.interrupts.clear();
+            self.asking.clear();
         }
         for (place, id) in (place::UNSAID..=place::UNSAID_LAST).zip(open) {
             out.push(self.item(event, place, What::Unsaid(id)));
@@ -527,10 +507,6 @@ impl Projector {
     }
 
     // ## Supersteps
-
-    fn flush(&mut self, event: &Event, out: &mut Vec<Item>) {
-        self.flush_until(event, i64::MAX, out);
-    }
 
     /// Shows supersteps up to `last` whose checkpoints are here.
     fn flush_until(&mut self, event: &Event, last: i64, out: &mut Vec<Item>) {
@@ -624,7 +600,8 @@ impl Projector {
             if !state::awaits_fold(graph, &checkpoint.frontier) {
                 let (source, parent) = match checkpoint.source {
                     Source::Input => (Source::Loop, Some(state::before_input(checkpoint.id))),
-                    other => (other, checkpoint.parent),
+                    Source::Fork => (Source::Fork, facts.named.or(checkpoint.parent)),
+                    other => (other, self.passing_hidden(checkpoint.parent)),
                 };
                 let next = due_of(graph, &checkpoint.frontier.due);
                 let shown = self.checkpoint(checkpoint.id, parent, state, (source, step), next);
@@ -632,10 +609,26 @@ impl Projector {
                 put(out, id, place, at, What::Checkpoint(shown));
             }
         }
+        if state::awaits_fold(graph, &checkpoint.frontier) {
+            self.hidden = Some((checkpoint.id, checkpoint.parent));
+        }
         self.shown = self.shown.max(checkpoint.step);
         self.at = Some(checkpoint.id);
         self.depth = checkpoint.frontier.depth;
         self.due = checkpoint.frontier.due;
+    }
+
+    /// A parent as it is shown.
+    fn passing_hidden(&self, parent: Option<CheckpointId>) -> Option<CheckpointId> {
+        match self.hidden {
+            Some((hidden, before)) if parent == Some(hidden) => before,
+            _ => parent,
+        }
+    }
+
+    /// The thread's values as of what was shown last.
+    pub(super) fn values(&self) -> Value {
+        self.state.as_ref().map_or_else(|| json!({}), |state| self.facts.graph.values(state))
     }
 
     fn checkpoint(
@@ -668,6 +661,19 @@ impl Projector {
         })
     }
 
+    /// The call that a run failed at, as it is shown at its end, if it was the only one.
+    fn failed_call(&self, error: Value) -> Option<Value> {
+        let open = |due: &&Due| {
+            self.made.contains(&due.task) && !self.completed.iter().any(|one| one.task == due.task)
+        };
+        let mut open = self.due.iter().filter(open);
+        let (call, None) = (open.next()?, open.next()) else { return None };
+        Some(json!({
+            "id": call.task.to_string(), "name": &*call.node, "error": error, "result": {},
+            "interrupts": [],
+        }))
+    }
+
     /// Messages that a node returned without having streamed them.
     fn say_rest(&self, returned: &Value, one: &Completed, step: i64, out: &mut Vec<Item>) {
         if !self.modes.has(Modes::TUPLES.with(Modes::PARTIALS)) {
@@ -689,7 +695,7 @@ impl Projector {
     }
 
     fn ended(&mut self, event: &Event, data: &Value, out: &mut Vec<Item>) {
-        self.flush(event, out);
+        self.flush_until(event, i64::MAX, out);
         let status = data["status"].as_str().and_then(Status::parse).unwrap_or(Status::Error);
         match status {
             Status::Success => {
@@ -704,12 +710,22 @@ impl Projector {
                         let what = What::Values { values, interrupts: Some(asked) };
                         out.push(self.item(event, place::ASKED, what));
                     }
+                    let asking = std::mem::take(&mut self.asking);
+                    for (at, result) in asking.into_iter().enumerate() {
+                        let at = u8::try_from(at).unwrap_or(u8::MAX);
+                        let place = place::UNDONE.saturating_add(at).min(place::UNDONE_LAST);
+                        out.push(self.item(event, place, What::TaskResult(result)));
+                    }
                 }
             }
             Status::Error | Status::Timeout => {
                 let error = data["error"]["code"].as_str().unwrap_or("internal").to_owned();
                 let message = data["error"]["message"].as_str().unwrap_or_default().to_owned();
                 self.failed = Some(message.clone());
+                if let Some(result) = self.failed_call(json!({"error": error, "message": message}))
+                {
+                    out.push(self.item(event, place::UNDONE, What::TaskResult(result)));
+                }
                 out.push(self.item(event, place::FAILED, What::Failed { error, message }));
             }
             _ => {}
@@ -717,33 +733,6 @@ impl Projector {
         let stopped = !self.due.is_empty();
         out.push(self.item(event, place::ENDED, What::Ended { status, stopped }));
     }
-}
-
-/// The place of an item among those of its event: the same whatever a client asks for. They are in
-/// the order in which items appear.
-mod place {
-    pub(super) const STARTED: u8 = 0;
-    pub(super) const TOKEN: u8 = 0;
-    /// Where the input has arrived, and where it is applied.
-    pub(super) const ARRIVED: u8 = 1;
-    pub(super) const APPLIED: u8 = 2;
-    /// Messages in one piece, up to [`SAID_LAST`].
-    pub(super) const SAID: u8 = 3;
-    pub(super) const SAID_LAST: u8 = 11;
-    pub(super) const UPDATE: u8 = 12;
-    pub(super) const RESULT: u8 = 13;
-    pub(super) const VALUES: u8 = 14;
-    pub(super) const CHECKPOINT: u8 = 15;
-    pub(super) const INTERRUPTS: u8 = 16;
-    /// Values with open questions.
-    pub(super) const ASKED: u8 = 17;
-    pub(super) const TASK: u8 = 17;
-    pub(super) const SPEECH: u8 = 18;
-    /// Messages taken back, up to [`UNSAID_LAST`].
-    pub(super) const UNSAID: u8 = 19;
-    pub(super) const UNSAID_LAST: u8 = 28;
-    pub(super) const FAILED: u8 = 29;
-    pub(super) const ENDED: u8 = 30;
 }
 
 /// What one call of a superstep returned.

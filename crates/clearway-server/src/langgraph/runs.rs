@@ -34,7 +34,7 @@ use crate::extract::{self, Fields, Query};
 use crate::{Problem, idempotency, view};
 
 /// Where this door keeps what only it knows about a run, in the run's metadata.
-const OWN: &str = "langgraph";
+pub(super) const OWN: &str = "langgraph";
 
 /// What this door knows about a run; null when the run came through another one.
 pub(super) fn own_of(record: &RunRecord) -> &Value {
@@ -158,6 +158,7 @@ pub(super) async fn start(
         input,
         command,
         base,
+        named: request.checkpoint,
         is_first,
     };
     Ok(Started { run: submitted.run, thread, facts })
@@ -202,12 +203,15 @@ pub(super) async fn planned(
         context: request.context_over(&assistant),
         ..RunOptions::default()
     };
+    // A thread that is made for a run is found by the run's metadata.
+    let mut thread_note = if thread.is_none() { request.metadata.clone() } else { Map::new() };
+    thread_note.extend(threads::note(&graph.name, assistant.id));
     let start = CronStart {
         agent: graph.name.clone(),
         door: DIALECT,
         input: Value::Object(input),
         metadata,
-        thread_note: threads::note(&graph.name, assistant.id),
+        thread_note,
         multitask: Some(request.multitask()),
         options,
         keep_thread: true,
@@ -233,6 +237,7 @@ fn own(request: &RunRequest, graph: &Graph, assistant: Uuid) -> Value {
         "resumable": request.is_resumable,
         "modes": request.modes.names(),
         "delay_ms": request.delay.as_millis() as u64,
+        "from": request.checkpoint.map(|id| id.to_string()),
         "kwargs": request.kwargs(),
     })
 }
@@ -345,7 +350,8 @@ fn command(
             (!targets.is_empty()).then_some(targets)
         }
     };
-    Ok(Command { resume, update, goto, fork: false })
+    // Two windows may answer one question, and a stop before a node asks nothing.
+    Ok(Command { resume, update, goto, fork: false, lenient: true })
 }
 
 // ## Showing
@@ -527,6 +533,7 @@ async fn list(
         None | Some("") => Vec::new(),
         Some(text) => statuses(text)?,
     };
+    let select: Vec<&str> = query.every("select").filter(|name| !name.is_empty()).collect();
     threads::overview(&app, thread).await?;
     let mut found = Vec::new();
     let mut skip = offset;
@@ -548,7 +555,11 @@ async fn list(
             if found.len() == limit {
                 break 'pages;
             }
-            found.push(to_json(&app, run));
+            let mut shown = to_json(&app, run);
+            if let (false, Value::Object(fields)) = (select.is_empty(), &mut shown) {
+                fields.retain(|name, _| select.contains(&name.as_str()));
+            }
+            found.push(shown);
         }
         after = next;
         if after.is_none() {

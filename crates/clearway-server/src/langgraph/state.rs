@@ -13,7 +13,7 @@ use axum::routing::{get, post};
 use clearway_core::channel::State as Channels;
 use clearway_core::journal::Journal;
 use clearway_core::machine::Source;
-use clearway_core::plan::{END, Frontier};
+use clearway_core::plan::{END, Frontier, START};
 use clearway_core::{CheckpointId, Code, Failure, RunId, ThreadId, Timestamp};
 use clearway_engine::{
     CheckpointRecord, Engine, Question, StateChange, StepRecord, ThreadOverview, ThreadState,
@@ -23,6 +23,7 @@ use serde_json::{Map, Value, json};
 use uuid::Uuid;
 
 use super::errors::{self, bad_request, unprocessable};
+use super::facts;
 use super::graph::Graph;
 use super::pending::{Pending, pending};
 use super::{Params, threads};
@@ -208,8 +209,41 @@ fn tasks(
         .collect()
 }
 
+/// The checkpoint that another is shown to follow: what is not shown is passed over, and a fork follows
+/// what its client named.
+async fn parent_of(
+    app: &App,
+    thread: ThreadId,
+    graph: &Graph,
+    record: &CheckpointRecord,
+) -> Result<Option<CheckpointId>, Problem> {
+    let parent = match (record.source, record.parent) {
+        (Source::Input, _) => Some(before_input(record.id)),
+        (Source::Fork, parent) => named_by(app, record.run).await.or(parent),
+        (Source::Loop, Some(parent)) if record.frontier.is_empty() && graph.folds() => {
+            let found = app.engine.state_at(thread, Some(parent)).await?;
+            let hidden = found.filter(|found| awaits_fold(graph, &found.frontier));
+            hidden.map_or(Some(parent), |hidden| hidden.parent)
+        }
+        (_, parent) => parent,
+    };
+    Ok(parent)
+}
+
+/// The checkpoint that the client of a run named to start from.
+async fn named_by(app: &App, run: Option<RunId>) -> Option<CheckpointId> {
+    facts::named(&app.engine.run(run?).await.ok()?.record)
+}
+
 /// A thread's head: with what finished calls of an unfinished superstep wrote.
-pub(super) fn shown_head(graph: &Graph, found: &ThreadState, failure: Option<&Failure>) -> Shown {
+async fn shown_head(
+    app: &App,
+    thread: ThreadId,
+    graph: &Graph,
+    found: &ThreadState,
+    failure: Option<&Failure>,
+) -> Result<Shown, Problem> {
+    let parent = parent_of(app, thread, graph, &record_of(found)).await?;
     let journal: Journal = found.journal.iter().cloned().collect();
     let mut state = found.state.clone();
     let mut open = found.frontier.clone();
@@ -225,12 +259,9 @@ pub(super) fn shown_head(graph: &Graph, found: &ThreadState, failure: Option<&Fa
     let _ = graph.apply(&mut state, done);
     let questions = Engine::questions(found);
     let error = failure.map(|failure| format!("{}({:?})", failure.code, failure.message));
-    Shown {
+    Ok(Shown {
         id: found.checkpoint,
-        parent: match found.source {
-            Source::Input => Some(before_input(found.checkpoint)),
-            Source::Loop | Source::Update | Source::Fork => found.parent,
-        },
+        parent,
         values: graph.values(&state),
         next: next(graph, &open),
         tasks: tasks(graph, &open, &questions, error.as_deref(), &|_, _| Value::Null),
@@ -245,7 +276,7 @@ pub(super) fn shown_head(graph: &Graph, found: &ThreadState, failure: Option<&Fa
         step: shown_step(&found.frontier),
         run: found.run,
         at: found.created_at,
-    }
+    })
 }
 
 /// Before an input: `found` is the checkpoint that has it, `before` the state without it.
@@ -293,7 +324,7 @@ pub(super) async fn shown_at(
     let shown = match place {
         Place::At(id) => {
             let failure = failure(&overview).filter(|_| overview.record.head == Some(id));
-            shown_head(&graph, &found, failure)
+            shown_head(app, thread, &graph, &found, failure).await?
         }
         Place::Before { parent, .. } => {
             let before = match parent {
@@ -313,6 +344,7 @@ async fn input_of(app: &App, graph: &Graph, run: Option<RunId>) -> Result<Value,
     let Some(run) = run else { return Ok(Value::Null) };
     let Ok(view) = app.engine.run(run).await else { return Ok(Value::Null) };
     let Value::Object(input) = view.record.input else { return Ok(Value::Null) };
+    let input = graph.given(&input);
     let shown = input.iter().map(|(name, value)| (name.clone(), graph.value(name, value)));
     Ok(Value::Object(shown.collect()))
 }
@@ -326,16 +358,19 @@ pub(super) fn failure(overview: &ThreadOverview) -> Option<&Failure> {
 
 /// `GET /threads/{thread_id}/state`
 async fn head(State(app): State<App>, Params(params): Params) -> Result<Json<Value>, Problem> {
-    let thread = threads::id(&params[0])?;
-    let overview = threads::overview(&app, thread).await?;
-    let graph = threads::graph_of(&app, &overview).await?;
-    if let Some(pending) = pending(&app, &overview).await? {
-        return Ok(Json(shown_head(&graph, &pending.found, None).to_json(thread, &graph)));
+    Ok(Json(shown_now(&app, threads::id(&params[0])?).await?))
+}
+
+async fn shown_now(app: &App, thread: ThreadId) -> Result<Value, Problem> {
+    let overview = threads::overview(app, thread).await?;
+    let graph = threads::graph_of(app, &overview).await?;
+    if let Some(pending) = pending(app, &overview).await? {
+        let shown = shown_head(app, thread, &graph, &pending.found, None).await?;
+        return Ok(shown.to_json(thread, &graph));
     }
-    let Some(found) = app.engine.state_at(thread, None).await? else {
-        return Ok(Json(nothing()));
-    };
-    Ok(Json(shown_head(&graph, &found, failure(&overview)).to_json(thread, &graph)))
+    let Some(found) = app.engine.state_at(thread, None).await? else { return Ok(nothing()) };
+    let shown = shown_head(app, thread, &graph, &found, failure(&overview)).await?;
+    Ok(shown.to_json(thread, &graph))
 }
 
 /// `GET /threads/{thread_id}/state/{checkpoint_id}`
@@ -353,12 +388,16 @@ async fn at_checkpoint(
 ) -> Result<Json<Value>, Problem> {
     let thread = threads::id(&params[0])?;
     let mut fields = read_fields(&app, request).await?;
-    let named = named_checkpoint(&mut fields)?;
+    let checkpoint = match fields.value("checkpoint") {
+        None | Some(Value::Null) => return Err(unprocessable("`checkpoint` is required")),
+        Some(checkpoint) => checkpoint_in(&checkpoint)?,
+    };
     fields.finish().map_err(errors::invalid)?;
-    match named {
-        Some(id) => Ok(Json(shown_at(&app, thread, id).await?)),
-        None => Err(unprocessable("`checkpoint` is required, with a `checkpoint_id`")),
-    }
+    // `RemoteGraph` asks so for where a thread stands: with its id, and no checkpoint's.
+    Ok(Json(match checkpoint {
+        Some(id) => shown_at(&app, thread, id).await?,
+        None => shown_now(&app, thread).await?,
+    }))
 }
 
 pub(super) async fn read_fields(app: &App, request: Request) -> Result<Fields, Problem> {
@@ -441,14 +480,15 @@ pub(super) async fn change(
                     its metadata";
         return Err(bad_request(text));
     }
-    let as_node = as_node.filter(|node| !matches!(node.as_str(), "__start__" | "__input__"));
+    let as_node = as_node.map(|node| if node == "__input__" { START.to_owned() } else { node });
     let ends = as_node.as_deref() == Some(END);
     if ends && !values.is_null() {
         let text = "`__end__` drops what is left to do and takes no values: send them as a node, or \
                     without `as_node`, first";
         return Err(bad_request(text));
     }
-    let unknown = as_node.as_deref().filter(|node| !ends && !graph.has_node(node));
+    let unknown =
+        as_node.as_deref().filter(|node| !ends && *node != START && !graph.has_node(node));
     if let Some(node) = unknown {
         let text = format!("graph `{}` has no node `{}`", graph.name, crate::extract::shown(node));
         return Err(bad_request(text));
@@ -542,7 +582,7 @@ async fn history(app: &App, thread: ThreadId, listing: Listing) -> Result<Value,
     let graph = threads::graph_of(app, &overview).await?;
     let pending = pending(app, &overview).await?;
     let mut newest = match &pending {
-        Some(pending) => shown_pending(app, &graph, pending).await?,
+        Some(pending) => shown_pending(app, thread, &graph, pending).await?,
         None => Vec::new(),
     };
     let mut before = listing.before.map(after_arrival);
@@ -579,9 +619,14 @@ async fn history(app: &App, thread: ThreadId, listing: Listing) -> Result<Value,
 }
 
 /// The checkpoint that a run will have made of its input, and where that has arrived.
-async fn shown_pending(app: &App, graph: &Graph, pending: &Pending) -> Result<Vec<Shown>, Problem> {
+async fn shown_pending(
+    app: &App,
+    thread: ThreadId,
+    graph: &Graph,
+    pending: &Pending,
+) -> Result<Vec<Shown>, Problem> {
     let found = &pending.found;
-    let mut shown = vec![shown_head(graph, found, None)];
+    let mut shown = vec![shown_head(app, thread, graph, found, None).await?];
     if pending.is_input() {
         let input = input_of(app, graph, found.run).await?;
         shown.push(shown_before(graph, &record_of(found), &pending.before, input));
@@ -685,7 +730,10 @@ impl Listed {
             let result = |node: &str, alone: bool| self.result(graph, child, node, alone);
             let parent = match record.source {
                 Source::Input => Some(before_input(record.id)),
-                _ => record.parent.and_then(|id| hidden.get(&id).copied().unwrap_or(Some(id))),
+                Source::Fork => named_by(app, record.run).await.or(record.parent),
+                Source::Loop | Source::Update => {
+                    record.parent.and_then(|id| hidden.get(&id).copied().unwrap_or(Some(id)))
+                }
             };
             shown.push(Shown {
                 id: record.id,
@@ -704,7 +752,11 @@ impl Listed {
             });
             if record.source == Source::Input {
                 let before = record.parent.and_then(|id| self.states.get(&id)).unwrap_or(&empty);
-                let input = self.steps.get(&record.id).map(|step| graph.returned(&step.ops));
+                let input =
+                    self.steps.get(&record.id).map(|step| match graph.returned(&step.ops) {
+                        Value::Null => json!({}),
+                        taken => taken,
+                    });
                 shown.push(shown_before(graph, record, before, input.unwrap_or_default()));
             }
         }

@@ -145,3 +145,27 @@ async fn a_thread_lives_as_long_as_was_said() {
     })
     .await;
 }
+
+#[tokio::test]
+async fn the_first_message_can_be_edited_again_and_again() {
+    let mut server = TestServer::start().await;
+    let thread = thread(&mut server).await;
+    let wait = format!("/threads/{thread}/runs/wait");
+    let path = format!("/threads/{thread}/history");
+    json_of(&mut server, "POST", &wait, &hello("one")).await;
+    let mut parents = Vec::new();
+    for text in ["two", "three"] {
+        let states = json_of(&mut server, "POST", &path, &json!({"limit": 100})).await;
+        let states = states.as_array().unwrap();
+        // As `useStream` looks for it: where the message came from.
+        let id = &states[0]["values"]["messages"][0]["id"];
+        let has = |state: &&Value| state["values"]["messages"][0]["id"] == *id;
+        let first = states.iter().rev().find(has).unwrap();
+        parents.push(first["parent_checkpoint_id"].clone());
+        let mut body = hello(text);
+        body["checkpoint"] = first["parent_checkpoint"].clone();
+        let values = json_of(&mut server, "POST", &wait, &body).await;
+        assert_eq!(contents(&values), [text, &format!("you said: {text}")]);
+    }
+    assert_eq!(parents[0], parents[1], "they are alternatives of each other");
+}
