@@ -216,8 +216,14 @@ do     = "wait"
 for    = "20ms"
 writes = { steps = "['pause']" }
 
+[workflows.flow.steps.beside]
+needs  = ["begin"]
+do     = "set"
+value  = "'beside'"
+writes = { steps = "['beside']" }
+
 [workflows.flow.steps.ask]
-needs   = ["pause"]
+needs   = ["pause", "beside"]
 do      = "ask"
 payload = { question = "Go on?" }
 writes  = { steps = "[ask]" }
@@ -228,6 +234,12 @@ do     = "set"
 value  = "'finish'"
 writes = { steps = "['finish']" }
 "#;
+
+/// Where a frame stands among those of its run.
+fn place(event: &Event) -> Option<(u64, u64)> {
+    let (seq, part) = event.id.as_deref()?.split_once('-')?;
+    Some((seq.parse().ok()?, part.parse().ok()?))
+}
 
 fn flow(more: Value) -> Value {
     let mut body = json!({"assistant_id": "flow"});
@@ -248,6 +260,7 @@ async fn a_workflow_looks_the_same_to_whoever_comes_late() -> Result<()> {
     }));
     let answer = flow(json!({
         "command": {"resume": "yes"}, "stream_mode": modes, "stream_resumable": true,
+        "metadata": {"who": "ann"},
     }));
     for body in [asked, answer] {
         let request = world.client().post(format!("{path}/runs/stream")).json(&body);
@@ -259,12 +272,16 @@ async fn a_workflow_looks_the_same_to_whoever_comes_late() -> Result<()> {
         }
         // It waited on its way, and what it did behind that is read as what was before.
         assert_eq!(join(&world, &at, "-1").await?.rest().await?, live);
+        // Wherever a client breaks off, what it lacks has higher ids than what it has.
+        let ids: Vec<(u64, u64)> = live.iter().filter_map(|event| place(event)).collect();
+        assert!(ids.len() == live.len() && ids.is_sorted_by(|one, next| one < next), "{ids:?}");
         let ends = live.iter().filter(|event| event.name.as_deref() == Some("tasks"));
         let asks = ends.filter(|end| end.json()["interrupts"][0]["value"]["question"] == "Go on?");
         assert_eq!(asks.count(), usize::from(body["command"].is_null()), "its end says so");
     }
     let state = get(&world, &format!("{path}/state")).await?;
-    assert_eq!(state["values"]["steps"], json!(["begin", "pause", "yes", "finish"]));
+    assert_eq!(state["values"]["steps"], json!(["begin", "pause", "beside", "yes", "finish"]));
+    assert_eq!(state["metadata"]["who"], "ann", "what its run was given");
     let history = post(&world, &format!("{path}/history"), &json!({"limit": 2})).await?;
     assert_eq!(state["parent_checkpoint"], history[1]["checkpoint"], "what is not shown");
     let named = json!({"checkpoint": {"thread_id": id}});
@@ -287,5 +304,9 @@ async fn a_workflow_looks_the_same_to_whoever_comes_late() -> Result<()> {
     let change = json!({"values": null, "as_node": "finish"});
     post(&world, &format!("{path}/state"), &change).await?;
     assert_eq!(get(&world, &path).await?["status"], "idle", "nothing is left to do");
+    // A run that changed nothing began from what stood there then.
+    let late = list[0]["run_id"].as_str().context("no id")?;
+    let told = join(&world, &format!("{path}/runs/{late}/stream"), "-1").await?.rest().await?;
+    assert_eq!(told[1].json(), state["values"]);
     world.finish().await
 }

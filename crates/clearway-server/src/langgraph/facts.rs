@@ -159,19 +159,28 @@ pub(super) const STEPS_AT_ONCE: u32 = 64;
 async fn base(app: &App, facts: &Facts) -> Option<Base> {
     for _ in 0..2 {
         let first = app.engine.steps(facts.run, None, 1).await.ok()?.into_iter().next();
-        let at = match first {
-            Some(first) => match first.checkpoint.parent {
-                Some(parent) => Some(parent),
+        let (at, is_sure) = match (first, facts.base) {
+            (Some(first), _) => match first.checkpoint.parent {
+                Some(parent) => (Some(parent), true),
                 None => return None,
             },
-            None => facts.base,
+            (None, Some(base)) => (Some(base), true),
+            (None, None) => (stood_at(app, facts).await, false),
         };
         let found = app.engine.state_at(facts.thread, at).await.ok()??;
         // It may have committed between the two reads; then its first checkpoint knows.
-        if found.run != Some(facts.run) || at.is_some() {
+        if found.run != Some(facts.run) || is_sure {
             let at = Some(found.checkpoint);
             return Some(Base { at, state: found.state, frontier: found.frontier });
         }
     }
     None
+}
+
+/// Where the thread stood when a run ended that made no checkpoint: it may have gone on since.
+async fn stood_at(app: &App, facts: &Facts) -> Option<CheckpointId> {
+    let ended = app.engine.run(facts.run).await.ok()?.record.ended_at?;
+    let behind = CheckpointId::first_of(facts.run, ended, None);
+    let found = app.engine.history(facts.thread, Some(behind), 1).await.ok()?;
+    found.first().map(|record| record.id)
 }

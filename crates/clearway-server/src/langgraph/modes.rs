@@ -536,11 +536,14 @@ impl Projector {
             }
             Source::Input | Source::Update | Source::Fork => Vec::new(),
         };
-        // Frames of a superstep stand under the events that told of its calls' ends.
-        let (id, at) = match (own.last(), self.completed.first()) {
-            (Some(last), _) => (last.id, last.at),
-            (None, Some(next)) => (next.id, next.at),
-            (None, None) => (event.id(), event.at),
+        // Under the event that told of the last call's end: whatever was shown before has a lower id.
+        let (id, at) = match own.last().or(self.completed.last()) {
+            Some(last) => (last.id, last.at),
+            None => (event.id(), event.at),
+        };
+        let (values_place, checkpoint_place) = match own.is_empty() {
+            true => (place::VALUES, place::CHECKPOINT),
+            false => (place::STEP_VALUES, place::STEP_CHECKPOINT),
         };
         let facts = self.facts.clone();
         let graph = &facts.graph;
@@ -548,22 +551,22 @@ impl Projector {
         let put = |out: &mut Vec<Item>, id, place, at, what| {
             out.push(Item { id: placed(id, place), at, step, what });
         };
-        for one in own.iter().filter(|one| !graph.is_fold(&one.node)) {
+        let mut said = place::SAID..=place::SAID_LAST;
+        let calls = own.iter().filter(|one| !graph.is_fold(&one.node));
+        for (number, one) in calls.enumerate() {
             let returned = returned(graph, &ops, one, own.len() == 1);
-            self.say_rest(&returned, one, step, out);
+            for message in self.unsaid(&returned) {
+                let what = What::Said { message, node: one.node.clone() };
+                put(out, id, said.next().unwrap_or(place::SAID_LAST), one.at, what);
+            }
+            let place = place::update(number);
             let result = json!({
                 "id": one.task.to_string(), "name": &*one.node, "error": null,
                 "result": if returned.is_null() { json!({}) } else { returned.clone() },
                 "interrupts": [],
             });
-            put(
-                out,
-                one.id,
-                place::UPDATE,
-                one.at,
-                What::Update { node: one.node.clone(), returned },
-            );
-            put(out, one.id, place::RESULT, one.at, What::TaskResult(result));
+            put(out, id, place, one.at, What::Update { node: one.node.clone(), returned });
+            put(out, id, place + 1, one.at, What::TaskResult(result));
         }
         let before = self.state.clone();
         if let Some(state) = &mut self.state {
@@ -580,7 +583,7 @@ impl Projector {
             && let Some(state) = &self.state
         {
             let values = graph.values(state);
-            put(out, id, place::VALUES, at, What::Values { values, interrupts: None });
+            put(out, id, values_place, at, What::Values { values, interrupts: None });
         }
         if self.modes.has(Modes::CHECKPOINTS.with(Modes::DEBUG))
             && self.first != Some(checkpoint.id)
@@ -605,7 +608,7 @@ impl Projector {
                 };
                 let next = due_of(graph, &checkpoint.frontier.due);
                 let shown = self.checkpoint(checkpoint.id, parent, state, (source, step), next);
-                let place = if is_loop { place::CHECKPOINT } else { place::APPLIED };
+                let place = if is_loop { checkpoint_place } else { place::APPLIED };
                 put(out, id, place, at, What::Checkpoint(shown));
             }
         }
@@ -675,23 +678,19 @@ impl Projector {
     }
 
     /// Messages that a node returned without having streamed them.
-    fn say_rest(&self, returned: &Value, one: &Completed, step: i64, out: &mut Vec<Item>) {
-        if !self.modes.has(Modes::TUPLES.with(Modes::PARTIALS)) {
-            return;
-        }
-        let Value::Object(channels) = returned else { return };
-        let items = channels.values().filter_map(Value::as_array).flatten();
-        let said = items.filter(|item| messages::is_message(item));
-        for (at, message) in said.enumerate() {
+    fn unsaid(&self, returned: &Value) -> Vec<Value> {
+        let (true, Value::Object(channels)) =
+            (self.modes.has(Modes::TUPLES.with(Modes::PARTIALS)), returned)
+        else {
+            return Vec::new();
+        };
+        let was_said = |message: &&Value| {
             let id = message["id"].as_str().and_then(|id| Uuid::try_parse(id).ok());
-            if id.is_some_and(|id| self.speaking.contains_key(&id)) {
-                continue;
-            }
-            let what = What::Said { message: message.clone(), node: one.node.clone() };
-            let place = place::SAID.saturating_add(u8::try_from(at).unwrap_or(u8::MAX));
-            let id = placed(one.id, place.min(place::SAID_LAST));
-            out.push(Item { id, at: one.at, step, what });
-        }
+            id.is_some_and(|id| self.speaking.contains_key(&id))
+        };
+        let items = channels.values().filter_map(Value::as_array).flatten();
+        let said = items.filter(|item| messages::is_message(item) && !was_said(item));
+        said.cloned().collect()
     }
 
     fn ended(&mut self, event: &Event, data: &Value, out: &mut Vec<Item>) {

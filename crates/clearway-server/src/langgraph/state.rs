@@ -26,7 +26,7 @@ use super::errors::{self, bad_request, unprocessable};
 use super::facts;
 use super::graph::Graph;
 use super::pending::{Pending, pending};
-use super::{Params, threads};
+use super::{Params, runs, threads};
 use crate::Problem;
 use crate::app::{Address, App, Routes};
 use crate::extract::{self, Fields, Query};
@@ -109,6 +109,8 @@ pub(super) struct Shown {
     source: &'static str,
     step: i64,
     run: Option<RunId>,
+    /// What that run was given as its metadata.
+    noted: Map<String, Value>,
     at: Timestamp,
 }
 
@@ -118,7 +120,9 @@ impl Shown {
             "source": self.source, "step": self.step, "parents": {},
             "thread_id": thread.to_string(), "graph_id": graph.name,
         });
-        let Value::Object(mut metadata) = metadata else { return Map::new() };
+        let Value::Object(own) = metadata else { return Map::new() };
+        let mut metadata = self.noted.clone();
+        metadata.extend(own);
         if let Some(run) = self.run {
             metadata.insert("run_id".to_owned(), run.to_string().into());
         }
@@ -230,6 +234,15 @@ async fn parent_of(
     Ok(parent)
 }
 
+/// What a run was given as its metadata.
+async fn noted_of(app: &App, run: Option<RunId>) -> Map<String, Value> {
+    let Some(run) = run else { return Map::new() };
+    let found = app.engine.run(run).await;
+    let mut noted = found.map_or_else(|_| Map::new(), |found| found.record.metadata);
+    noted.remove(runs::OWN);
+    noted
+}
+
 /// The checkpoint that the client of a run named to start from.
 async fn named_by(app: &App, run: Option<RunId>) -> Option<CheckpointId> {
     facts::named(&app.engine.run(run?).await.ok()?.record)
@@ -275,12 +288,19 @@ async fn shown_head(
         },
         step: shown_step(&found.frontier),
         run: found.run,
+        noted: noted_of(app, found.run).await,
         at: found.created_at,
     })
 }
 
 /// Before an input: `found` is the checkpoint that has it, `before` the state without it.
-fn shown_before(graph: &Graph, found: &CheckpointRecord, before: &Channels, input: Value) -> Shown {
+fn shown_before(
+    graph: &Graph,
+    found: &CheckpointRecord,
+    before: &Channels,
+    input: Value,
+    noted: Map<String, Value>,
+) -> Shown {
     let id = before_input(found.id);
     let task = json!({
         "id": start_task(found.id).to_string(), "name": "__start__",
@@ -297,6 +317,7 @@ fn shown_before(graph: &Graph, found: &CheckpointRecord, before: &Channels, inpu
         source: Source::Input.as_str(),
         step: shown_step(&found.frontier) - 1,
         run: found.run,
+        noted,
         at: found.created_at,
     }
 }
@@ -333,7 +354,8 @@ pub(super) async fn shown_at(
             };
             let before = before.map(|found| found.state).unwrap_or_default();
             let input = input_of(app, &graph, found.run).await?;
-            shown_before(&graph, &record_of(&found), &before, input)
+            let noted = noted_of(app, found.run).await;
+            shown_before(&graph, &record_of(&found), &before, input, noted)
         }
     };
     Ok(shown.to_json(thread, &graph))
@@ -629,7 +651,8 @@ async fn shown_pending(
     let mut shown = vec![shown_head(app, thread, graph, found, None).await?];
     if pending.is_input() {
         let input = input_of(app, graph, found.run).await?;
-        shown.push(shown_before(graph, &record_of(found), &pending.before, input));
+        let noted = noted_of(app, found.run).await;
+        shown.push(shown_before(graph, &record_of(found), &pending.before, input, noted));
     }
     Ok(shown)
 }
@@ -640,6 +663,8 @@ struct Listed {
     records: Vec<CheckpointRecord>,
     states: HashMap<CheckpointId, Channels>,
     steps: HashMap<CheckpointId, StepRecord>,
+    /// What their runs were given as metadata.
+    noted: HashMap<RunId, Map<String, Value>>,
 }
 
 impl Listed {
@@ -649,13 +674,14 @@ impl Listed {
         thread: ThreadId,
         records: Vec<CheckpointRecord>,
     ) -> Result<Self, Problem> {
-        let mut steps = HashMap::new();
+        let (mut steps, mut noted) = (HashMap::new(), HashMap::new());
         let mut runs: Vec<RunId> = records.iter().filter_map(|record| record.run).collect();
         runs.dedup();
         for run in runs {
             for step in app.engine.steps(run, None, 1000).await? {
                 steps.insert(step.checkpoint.id, step);
             }
+            noted.insert(run, noted_of(app, Some(run)).await);
         }
         let mut states: HashMap<CheckpointId, Channels> = HashMap::new();
         for record in records.iter().rev() {
@@ -688,7 +714,7 @@ impl Listed {
                 states.insert(parent, found.state);
             }
         }
-        Ok(Self { thread, records, states, steps })
+        Ok(Self { thread, records, states, steps, noted })
     }
 
     async fn shown(
@@ -720,6 +746,8 @@ impl Listed {
             let empty = Channels::new();
             let state = self.states.get(&record.id).unwrap_or(&empty);
             let is_head = overview.record.head == Some(record.id);
+            let noted =
+                record.run.and_then(|run| self.noted.get(&run)).cloned().unwrap_or_default();
             let mut open = Vec::new();
             if is_head && let Some(head) = app.engine.state_at(self.thread, None).await? {
                 open = Engine::questions(&head);
@@ -748,6 +776,7 @@ impl Listed {
                 },
                 step: shown_step(&record.frontier),
                 run: record.run,
+                noted: noted.clone(),
                 at: record.created_at,
             });
             if record.source == Source::Input {
@@ -757,7 +786,7 @@ impl Listed {
                         Value::Null => json!({}),
                         taken => taken,
                     });
-                shown.push(shown_before(graph, record, before, input.unwrap_or_default()));
+                shown.push(shown_before(graph, record, before, input.unwrap_or_default(), noted));
             }
         }
         Ok(shown)
