@@ -213,7 +213,7 @@ impl Ctx {
     }
 
     /// The run as it was claimed: input, metadata, owner, creation.
-    pub fn record(&self) -> &RunRecord {
+    pub const fn record(&self) -> &Arc<RunRecord> {
         &self.record
     }
 

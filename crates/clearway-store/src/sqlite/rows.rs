@@ -339,11 +339,8 @@ fn object(row: &Row<'_>, column: usize) -> rusqlite::Result<Map<String, Value>> 
 
 /// Versions of channels, from a JSON object.
 pub(super) fn versions(row: &Row<'_>, column: usize) -> rusqlite::Result<Versions> {
-    let map = object(row, column)?;
-    map.into_iter()
-        .map(|(channel, version)| Some((channel, version.as_u64()?)))
-        .collect::<Option<_>>()
-        .ok_or_else(|| FromSqlError::InvalidType.into())
+    let text = row.get_ref(column)?.as_str()?;
+    Ok(serde_json::from_str(text).map_err(FromSqlError::other)?)
 }
 
 /// JSON as it is stored. What is given here has only strings for keys, so there always is a text.
