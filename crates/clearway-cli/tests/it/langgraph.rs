@@ -273,7 +273,7 @@ async fn a_workflow_looks_the_same_to_whoever_comes_late() -> Result<()> {
         // It waited on its way, and what it did behind that is read as what was before.
         assert_eq!(join(&world, &at, "-1").await?.rest().await?, live);
         // Wherever a client breaks off, what it lacks has higher ids than what it has.
-        let ids: Vec<(u64, u64)> = live.iter().filter_map(|event| place(event)).collect();
+        let ids: Vec<(u64, u64)> = live.iter().filter_map(place).collect();
         assert!(ids.len() == live.len() && ids.is_sorted_by(|one, next| one < next), "{ids:?}");
         let ends = live.iter().filter(|event| event.name.as_deref() == Some("tasks"));
         let asks = ends.filter(|end| end.json()["interrupts"][0]["value"]["question"] == "Go on?");
