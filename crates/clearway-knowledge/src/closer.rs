@@ -65,9 +65,12 @@ impl Snapshot {
             let entry = self.entry(*chunk);
             let counts = entry.counts();
             let (score, alike) = parts.score(&counts, self.lexical().length(entry), PART_TOLD);
-            let titled = self.titled(&asked, &entry.title);
+            let (named, all) = self.titled(&asked, &entry.title);
+            let is_titled = named > 0.0 && named >= TITLE_TOLD * all;
+            // A title of everyday words says little, however much of it was asked for.
+            let titled = named / all.max(1.0);
             let (gathered, phrases) = sought.within(entry);
-            let look = Look { parts: alike, phrases, is_titled: titled >= TITLE_TOLD };
+            let look = Look { parts: alike, phrases, is_titled };
             looks.push((score, TITLED * titled + GATHERED * gathered, look));
         }
         let highest = looks.iter().map(|(score, ..)| *score).fold(f32::MIN_POSITIVE, f32::max);
@@ -83,14 +86,13 @@ impl Snapshot {
         found
     }
 
-    /// How much of what a title tells was asked for, from 0 to 1.
-    fn titled(&self, asked: &HashMap<Term, f32>, title: &[Term]) -> f32 {
+    /// What of a title was asked for, and all that it tells.
+    fn titled(&self, asked: &HashMap<Term, f32>, title: &[Term]) -> (f32, f32) {
         let mut words: Vec<Term> = title.iter().copied().filter(|term| *term != STOP).collect();
         words.sort_unstable();
         words.dedup();
         let all: f32 = words.iter().map(|term| self.lexical().idf(*term)).sum();
-        let named: f32 = words.iter().filter_map(|term| asked.get(term)).sum();
-        named / all.max(1.0)
+        (words.iter().filter_map(|term| asked.get(term)).sum(), all)
     }
 }
 
