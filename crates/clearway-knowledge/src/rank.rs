@@ -40,8 +40,8 @@ const FEEDBACK_SHARED: usize = 2;
 const FEEDBACK: f32 = 0.4;
 /// How steeply these give way as the best chunk stands out from the others.
 const FLATNESS: i32 = 4;
-/// They count in full if the best chunk by words is so near by latent vectors, against the nearest one, and more or less
-/// as steeply as this if it is not: where the two do not agree, words of other subjects would come in.
+/// They count in full if the best chunk by words is so near by latent vectors, against the nearest one; how steeply they
+/// give way if it is not: where the two do not agree, words of other subjects would come in.
 const AGREED: f32 = 0.85;
 const AGREEMENT: i32 = 4;
 /// A word that a long question repeats counts more, but not as often as it is there.
