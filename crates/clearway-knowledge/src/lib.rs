@@ -13,6 +13,7 @@
 pub mod eval;
 
 mod chunk;
+mod closer;
 mod document;
 mod graph;
 mod latent;

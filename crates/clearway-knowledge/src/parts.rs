@@ -25,6 +25,8 @@ pub(crate) struct Asked<'a> {
     places: HashMap<u32, usize>,
     /// The places of the parts of each word that was seen.
     of_terms: HashMap<Term, Vec<usize>>,
+    /// The query's words as written, as terms, and the places of their parts.
+    words: Vec<(&'a str, &'a str, Vec<usize>)>,
 }
 
 const LETTERS: usize = 4;
@@ -62,24 +64,27 @@ impl Parts {
         (1.0 + (n - df + 0.5) / (df + 0.5)).ln()
     }
 
-    /// A query's words come with how often they are in it.
-    pub(crate) fn asked<'a, 'w>(
+    /// A query's words come as they are written, as terms, and with how often they are in it.
+    pub(crate) fn asked<'a>(
         &self,
         vocabulary: &'a Vocabulary,
-        words: impl Iterator<Item = (&'w str, f32)>,
+        terms: impl Iterator<Item = (&'a str, &'a str, f32)>,
     ) -> Asked<'a> {
         let (weights, places, of_terms) = (Vec::new(), HashMap::new(), HashMap::new());
-        let mut asked = Asked { vocabulary, weights, places, of_terms };
+        let mut asked = Asked { vocabulary, weights, places, of_terms, words: Vec::new() };
         let mut found = Vec::new();
-        for (word, count) in words {
-            parts(word, |part| {
+        for (word, term, count) in terms {
+            let mut own = Vec::new();
+            parts(term, |part| {
                 let place = *asked.places.entry(part).or_insert(asked.weights.len());
                 if place == asked.weights.len() {
                     asked.weights.push(0.0);
                     found.push(part);
                 }
                 asked.weights[place] += count;
+                own.push(place);
             });
+            asked.words.push((word, term, own));
         }
         for (weight, part) in asked.weights.iter_mut().zip(found) {
             *weight = weight.powf(REPEATED) * self.idf(part);
@@ -93,8 +98,14 @@ impl Parts {
 }
 
 impl Asked<'_> {
-    /// What a chunk gets for its words' parts; `length` is against that of an average chunk.
-    pub(crate) fn score(&mut self, counts: &[Count], length: f32) -> f32 {
+    /// What a chunk gets for its words' parts, and the words of the query that it has at least such a share of, though
+    /// not the words themselves; `length` is against that of an average chunk.
+    pub(crate) fn score(
+        &mut self,
+        counts: &[Count],
+        length: f32,
+        share: f32,
+    ) -> (f32, Vec<String>) {
         let mut often = vec![0_f32; self.weights.len()];
         for count in counts {
             let places = self.of_terms.entry(count.term).or_insert_with(|| {
@@ -109,7 +120,22 @@ impl Asked<'_> {
         }
         let slow = K1 * (1.0 - B + B * length);
         let part = |(often, weight): (&f32, &f32)| weight * often * (K1 + 1.0) / (often + slow);
-        often.iter().zip(&self.weights).map(part).sum()
+        (often.iter().zip(&self.weights).map(part).sum(), self.alike(counts, &often, share))
+    }
+}
+
+impl Asked<'_> {
+    #[expect(clippy::cast_precision_loss, reason = "a handful of parts")]
+    fn alike(&self, counts: &[Count], often: &[f32], share: f32) -> Vec<String> {
+        let has = |word: &str| {
+            let number = self.vocabulary.number(word);
+            number.is_some_and(|number| counts.binary_search_by_key(&number, |c| c.term).is_ok())
+        };
+        let is_alike = |(_, term, places): &&(&str, &str, Vec<usize>)| {
+            let there = places.iter().filter(|place| often[**place] > 0.0).count();
+            places.len() > 1 && there as f32 >= share * places.len() as f32 && !has(term)
+        };
+        self.words.iter().filter(is_alike).map(|(word, ..)| (*word).to_owned()).collect()
     }
 }
 

@@ -3,10 +3,11 @@
 //! 1. Words (BM25F), latent nearness, and nearness of the query's words to each other give a first order.
 //! 2. The best few chunks of it say which further words belong to the subject; words with these again, and latent
 //!    nearness, give the order. The less the best chunk stands out, the more these words count: a question that is
-//!    answered by one text alone needs no others. Only words that several of them have are taken.
+//!    answered by one text alone needs no others; nor does one whose best chunk by words is far from it by latent
+//!    vectors. Only words that several of them have are taken.
 //! 3. Chunks that name what the query names, or what is near that, move up a little.
 //! 4. Among the best, a chunk is drawn to where those are that are like it: texts about one thing answer together.
-//! 5. The best are looked at closer: whether words are alike in part, and whether a title says just what was asked for.
+//! 5. The best are looked at closer (`closer.rs`).
 //! 6. With vectors from a provider, that order and theirs are fused by rank.
 //!
 //! How much latent nearness counts depends on the corpus: texts of a few words say too little about each other.
@@ -16,6 +17,7 @@
 
 use std::collections::HashMap;
 
+use crate::closer::Look;
 use crate::graph::Graph;
 use crate::lexical::Weighted;
 use crate::search::Query;
@@ -38,20 +40,19 @@ const FEEDBACK_SHARED: usize = 2;
 const FEEDBACK: f32 = 0.4;
 /// How steeply these give way as the best chunk stands out from the others.
 const FLATNESS: i32 = 4;
+/// They count in full if the best chunk by words is so near by latent vectors, against the nearest one; how steeply they
+/// give way if it is not: where the two do not agree, words of other subjects would come in.
+const AGREED: f32 = 0.85;
+const AGREEMENT: i32 = 4;
 /// A word that a long question repeats counts more, but not as often as it is there.
 const REPEATED: f32 = 0.85;
 /// Pairs of the query's words that are near each other, in chunks that are good already.
-const NEAR: f32 = 0.3;
+const NEAR: f32 = 0.6;
 const NEAR_CHUNKS: usize = 100;
 const NEAR_PLACES: usize = 8;
 /// How many of the best are compared with each other, and how far each is drawn to those like it.
 const ALIKE_CHUNKS: usize = 50;
 const ALIKE: f32 = 0.3;
-/// How many of the best are looked at closer; what they get for parts of words, and for a title that says nothing but
-/// what was asked for, against the best score.
-const CLOSER_CHUNKS: usize = 100;
-const PARTS: f32 = 0.25;
-const TITLED: f32 = 0.1;
 /// Chunks that name what the query names, against the best score of words, which is 1.
 const GRAPH: f32 = 0.03;
 const NAMED_ENTITIES: usize = 8;
@@ -71,6 +72,8 @@ pub(crate) struct Ranked {
     pub(crate) latent: Vec<f32>,
     pub(crate) embedding: Vec<f32>,
     pub(crate) named: Named,
+    /// What a closer look found in the best.
+    pub(crate) looks: HashMap<u32, Look>,
     /// The best first, with what the order follows.
     pub(crate) order: Vec<(u32, f32)>,
     pub(crate) matched: usize,
@@ -112,6 +115,7 @@ impl Snapshot {
         let first = best(&first, FEEDBACK_CHUNKS);
         let mut fed = words.clone();
         let own: f32 = terms.terms.iter().map(own_weight).sum();
+        let own = own * agreement(&words, &near, &latent);
         for term in self.feedback(&first, own) {
             if !go_on() {
                 return Err(Stopped);
@@ -123,7 +127,7 @@ impl Snapshot {
             blend[*chunk as usize] += GRAPH * score;
         }
         self.drawn_together(&mut blend);
-        self.looked_at(terms, &mut blend);
+        let looks = self.looked_at(terms, &mut blend);
         let matched = blend.iter().filter(|score| **score > 0.0).count();
         let mut order = best(&blend, DEPTH.max(query.top_k));
         let mut embedding = self.embedding_cosines(query, allowed, go_on)?;
@@ -132,7 +136,7 @@ impl Snapshot {
         }
         order.truncate(query.top_k);
         self.complete(&mut embedding, &order, query);
-        Ok(Ranked { words, latent, embedding, named, order, matched })
+        Ok(Ranked { words, latent, embedding, named, looks, order, matched })
     }
 
     fn latent_cosines(
@@ -234,37 +238,6 @@ impl Snapshot {
         near
     }
 
-    /// Looks closer at the best: at parts of their words, and at whether their title is what was asked for.
-    fn looked_at(&self, terms: &Terms, blend: &mut [f32]) {
-        let best = best(blend, CLOSER_CHUNKS);
-        let Some((_, most)) = best.first().copied() else { return };
-        let asked: HashMap<Term, f32> =
-            terms.terms.iter().map(|term| (term.term, term.idf)).collect();
-        let known = terms.terms.iter().map(|term| (self.vocabulary().term(term.term), term.count));
-        let strange = terms.strange.iter().map(|term| (term.as_str(), 1.0));
-        let mut parts = self.parts().asked(self.vocabulary(), known.chain(strange));
-        let mut scores = Vec::with_capacity(best.len());
-        for (chunk, _) in &best {
-            let entry = self.entry(*chunk);
-            scores.push(parts.score(&entry.counts(), self.lexical().length(entry)));
-        }
-        let highest = scores.iter().copied().fold(f32::MIN_POSITIVE, f32::max);
-        for ((chunk, _), score) in best.iter().zip(scores) {
-            let titled = self.titled(&asked, &self.entry(*chunk).title);
-            blend[*chunk as usize] += most * (PARTS * score / highest + TITLED * titled);
-        }
-    }
-
-    /// How much of what a title tells was asked for, from 0 to 1.
-    fn titled(&self, asked: &HashMap<Term, f32>, title: &[Term]) -> f32 {
-        let mut words: Vec<Term> = title.iter().copied().filter(|term| *term != STOP).collect();
-        words.sort_unstable();
-        words.dedup();
-        let all: f32 = words.iter().map(|term| self.lexical().idf(*term)).sum();
-        let named: f32 = words.iter().filter_map(|term| asked.get(term)).sum();
-        named / all.max(1.0)
-    }
-
     /// Draws each of the best chunks to where those are that are like it. None falls behind what was not compared.
     fn drawn_together(&self, blend: &mut [f32]) {
         let best = best(blend, ALIKE_CHUNKS);
@@ -348,6 +321,24 @@ fn own_weight(term: &QueryTerm) -> f32 {
     term.idf * term.count.powf(REPEATED)
 }
 
+/// How far latent vectors agree with words on what is best: 1 if they do as far as is usual.
+fn agreement(words: &[f32], near: &HashMap<u32, f32>, latent: &[f32]) -> f32 {
+    let nearest = latent.iter().copied().fold(0.0, f32::max);
+    if nearest <= 0.0 {
+        return 1.0;
+    }
+    // What near words give comes on top, and few have any.
+    let with_near = near.iter().map(|(chunk, score)| (*chunk, words[*chunk as usize] + score));
+    let Some((first, _)) = best(words, 1)
+        .into_iter()
+        .chain(with_near)
+        .max_by(|a, b| a.1.total_cmp(&b.1).then(b.0.cmp(&a.0)))
+    else {
+        return 1.0;
+    };
+    (latent[first as usize].max(0.0) / nearest / AGREED).powi(AGREEMENT)
+}
+
 /// How near two terms are to each other in a text: 1 for each time side by side, less for each place between.
 #[expect(clippy::cast_precision_loss, reason = "a few places")]
 fn closeness(text: &[Term], a: Term, b: Term) -> f32 {
@@ -387,7 +378,7 @@ fn blended(words: &[f32], latent: &[f32], near: &HashMap<u32, f32>, weight: f32)
 }
 
 /// The best scores above zero, best first; equal ones in reading order.
-fn best(scores: &[f32], count: usize) -> Vec<(u32, f32)> {
+pub(crate) fn best(scores: &[f32], count: usize) -> Vec<(u32, f32)> {
     let order = |a: &(u32, f32), b: &(u32, f32)| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0));
     if count == 0 {
         return Vec::new();

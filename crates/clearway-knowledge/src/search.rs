@@ -99,6 +99,12 @@ pub struct Scores {
 pub struct Why {
     /// Words of the query that it has, in some form.
     pub words: Vec<String>,
+    /// Words of the query that stand side by side in it, too.
+    pub phrases: Vec<String>,
+    /// Words of the query that it does not have, but others that are alike in part.
+    pub parts: Vec<String>,
+    /// Whether most of what its title says was asked for.
+    pub title: bool,
     /// Entities that it shares with the query.
     pub entities: Vec<String>,
 }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 
+use crate::closer::Look;
 use crate::document::{Chunk, ChunkHash, Document, Scope};
 use crate::graph::{Graph, Mentions, Names, Phrases, Sightings, Tie, Ties, Triple, tie};
 use crate::latent::Latent;
@@ -12,7 +13,7 @@ use crate::lexical::{Count, Lexical, counts};
 use crate::parts::Parts;
 use crate::rank::Ranked;
 use crate::search::{Answer, Candidates, Hit, Limits, Query, Scanned, Scores, Why};
-use crate::terms::{Lookup, Terms};
+use crate::terms::{Lookup, QueryTerm, Terms};
 use crate::text::{Analyzer, Language};
 use crate::vectors::{Quantized, Vectors};
 use crate::vocabulary::{STOP, Term, Vocabulary};
@@ -487,7 +488,7 @@ impl Snapshot {
                 similarity: own.max(embedding.unwrap_or_default()).clamp(0.0, 1.0),
                 ..Scores::default()
             },
-            why: Why { words: matched.iter().map(|term| term.word.clone()).collect(), entities },
+            why: why(&matched, ranked.looks.get(&chunk), terms, entities),
         }
     }
 
@@ -562,6 +563,18 @@ fn placed(
         places.push(space.place(counts).as_ref());
     }
     Ok((space, places))
+}
+
+fn why(matched: &[&QueryTerm], look: Option<&Look>, terms: &Terms, entities: Vec<String>) -> Why {
+    let words = matched.iter().map(|term| term.word.clone()).collect();
+    let Some(look) = look else { return Why { words, entities, ..Why::default() } };
+    let written = |number| terms.terms.iter().find(|term| term.term == number);
+    let phrase = |(a, b): &(Term, Term)| {
+        let (a, b) = (written(*a)?, written(*b)?);
+        Some(format!("{} {}", a.word, b.word))
+    };
+    let phrases = look.phrases.iter().filter_map(phrase).collect();
+    Why { words, phrases, parts: look.parts.clone(), title: look.is_titled, entities }
 }
 
 impl Entry {

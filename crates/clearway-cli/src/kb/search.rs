@@ -103,11 +103,22 @@ fn why(chunk: &Value) -> String {
         let words = chunk["why"][name].as_array().into_iter().flatten();
         words.filter_map(Value::as_str).collect::<Vec<_>>().join(", ")
     };
-    let (words, entities) = (list("words"), list("entities"));
-    match (words.is_empty(), entities.is_empty()) {
-        (true, true) => String::new(),
-        (false, true) => format!("the words {words}"),
-        (true, false) => format!("the entities {entities}"),
-        (false, false) => format!("the words {words} and the entities {entities}"),
+    let named = [
+        ("the words", list("words")),
+        ("side by side", list("phrases")),
+        ("words like", list("parts")),
+        ("the entities", list("entities")),
+    ];
+    let mut reasons: Vec<String> = named
+        .iter()
+        .filter(|(_, words)| !words.is_empty())
+        .map(|(what, words)| format!("{what} {words}"))
+        .collect();
+    if chunk["why"]["title"] == true {
+        reasons.push("what its title says".to_owned());
+    }
+    match reasons.pop() {
+        Some(last) if !reasons.is_empty() => format!("{} and {last}", reasons.join(", ")),
+        last => last.unwrap_or_default(),
     }
 }

@@ -120,7 +120,13 @@ impl FoundChunk {
                 "rerank": scores.rerank.map(round),
                 "fused": round(scores.fused),
             },
-            "why": {"words": why.words, "entities": why.entities},
+            "why": {
+                "words": why.words,
+                "phrases": why.phrases,
+                "parts": why.parts,
+                "title": why.title,
+                "entities": why.entities,
+            },
         })
     }
 }

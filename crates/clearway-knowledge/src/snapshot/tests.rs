@@ -32,6 +32,23 @@ fn finds_by_any_form_of_a_word_and_only_in_scope() {
     assert_eq!(ids(&snapshot, "night", Viewer::User("bob")), [""; 0]);
 }
 
+#[test]
+fn a_hit_says_why_it_was_found() {
+    let mut builder = IndexBuilder::new();
+    add(&mut builder, "a", None, "# Cold chain\n\nGlycemia, and how the cold chain is kept.");
+    add(&mut builder, "b", None, "# Warm meals\n\nA chain of shops keeps meals cold.");
+    let snapshot = builder.build(Learn::Anew, &go_on).expect("not stopped");
+    let query = Query::new("cold chain hyperglycemia", Scope::of(Viewer::Anonymous));
+    let answer = snapshot.search(&query, &Limits::NONE, &go_on).expect("not stopped");
+    let why: Vec<&Why> = answer.hits.iter().map(|hit| &hit.why).collect();
+    assert_eq!(why[0].words, ["cold", "chain"]);
+    assert_eq!(why[0].phrases, ["cold chain"]);
+    assert_eq!(why[0].parts, ["hyperglycemia"]);
+    assert!(why[0].title);
+    assert_eq!(why[1].words, ["cold", "chain"]);
+    assert!(why[1].phrases.is_empty() && why[1].parts.is_empty() && !why[1].title);
+}
+
 /// Texts about three things, each in words of its own, with some in common.
 fn corpus(builder: &mut IndexBuilder, count: usize) {
     let themes = [
