@@ -10,7 +10,7 @@ use clearway_core::{Code, EventId, Failure, Message};
 use clearway_engine::Error;
 use serde_json::{Value, json};
 
-use crate::json::put_escaped;
+use crate::json::{put_escaped, put_json};
 use crate::sse::{Next, Render, put_id, put_shared};
 
 /// The slot of delta frames in an event's frame cache.
@@ -330,7 +330,7 @@ fn put_delta(id: EventId, text: &str, out: &mut BytesMut) {
 
 fn put_data(data: &Value, out: &mut BytesMut) {
     out.extend_from_slice(b"data: ");
-    out.extend_from_slice(data.to_string().as_bytes());
+    put_json(out, data.to_string().as_bytes());
     out.extend_from_slice(b"\n\n");
 }
 
