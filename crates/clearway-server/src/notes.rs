@@ -279,13 +279,12 @@ pub(crate) async fn info(app: App, door: &Door) -> Result<Json<Value>, Problem> 
         Problem::new(Code::AgentNotFound, format!("there is no agent `{}`", door.agent))
     })?;
     let source = source(&app, door)?;
-    let tool = |kind: &str| format!("{kind}:{source}");
     Ok(Json(json!({
         "agent_type": "knowledge",
         "name": agent.name,
         "title": agent.title,
         "model": door.model,
-        "tools": [tool("search"), tool("graph"), tool("open")],
+        "tools": door.tools,
         "capabilities": ["chat", "streaming", "background_tasks", "citations", "search", "knowledge_graph", "notes"],
         "deadline_seconds": agent.deadline.as_secs_f64(),
         "source": source,

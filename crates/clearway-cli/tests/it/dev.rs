@@ -75,6 +75,15 @@ async fn as_old_clients_ask(client: Client) -> Result<()> {
     let refused = client.get("/chat/task/none").header("origin", page).send().await?.expect(404)?;
     assert_eq!(refused.headers.get("access-control-allow-origin"), Some("*"));
     client.get("/knowledge-agent/notes/search").send().await?.expect(422)?;
+    let mut proxy = client.raw().await?;
+    proxy
+        .send(
+            b"GET /api/v1/campaigns/ws HTTP/1.0\r\nhost: localhost\r\nconnection: upgrade\r\n\
+              upgrade: websocket\r\nsec-websocket-version: 13\r\n\
+              sec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n",
+        )
+        .await?;
+    proxy.response(PATIENCE).await?.expect(426)?;
 
     // A question in the background is a task, one that is waited for is none.
     let (door, question) = ("/knowledge-agent", json!({"message": "who are you?"}));

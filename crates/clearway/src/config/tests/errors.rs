@@ -290,7 +290,7 @@ limits = { concurrent = 10, per_day = 60 }
 budget = { per_day = 5 }
 
 [agents.cofounder]
-when_busy = "rollback"
+when_busy = "roll"
 temperature = 0.5
 
 [workflows.campaign.steps.facts]
