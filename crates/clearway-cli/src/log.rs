@@ -7,6 +7,8 @@
 //! Spans for telemetry go by here: they have a target of their own, which no log line shows, and an
 //! exporter brings its own layer. Without one they are switched off where they are made.
 
+mod json;
+
 use std::io::{self, IsTerminal, Write};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -98,11 +100,11 @@ fn without_spans(filter: EnvFilter) -> EnvFilter {
 }
 
 fn lines(format: LogFormat, queue: Queue) -> telemetry::Layer {
-    let layer = tracing_subscriber::fmt::layer::<Registry>().with_writer(queue);
     match format {
-        LogFormat::Json => layer.json().flatten_event(true).boxed(),
+        LogFormat::Json => json::JsonLines(move |line| queue.send(line)).boxed(),
         LogFormat::Pretty => {
             let colour = may_colour(io::stderr().is_terminal());
+            let layer = tracing_subscriber::fmt::layer::<Registry>().with_writer(queue);
             layer.compact().with_target(false).with_ansi(colour).boxed()
         }
     }
@@ -144,6 +146,12 @@ impl Queue {
             .stack_size(128 << 10)
             .spawn(move || write_lines(&receiver, &writer))?;
         Ok(Self { lines, shared })
+    }
+
+    fn send(&self, line: Vec<u8>) {
+        if self.lines.try_send(line).is_err() {
+            self.shared.dropped.fetch_add(1, Ordering::Relaxed);
+        }
     }
 }
 
@@ -187,9 +195,7 @@ struct Line<'a>(&'a Queue);
 
 impl Write for Line<'_> {
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
-        if self.0.lines.try_send(line.to_vec()).is_err() {
-            self.0.shared.dropped.fetch_add(1, Ordering::Relaxed);
-        }
+        self.0.send(line.to_vec());
         Ok(line.len())
     }
 

@@ -9,7 +9,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use serde_json::{Map, Value};
+use serde::{Serialize, Serializer};
+use serde_json::Value;
 
 use crate::Deadline;
 
@@ -122,18 +123,12 @@ impl Spent {
             .filter(|(_, duration)| duration.as_millis() > 0)
     }
 
-    /// `{"slot": 2100, "first_byte": 117500}`, milliseconds.
+    /// As it is serialized, for who looks into it.
     pub fn to_json(&self) -> Value {
-        let spent: Map<String, Value> = self
-            .iter()
-            .map(|(kind, duration)| {
-                (kind.as_str().to_owned(), (duration.as_millis() as u64).into())
-            })
-            .collect();
-        Value::Object(spent)
+        serde_json::to_value(self).unwrap_or_default()
     }
 
-    /// Reads what [`Spent::to_json`] wrote; kinds of a newer version are dropped.
+    /// Reads it as it was serialized; kinds of a newer version are dropped.
     pub fn from_json(value: &Value) -> Self {
         let mut spent = Self::default();
         for &kind in WaitKind::ALL {
@@ -142,6 +137,14 @@ impl Spent {
             }
         }
         spent
+    }
+}
+
+/// `{"slot": 2100, "first_byte": 117500}`, milliseconds.
+impl Serialize for Spent {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer
+            .collect_map(self.iter().map(|(kind, spent)| (kind.as_str(), spent.as_millis() as u64)))
     }
 }
 

@@ -15,6 +15,7 @@ use clearway_core::plan::MESSAGES;
 use clearway_core::{Failure, message};
 use clearway_upstream::{ChatEvent, ChatRequest};
 use serde_json::{Map, Value, json};
+use uuid::Uuid;
 
 use crate::agent::{Node, NodeError};
 use crate::ctx::{Ctx, Mark};
@@ -78,10 +79,10 @@ pub async fn complete(
     request: ChatRequest,
 ) -> Result<Message, NodeError> {
     let _reserved = cx.reserve(request.worst_case_tokens())?;
-    let id = cx.message_id(index);
     let failed = clearway_upstream::Error::into_failure;
     let mut stream = cx.upstream.chat(cx.call(name), request).await.map_err(failed)?;
-    let mut reply = Reply { index, ..Reply::default() };
+    let id = cx.message_id(index);
+    let mut reply = Reply { id, ..Reply::default() };
     loop {
         // One read may bring many.
         let event = match stream.next_ready() {
@@ -161,8 +162,8 @@ impl ChatNode {
 /// A reply under way.
 #[derive(Debug, Default)]
 struct Reply {
-    /// Which of the call's messages it is.
-    index: u32,
+    /// The message's.
+    id: Uuid,
     /// Where the log ended before it, once it has begun.
     begun: Option<Mark>,
     text: String,
@@ -186,13 +187,13 @@ impl Reply {
             return Ok(());
         }
         self.begun = Some(cx.mark());
-        cx.message_started(self.index)
+        cx.message_started(self.id)
     }
 
     /// The answer broke off and begins anew.
     fn take_back(&mut self, cx: &Ctx, reason: &str) -> Result<(), Failure> {
-        let index = self.index;
-        match std::mem::replace(self, Self { index, ..Self::default() }).begun {
+        let id = self.id;
+        match std::mem::replace(self, Self { id, ..Self::default() }).begun {
             Some(mark) => cx.take_back(mark, reason),
             None => Ok(()),
         }
@@ -212,8 +213,8 @@ impl Reply {
 
     /// The finished message.
     fn close(self, cx: &Ctx, route: &str, attempts: u32) -> Result<Message, Failure> {
-        let id = cx.message_id(self.index);
-        let mut message = Message::new(Role::Ai, self.text, id.to_string());
+        let id = self.id.to_string();
+        let mut message = Message::new(Role::Ai, self.text, &*id);
         let mut metadata = json!({"model_name": route});
         if let Some(reason) = &self.finish_reason {
             metadata["finish_reason"] = reason.as_str().into();
@@ -235,7 +236,7 @@ impl Reply {
         }
         put_calls(&self.tool_calls, &mut message);
         let data = json!({
-            "message_id": id.to_string(),
+            "message_id": id,
             "finish_reason": self.finish_reason,
             "usage": message.rest.get("usage_metadata"),
             "route": route,

@@ -213,7 +213,7 @@ impl Ctx {
     }
 
     /// The run as it was claimed: input, metadata, owner, creation.
-    pub fn record(&self) -> &RunRecord {
+    pub const fn record(&self) -> &Arc<RunRecord> {
         &self.record
     }
 
@@ -272,13 +272,12 @@ impl Ctx {
         self.live.output(Body::Fact(Fact::new(kind, data)))
     }
 
-    /// Says that deltas of the `index`-th message follow.
+    /// Says that deltas of this message follow.
     ///
     /// # Errors
     /// As [`Ctx::delta`].
-    pub fn message_started(&self, index: u32) -> Result<(), Failure> {
-        let mut data =
-            json!({"message_id": self.message_id(index).to_string(), "node": &*self.node});
+    pub fn message_started(&self, message: Uuid) -> Result<(), Failure> {
+        let mut data = json!({"message_id": message.to_string(), "node": &*self.node});
         if self.session.parallel {
             data["task"] = self.task.to_string().into();
         }

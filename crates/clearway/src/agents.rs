@@ -154,6 +154,9 @@ fn system(name: &str, agent: &config::Agent, clock: Arc<dyn Clock>) -> System {
     if agent.prompt.is_empty() {
         return Arc::new(|_| Ok(String::new()));
     }
+    if let Some(text) = agent.prompt.fixed() {
+        return Arc::new(move |_| Ok(text.clone()));
+    }
     let (name, title, model) = (name.to_owned(), agent.title.clone(), agent.model.clone());
     let prompt = agent.prompt.clone();
     // Counting the turns looks at the whole conversation, so it is done only for who asks.

@@ -3,28 +3,39 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use serde_json::{Map, Value, json};
+use serde::Serialize;
+use serde_json::Value;
 
 use crate::id::TaskId;
 
-/// What a thread goes on with: the calls that are due, and what its joins have seen.
-#[derive(Clone, Debug, Default, PartialEq)]
+/// What a thread goes on with: the calls that are due, and what its joins have seen. As JSON `{}` when
+/// there is nothing.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct Frontier {
+    #[serde(skip_serializing_if = "Vec::is_empty")]
     pub due: Vec<Due>,
     /// For nodes that wait for several others: which of them have ended.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub arrived: BTreeMap<Arc<str>, BTreeSet<Arc<str>>>,
     /// Supersteps that led here, those of earlier runs and changes from outside included. Input counts
     /// twice, as it arrives and as it is applied; 0 is before everything.
+    #[serde(skip_serializing_if = "is_zero")]
     pub depth: u64,
 }
 
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde calls it so")]
+const fn is_zero(number: &u64) -> bool {
+    *number == 0
+}
+
 /// One call that is due.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Due {
     /// The same after a crash: what the call did under it is found again.
     pub task: TaskId,
     pub node: Arc<str>,
     /// What it was sent with, in a fan-out.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub payload: Option<Arc<Value>>,
 }
 
@@ -39,38 +50,12 @@ impl Frontier {
         self.due.iter().map(|due| &due.node)
     }
 
-    /// `{"due": [{"task", "node", "payload"?}], "arrived": {target: [source]}, "depth"}`; `{}` for
-    /// none.
+    /// As it is serialized, for who looks into it.
     pub fn to_json(&self) -> Value {
-        let mut object = Map::new();
-        if !self.due.is_empty() {
-            let due = self.due.iter().map(|due| {
-                let mut entry = json!({"task": due.task.to_string(), "node": &*due.node});
-                if let Some(payload) = &due.payload {
-                    entry["payload"] = (**payload).clone();
-                }
-                entry
-            });
-            object.insert("due".to_owned(), due.collect());
-        }
-        if !self.arrived.is_empty() {
-            let arrived: Map<String, Value> = self
-                .arrived
-                .iter()
-                .map(|(target, sources)| {
-                    let sources = sources.iter().map(|source| Value::from(&**source));
-                    ((**target).to_owned(), sources.collect())
-                })
-                .collect();
-            object.insert("arrived".to_owned(), arrived.into());
-        }
-        if self.depth > 0 {
-            object.insert("depth".to_owned(), self.depth.into());
-        }
-        Value::Object(object)
+        serde_json::to_value(self).unwrap_or_default()
     }
 
-    /// Reads what [`Frontier::to_json`] wrote. `None` when it is damaged.
+    /// Reads it as it was serialized. `None` when it is damaged.
     pub fn from_json(value: &Value) -> Option<Self> {
         let due = match value.get("due") {
             None => Vec::new(),

@@ -4,7 +4,6 @@ use clearway_core::plan::Frontier;
 use clearway_core::run::Multitask;
 use clearway_core::{CheckpointId, InstanceId, RunId, RunRecord, Status};
 use rusqlite::{Connection, OptionalExtension};
-use serde_json::Value;
 
 use super::fail::Fail;
 use super::rows::{
@@ -29,6 +28,8 @@ struct Thread {
     version: u64,
     head: Option<CheckpointId>,
     frontier: Frontier,
+    /// `runs.n` that its first run is to have, when its row has just been made and names it already.
+    first: Option<i64>,
 }
 
 impl Operation for Create {
@@ -37,10 +38,11 @@ impl Operation for Create {
 
     fn apply(&self, tx: &mut Tx<'_>) -> Result<Admission, Fail> {
         let new = &self.0;
-        if let Some(known) = ends::find(tx.conn, new.id)? {
-            return Ok(Admission::Existing(Box::new(known.record)));
-        }
-        if let Some(known) = seen_before(tx, new)? {
+        let known = match find_itself(tx.conn, new.id)? {
+            Some(known) => Some(known),
+            None => seen_before(tx, new)?,
+        };
+        if let Some(known) = known {
             return Ok(Admission::Existing(Box::new(ends::find_by_n(tx.conn, known)?.record)));
         }
         let parent = find_parent(tx.conn, new)?;
@@ -85,6 +87,13 @@ impl Operation for Create {
         }
         admit(tx, new, thread, parent, claims)
     }
+}
+
+/// `runs.n` of the very run, where its first acceptance was committed and the answer got lost.
+fn find_itself(conn: &Connection, run: RunId) -> rusqlite::Result<Option<i64>> {
+    conn.prepare_cached("SELECT n FROM runs WHERE id = ?1")?
+        .query_row([Id(run.0)], |row| row.get(0))
+        .optional()
 }
 
 /// `runs.n` of the run that starts this one.
@@ -164,6 +173,7 @@ fn find_thread(tx: &Tx<'_>, new: &NewRun) -> rusqlite::Result<Option<Thread>> {
                 version: number(row.get(6)?),
                 head,
                 frontier,
+                first: None,
             })
         })
         .optional()
@@ -171,18 +181,25 @@ fn find_thread(tx: &Tx<'_>, new: &NewRun) -> rusqlite::Result<Option<Thread>> {
 
 fn insert_thread(tx: &Tx<'_>, new: &NewRun) -> rusqlite::Result<Thread> {
     tx.known.add(new.thread.0);
+    // Nobody else writes: the next run is this thread's first, and the row need not be written again
+    // when that is there.
+    let first = tx
+        .conn
+        .prepare_cached("SELECT coalesce(max(n), 0) + 1 FROM runs")?
+        .query_row([], |row| row.get(0))?;
     tx.run(
         "INSERT INTO threads (id, tenant, owner, dialect, key_parts, metadata, created_at,
-             updated_at, ord, generation, version)
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?7, 0, 0, 0)",
+             updated_at, ord, generation, version, active)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?7, 1, 0, 0, ?8)",
         (
             Id(new.thread.0),
             &new.tenant,
             &new.owner,
             new.thread_key.as_ref().map(|key| &key.dialect),
             new.thread_key.as_ref().map(|key| names_text(&key.parts)),
-            Value::Object(new.thread_metadata.clone()).to_string(),
+            rows::text(&new.thread_metadata),
             tx.now.0,
+            first,
         ),
     )?;
     Ok(Thread {
@@ -195,6 +212,7 @@ fn insert_thread(tx: &Tx<'_>, new: &NewRun) -> rusqlite::Result<Thread> {
         version: 0,
         head: None,
         frontier: Frontier::default(),
+        first: Some(first),
     })
 }
 
@@ -225,11 +243,13 @@ fn admit(
     }
     let interrupts = rules::interrupts(new.multitask);
     let n = insert_run(tx, new, &record, &thread, parent, interrupts.is_some())?;
-    tx.run(
-        "UPDATE threads SET ord = ord + 1, updated_at = ?2, active = coalesce(active, ?3)
-         WHERE n = ?1",
-        (thread.n, tx.now.0, n),
-    )?;
+    if thread.first.is_none() {
+        tx.run(
+            "UPDATE threads SET ord = ord + 1, updated_at = ?2, active = coalesce(active, ?3)
+             WHERE n = ?1",
+            (thread.n, tx.now.0, n),
+        )?;
+    }
     let created = rules::created_event(new, tx.now);
     ends::insert_segment(tx, n, &rules::segment(std::slice::from_ref(&created)))?;
     if let Some(idempotency) = &new.idempotency {
@@ -304,9 +324,9 @@ fn insert_run(
                  fence, attempt, fruitless, step, commits, next_seq, committed_seq, instance,
                  created_at, ready_at, started_at, deadline_at, worked_ms, input_tokens,
                  output_tokens, rebilled_tokens, calls, tenant, owner, agent, pool, door, next, spent,
-                 parent)
+                 parent, n)
              VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, 0, -1, 0, ?11, ?12, ?13, ?14, ?15,
-                 ?16, ?17, 0, 0, 0, 0, 0, ?18, ?19, ?20, ?21, ?22, '[]', ?23, ?24)",
+                 ?16, ?17, 0, 0, 0, 0, 0, ?18, ?19, ?20, ?21, ?22, '[]', ?23, ?24, ?25)",
         )?
         .execute(rusqlite::params![
             Id(record.id.0),
@@ -333,6 +353,7 @@ fn insert_run(
             &record.door,
             spent_text(&record.spent),
             parent,
+            thread.first,
         ])?;
     let n = tx.conn.last_insert_rowid();
     tx.run(
@@ -342,8 +363,8 @@ fn insert_run(
             n,
             record.parent.map(|parent| Id(parent.0)),
             record.working_limit.map(ms),
-            Value::Object(new.metadata.clone()).to_string(),
-            pack(new.input.to_string().as_bytes()),
+            rows::text(&new.metadata),
+            pack(rows::text(&new.input).as_bytes()),
             options_text(&new.options),
         ),
     )?;

@@ -2,13 +2,12 @@
 
 use clearway_core::machine::Checkpoint;
 use clearway_core::run::RunOptions;
-use clearway_core::{CheckpointId, RunId, Status};
+use clearway_core::{CheckpointId, Priority, RunId, Status};
 use rusqlite::OptionalExtension;
 
 use super::fail::Fail;
 use super::rows::{
     self, Id, ROLLBACK, int, ms, names_text, number, spent_text, status, status_number, versions,
-    versions_text,
 };
 use super::writer::{Operation, Tail, Tx};
 use super::{attempts, channels, ends, journal, schedules};
@@ -29,6 +28,9 @@ struct Hot {
     generation: u32,
     tail: u64,
     promoted: Option<RunId>,
+    pool: String,
+    tenant: String,
+    priority: Priority,
     /// Whether it has committed a checkpoint.
     has_checkpoint: bool,
     woken: bool,
@@ -40,7 +42,8 @@ struct Hot {
 pub(super) const HOT: &str =
     "SELECT n, status, fence, commits, cancel, thread, generation, next_seq,
      (SELECT max(end_seq) FROM run_log WHERE run = r.n), promoted, checkpoint IS NOT NULL, woken,
-     parent, (SELECT options FROM run_inputs WHERE run = r.n) FROM runs r WHERE id = ?1";
+     parent, (SELECT options FROM run_inputs WHERE run = r.n), pool, tenant, priority
+     FROM runs r WHERE id = ?1";
 
 fn find(tx: &Tx<'_>, run: RunId) -> rusqlite::Result<Option<Hot>> {
     tx.conn
@@ -61,6 +64,9 @@ fn find(tx: &Tx<'_>, run: RunId) -> rusqlite::Result<Option<Hot>> {
                 woken: row.get(11)?,
                 parent: row.get(12)?,
                 options: rows::options(row, 13)?,
+                pool: row.get(14)?,
+                tenant: row.get(15)?,
+                priority: rows::priority(row, 16)?,
             })
         })
         .optional()
@@ -83,23 +89,28 @@ impl Operation for Commit {
             ends::insert_segment(tx, run.n, &segment)?;
             run.tail = segment.end_seq;
         }
-        let checkpoint =
-            if rules::brings_state(commit) { store_state(tx, commit, &run)? } else { None };
-        store_progress(tx, commit, &run, checkpoint)?;
+        let stand = if rules::brings_state(commit) { store_state(tx, commit, &run)? } else { None };
+        store_progress(tx, commit, &run, stand.map(|stand| stand.head))?;
         attempts::insert(tx, Some(run.n), &commit.attempts)?;
         tx.tails.remove(&commit.run);
+        let rollback = run.cancel == ROLLBACK;
+        let ends = matches!(commit.outcome, StepOutcome::End { .. });
+        // An end writes the thread's row anyway.
+        let later = stand.filter(|_| ends && !rollback);
+        if let (Some(stand), None) = (stand, later) {
+            move_head(tx, run.thread, stand)?;
+        }
         let (mut promoted, mut woken, mut orphans) = (None, Vec::new(), Vec::new());
         match &commit.outcome {
             StepOutcome::Continue => {}
-            StepOutcome::Release => moved(tx, run.n, Status::Ready)?,
+            StepOutcome::Release => moved(tx, &run, Status::Ready),
             StepOutcome::Park(_) if stays_awake(&run) => {
-                moved(tx, run.n, Status::Ready)?;
+                moved(tx, &run, Status::Ready);
                 woken.push(commit.run);
             }
-            StepOutcome::Park(_) => moved(tx, run.n, Status::Waiting)?,
+            StepOutcome::Park(_) => moved(tx, &run, Status::Waiting),
             StepOutcome::End { status, .. } => {
-                moved(tx, run.n, *status)?;
-                let rollback = run.cancel == ROLLBACK;
+                moved(tx, &run, *status);
                 let end = ends::End {
                     n: run.n,
                     run: commit.run,
@@ -108,6 +119,7 @@ impl Operation for Commit {
                     webhook: run.options.webhook.as_deref(),
                     held: true,
                     rollback,
+                    stand: later,
                 };
                 let follows = ends::follow(tx, &end)?;
                 promoted = follows.promoted;
@@ -262,7 +274,7 @@ fn store_progress(
                 next,
                 checkpoint,
                 status_number(*status),
-                failure.as_ref().map(|failure| failure.to_json().to_string()),
+                failure.as_ref().map(|failure| rows::text(&failure.to_json())),
                 tx.now.0,
                 tokens(usage.cost_micros),
             ),
@@ -271,21 +283,28 @@ fn store_progress(
     .map(|_| ())
 }
 
-fn moved(tx: &mut Tx<'_>, run: i64, to: Status) -> rusqlite::Result<()> {
-    let change = tx
-        .conn
-        .prepare_cached("SELECT pool, tenant, priority FROM runs WHERE n = ?1")?
-        .query_row([run], |row| {
-            Ok(Move {
-                pool: row.get(0)?,
-                tenant: row.get(1)?,
-                priority: rows::priority(row, 2)?,
-                from: Some(Status::Running),
-                to,
-            })
-        })?;
-    tx.moved(change);
-    Ok(())
+fn moved(tx: &mut Tx<'_>, run: &Hot, to: Status) {
+    tx.moved(Move {
+        pool: run.pool.clone(),
+        tenant: run.tenant.clone(),
+        priority: run.priority,
+        from: Some(Status::Running),
+        to,
+    });
+}
+
+/// Where a thread stands after a commit.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Stand {
+    /// `checkpoints.n`
+    pub(super) head: i64,
+    /// Newest delta of all branches.
+    pub(super) version: u64,
+}
+
+fn move_head(tx: &Tx<'_>, thread: i64, stand: Stand) -> rusqlite::Result<()> {
+    let sql = "UPDATE threads SET head = ?2, version = ?3, updated_at = ?4 WHERE n = ?1";
+    tx.run(sql, (thread, stand.head, int(stand.version), tx.now.0)).map(|_| ())
 }
 
 /// The thread as a commit finds it.
@@ -298,10 +317,11 @@ struct Thread {
     versions: Versions,
 }
 
-/// Stores what a commit does to its thread; returns the new head, if there is one.
+/// Stores what a commit does to its thread, but for the thread's own row; returns where that is to
+/// stand, if it moves.
 ///
 /// Nothing is stored for a run from before a reset: its state belongs to a generation that is gone.
-fn store_state(tx: &mut Tx<'_>, commit: &StepCommit, run: &Hot) -> Result<Option<i64>, Fail> {
+fn store_state(tx: &mut Tx<'_>, commit: &StepCommit, run: &Hot) -> Result<Option<Stand>, Fail> {
     let thread = tx
         .conn
         .prepare_cached(
@@ -322,7 +342,7 @@ fn store_state(tx: &mut Tx<'_>, commit: &StepCommit, run: &Hot) -> Result<Option
     if thread.generation != run.generation {
         return Ok(None);
     }
-    let head = match commit.checkpoints.is_empty() {
+    let stand = match commit.checkpoints.is_empty() {
         true => None,
         false => store_checkpoints(tx, commit, run, thread)?,
     };
@@ -333,16 +353,16 @@ fn store_state(tx: &mut Tx<'_>, commit: &StepCommit, run: &Hot) -> Result<Option
     for schedule in &commit.schedules {
         schedules::insert(tx, schedule)?;
     }
-    Ok(head)
+    Ok(stand)
 }
 
-/// Stores checkpoints and deltas; the last one becomes the thread's head, and is returned.
+/// Stores checkpoints and deltas; the last one is to become the thread's head.
 fn store_checkpoints(
     tx: &mut Tx<'_>,
     commit: &StepCommit,
     run: &Hot,
     thread: Thread,
-) -> Result<Option<i64>, Fail> {
+) -> Result<Option<Stand>, Fail> {
     let Thread { tenant, mut head, version: mut top, versions: mut known, .. } = thread;
     if !run.has_checkpoint {
         if head.is_some() {
@@ -369,17 +389,13 @@ fn store_checkpoints(
                 step,
                 source.as_str(),
                 rows::frontier_text(next),
-                versions_text(&known),
+                rows::text(&known),
                 tx.now.0,
             ),
         )?;
         head = Some(tx.conn.last_insert_rowid());
     }
-    tx.run(
-        "UPDATE threads SET head = ?2, version = ?3, updated_at = ?4 WHERE n = ?1",
-        (run.thread, head, int(top), tx.now.0),
-    )?;
-    Ok(head)
+    Ok(head.map(|head| Stand { head, version: top }))
 }
 
 pub(super) fn versions_at(tx: &Tx<'_>, checkpoint: i64) -> rusqlite::Result<Versions> {

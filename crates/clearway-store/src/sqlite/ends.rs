@@ -7,6 +7,7 @@ use clearway_core::event::{Event, Segment};
 use clearway_core::{InstanceId, RunId, RunRecord, Status, ThreadId};
 use rusqlite::{Connection, OptionalExtension};
 
+use super::commit::Stand;
 use super::fail::Fail;
 use super::rows::{
     self, CANCEL, Id, ROLLBACK, Stored, int, ms, select_run, spent_text, status_number, stored,
@@ -50,7 +51,7 @@ pub(super) fn save(tx: &mut Tx<'_>, run: &Stored, before: Status) -> rusqlite::R
             record.ended_at.map(|at| at.0),
             run.idle,
             spent_text(&record.spent),
-            record.failure.as_ref().map(|failure| failure.to_json().to_string()),
+            record.failure.as_ref().map(|failure| rows::text(&failure.to_json())),
             int(record.next_seq),
             int(record.committed_seq),
         ),
@@ -81,8 +82,13 @@ pub(super) fn insert_segment(tx: &Tx<'_>, run: i64, segment: &Segment) -> rusqli
     Ok(())
 }
 
-/// The active run of a thread ended: the next one gets ready.
-pub(super) fn free_thread(tx: &mut Tx<'_>, thread: i64) -> rusqlite::Result<Option<RunId>> {
+/// The active run of a thread ended, and left it where `stand` says, if it moved it: the next one gets
+/// ready.
+pub(super) fn free_thread(
+    tx: &mut Tx<'_>,
+    thread: i64,
+    stand: Option<Stand>,
+) -> rusqlite::Result<Option<RunId>> {
     let next: Option<i64> = tx
         .conn
         .prepare_cached(
@@ -92,8 +98,16 @@ pub(super) fn free_thread(tx: &mut Tx<'_>, thread: i64) -> rusqlite::Result<Opti
         .query_row([thread], |row| row.get(0))
         .optional()?;
     tx.run(
-        "UPDATE threads SET active = ?2, updated_at = ?3 WHERE n = ?1",
-        (thread, next, tx.now.0),
+        "UPDATE threads SET active = ?2, updated_at = ?3, head = coalesce(?4, head),
+             version = coalesce(?5, version)
+         WHERE n = ?1",
+        (
+            thread,
+            next,
+            tx.now.0,
+            stand.map(|stand| stand.head),
+            stand.map(|stand| int(stand.version)),
+        ),
     )?;
     let Some(next) = next else { return Ok(None) };
     let mut run = find_by_n(tx.conn, next)?;
@@ -113,6 +127,8 @@ pub(super) struct End<'a> {
     pub(super) held: bool,
     /// Whether what it committed is taken back.
     pub(super) rollback: bool,
+    /// Where it leaves its thread, if that is still to be written.
+    pub(super) stand: Option<Stand>,
 }
 
 /// What an end makes ready.
@@ -136,7 +152,7 @@ pub(super) fn follow(tx: &mut Tx<'_>, end: &End<'_>) -> Result<Follows, Fail> {
     if let Some(url) = end.webhook {
         schedules::deliver(tx, end.run, url)?;
     }
-    let promoted = if end.held { free_thread(tx, end.thread)? } else { None };
+    let promoted = if end.held { free_thread(tx, end.thread, end.stand)? } else { None };
     let woken = match end.parent {
         Some(parent) => tell_parent(tx, parent)?,
         None => None,
@@ -212,6 +228,7 @@ fn end_queued(
         webhook: record.options.webhook.as_deref(),
         held: before != Status::Blocked,
         rollback,
+        stand: None,
     };
     let Follows { promoted, .. } = follow(tx, &end)?;
     if rollback {

@@ -7,9 +7,7 @@ use rusqlite::{Connection, OptionalExtension, Row};
 
 use super::commit::versions_at;
 use super::fail::Fail;
-use super::rows::{
-    self, Id, frontier, frontier_text, int, number, thread_record, versions, versions_text,
-};
+use super::rows::{self, Id, frontier, frontier_text, int, number, thread_record, versions};
 use super::writer::{Operation, Tx};
 use super::{channels, journal};
 use crate::rules::{self, Versions};
@@ -180,7 +178,7 @@ impl Operation for Update {
                 update.checkpoint.step,
                 update.checkpoint.source.as_str(),
                 frontier_text(&update.checkpoint.next),
-                versions_text(&known),
+                rows::text(&known),
                 tx.now.0,
             ),
         )?;

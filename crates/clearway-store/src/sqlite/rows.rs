@@ -16,6 +16,7 @@ use clearway_core::{
 };
 use rusqlite::Row;
 use rusqlite::types::{FromSql, FromSqlError, FromSqlResult, ToSql, ToSqlOutput, ValueRef};
+use serde::Serialize;
 use serde_json::{Map, Value};
 use uuid::Uuid;
 use zstd::bulk::{Compressor, Decompressor};
@@ -161,7 +162,7 @@ pub(super) fn frontier_text(frontier: &Frontier) -> Cow<'static, str> {
     if *frontier == Frontier::default() {
         return Cow::Borrowed("{}");
     }
-    Cow::Owned(frontier.to_json().to_string())
+    Cow::Owned(text(frontier))
 }
 
 /// The other way; `run` and `step` are the checkpoint's.
@@ -294,7 +295,7 @@ pub(super) fn spent_text(spent: &Spent) -> Cow<'static, str> {
     if spent.iter().next().is_none() {
         return Cow::Borrowed("{}");
     }
-    Cow::Owned(spent.to_json().to_string())
+    Cow::Owned(text(spent))
 }
 
 fn spent(row: &Row<'_>, column: usize) -> rusqlite::Result<Spent> {
@@ -309,8 +310,7 @@ pub(super) fn names_text<T: AsRef<str>>(names: &[T]) -> Cow<'static, str> {
     if names.is_empty() {
         return Cow::Borrowed("[]");
     }
-    let names: Vec<Value> = names.iter().map(|name| name.as_ref().into()).collect();
-    Cow::Owned(Value::Array(names).to_string())
+    Cow::Owned(text(&names.iter().map(AsRef::as_ref).collect::<Vec<&str>>()))
 }
 
 /// The other way.
@@ -337,29 +337,15 @@ fn object(row: &Row<'_>, column: usize) -> rusqlite::Result<Map<String, Value>> 
     }
 }
 
-/// Versions of channels as a JSON object.
-pub(super) fn versions_text(versions: &Versions) -> String {
-    let mut text = String::with_capacity(16 * versions.len() + 2);
-    for (channel, version) in versions {
-        text.push(if text.is_empty() { '{' } else { ',' });
-        // Names come from configuration: quoting them properly costs little.
-        text.push_str(&Value::from(channel.as_str()).to_string());
-        text.push(':');
-        text.push_str(&version.to_string());
-    }
-    if text.is_empty() {
-        text.push('{');
-    }
-    text.push('}');
-    text
+/// Versions of channels, from a JSON object.
+pub(super) fn versions(row: &Row<'_>, column: usize) -> rusqlite::Result<Versions> {
+    let text = row.get_ref(column)?.as_str()?;
+    Ok(serde_json::from_str(text).map_err(FromSqlError::other)?)
 }
 
-pub(super) fn versions(row: &Row<'_>, column: usize) -> rusqlite::Result<Versions> {
-    let map = object(row, column)?;
-    map.into_iter()
-        .map(|(channel, version)| Some((channel, version.as_u64()?)))
-        .collect::<Option<_>>()
-        .ok_or_else(|| FromSqlError::InvalidType.into())
+/// JSON as it is stored. What is given here has only strings for keys, so there always is a text.
+pub(super) fn text(value: &impl Serialize) -> String {
+    serde_json::to_string(value).unwrap_or_default()
 }
 
 pub(super) fn json(row: &Row<'_>, column: usize) -> rusqlite::Result<Value> {
@@ -380,6 +366,9 @@ pub(super) const LARGE: usize = 16 * 1024;
 /// Values above this many bytes are compressed: a message of a few sentences becomes half as long,
 /// and one of a few words nothing.
 const LONG: usize = 512;
+
+/// Zstandard's: the next ones take twice the time to save a tenth of what this one leaves.
+const LEVEL: i32 = 1;
 
 const PLAIN: u8 = 0;
 const ZSTD: u8 = 1;
@@ -405,7 +394,7 @@ pub(super) fn pack(bytes: &[u8]) -> Vec<u8> {
 fn compress(bytes: &[u8]) -> Option<Vec<u8>> {
     COMPRESSOR.with_borrow_mut(|slot| {
         if slot.is_none() {
-            *slot = Compressor::new(3).ok();
+            *slot = Compressor::new(LEVEL).ok();
         }
         slot.as_mut()?.compress(bytes).ok()
     })

@@ -48,7 +48,7 @@ fn insert(tx: &Tx<'_>, new: &NewThread) -> rusqlite::Result<i64> {
             &new.owner,
             new.key.as_ref().map(|key| &key.dialect),
             new.key.as_ref().map(|key| names_text(&key.parts)),
-            Value::Object(new.metadata.clone()).to_string(),
+            rows::text(&new.metadata),
             tx.now.0,
         ),
     )?;
@@ -75,7 +75,7 @@ impl Operation for Describe {
         known.updated_at = tx.now;
         tx.run(
             "UPDATE threads SET metadata = ?2, updated_at = ?3 WHERE id = ?1",
-            (Id(self.thread.0), Value::Object(known.metadata.clone()).to_string(), tx.now.0),
+            (Id(self.thread.0), rows::text(&known.metadata), tx.now.0),
         )?;
         Ok(Some(known))
     }
@@ -99,7 +99,7 @@ pub(super) fn describe(
         return Ok(());
     }
     known.extend(metadata.clone());
-    let text = Value::Object(known).to_string();
+    let text = rows::text(&known);
     tx.run("UPDATE threads SET metadata = ?2 WHERE n = ?1", (thread, text))?;
     Ok(())
 }

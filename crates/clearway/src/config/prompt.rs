@@ -135,6 +135,12 @@ impl Prompt {
         self.template().is_ok_and(|template| template.source().trim().is_empty())
     }
 
+    /// Its text, when that is the same for every call.
+    pub fn fixed(&self) -> Option<String> {
+        let plain = !self.template().ok()?.source().contains('{');
+        plain.then(|| self.render_inner(&Values::sample()).ok()).flatten()
+    }
+
     /// Whether it says something about this variable.
     pub fn uses(&self, variable: &str) -> bool {
         self.template()

@@ -1,8 +1,8 @@
 //! What a node may do while it runs.
 
 use std::future::Future;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -34,7 +34,8 @@ pub struct Ctx {
 /// Messages of this try.
 #[derive(Debug, Default)]
 struct Shown {
-    started: AtomicBool,
+    /// Id of the one that the node's tokens make.
+    started: OnceLock<Uuid>,
     calls: AtomicU32,
 }
 
@@ -48,7 +49,7 @@ impl Ctx {
         let calls = self.shown.calls.load(Ordering::Relaxed);
         match calls.checked_sub(1) {
             Some(last) => Some(self.inner.message_id(last + 1)),
-            None => self.shown.started.load(Ordering::Relaxed).then(|| self.inner.message_id(0)),
+            None => self.shown.started.get().copied(),
         }
     }
 
@@ -106,10 +107,17 @@ impl Ctx {
     /// # Errors
     /// The run's output is over its limit.
     pub fn token(&self, text: &str) -> Result<(), Error> {
-        if !self.shown.started.swap(true, Ordering::Relaxed) {
-            self.inner.message_started(0)?;
-        }
-        Ok(self.inner.delta(self.inner.message_id(0), Part::Text, text)?)
+        let id = match self.shown.started.get() {
+            Some(id) => *id,
+            None => {
+                let id = self.inner.message_id(0);
+                if self.shown.started.set(id).is_ok() {
+                    self.inner.message_started(id)?;
+                }
+                id
+            }
+        };
+        Ok(self.inner.delta(id, Part::Text, text)?)
     }
 
     /// The id that a message made of this node's tokens must have in the state.

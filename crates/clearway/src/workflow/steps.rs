@@ -1,20 +1,22 @@
 //! What each kind of step does when its turn has come.
 
-use std::sync::Arc;
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
-use clearway_core::channel::{Reducer, Write};
+use clearway_core::channel::{Reducer, State, Write};
 use clearway_core::event::EventKind;
 use clearway_core::machine::Output;
 use clearway_core::message::{Message, Role};
 use clearway_core::plan::{Goto, MESSAGES};
-use clearway_core::{Code, Failure, Status, Timestamp};
+use clearway_core::{Code, Failure, RunRecord, Status, Timestamp};
 use clearway_engine::chat::{complete, human_input};
 use clearway_engine::tool::converse;
 use clearway_engine::upstream::ChatRequest;
 use clearway_engine::{Child, ChildEnd, Ctx, Expiry, Node, NodeError, hex};
 use minijinja::Value as Jinja;
+use minijinja::value::Object;
 use serde_json::{Map, Value, json};
 
 use super::compile::{self, RESULT, Shared};
@@ -61,37 +63,105 @@ impl Shared {
     }
 
     /// What templates and expressions can use.
-    fn values(&self, cx: &Ctx, step: &Step, visits: u64) -> Map<String, Value> {
-        let mut values = Map::new();
-        for (channel, _) in cx.state.versions() {
-            if let Some(value) = cx.state.get(channel) {
-                values.insert(channel.to_owned(), value);
+    fn values(self: &Arc<Self>, cx: &Ctx, at: usize, visits: u64) -> Arc<Values> {
+        Arc::new(Values {
+            shared: self.clone(),
+            at,
+            visits,
+            now: self.clock.now(),
+            state: cx.state.clone(),
+            payload: cx.payload.clone(),
+            record: cx.record().clone(),
+            output: None,
+            looked_up: Mutex::default(),
+        })
+    }
+}
+
+/// What templates and expressions of one call can use, by name. A value is made when it is first asked
+/// for: a step seldom looks at more than a few of what the state has.
+#[derive(Debug)]
+struct Values {
+    shared: Arc<Shared>,
+    /// The step.
+    at: usize,
+    visits: u64,
+    now: Timestamp,
+    state: State,
+    payload: Option<Arc<Value>>,
+    record: Arc<RunRecord>,
+    /// The step's own, once it is there.
+    output: Option<Value>,
+    /// As the template engine wants them: a loop asks for the same again and again.
+    looked_up: Mutex<BTreeMap<String, Option<Jinja>>>,
+}
+
+impl Values {
+    fn step(&self) -> &Step {
+        &self.shared.workflow.steps[self.at]
+    }
+
+    fn get(&self, name: &str) -> Option<Value> {
+        let record = &self.record;
+        match (name, &self.payload, &self.output) {
+            (name, _, Some(output)) if name == self.step().name => Some(output.clone()),
+            ("item", Some(payload), _) => Some(payload["item"].clone()),
+            ("loop", Some(payload), _) => {
+                let index = payload["index"].as_u64().unwrap_or(0);
+                Some(json!({"index": index + 1, "index0": index, "length": payload["of"]}))
             }
+            ("step", ..) => Some(json!({"name": self.step().name, "visits": self.visits})),
+            ("run", ..) => {
+                let id = record.id.to_string();
+                let key = record.metadata.get("key").cloned().unwrap_or_else(|| id.clone().into());
+                Some(json!({
+                    "id": id, "key": key, "thread": record.thread.to_string(),
+                    "owner": record.owner, "workflow": self.shared.name,
+                    "created_at": record.created_at.to_string(),
+                }))
+            }
+            ("now", ..) => Some(self.now.to_string().into()),
+            // A channel of that name is the author's own.
+            ("context", ..) => {
+                let context = || Value::Object(record.options.context.clone());
+                Some(self.state.get(name).unwrap_or_else(context))
+            }
+            (name, ..) => self.state.get(name),
         }
-        if let Some(payload) = &cx.payload {
-            values.insert("item".to_owned(), payload["item"].clone());
-            let (index, of) = (payload["index"].as_u64().unwrap_or(0), &payload["of"]);
-            values.insert(
-                "loop".to_owned(),
-                json!({"index": index + 1, "index0": index, "length": of}),
-            );
+    }
+
+    /// The same with the step's own output.
+    fn with_output(self: &Arc<Self>, output: Option<Value>) -> Arc<Self> {
+        let Self { shared, at, visits, now, state, payload, record, .. } = &**self;
+        Arc::new(Self {
+            shared: shared.clone(),
+            at: *at,
+            visits: *visits,
+            now: *now,
+            state: state.clone(),
+            payload: payload.clone(),
+            record: record.clone(),
+            output,
+            looked_up: Mutex::default(),
+        })
+    }
+
+    /// For the template engine.
+    fn jinja(self: &Arc<Self>) -> Jinja {
+        Jinja::from_dyn_object(self.clone())
+    }
+}
+
+impl Object for Values {
+    fn get_value(self: &Arc<Self>, name: &Jinja) -> Option<Jinja> {
+        let name = name.as_str()?;
+        let mut known = self.looked_up.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(known) = known.get(name) {
+            return known.clone();
         }
-        let record = cx.record();
-        let key = record.metadata.get("key").cloned().unwrap_or_else(|| cx.run.to_string().into());
-        values.insert("step".to_owned(), json!({"name": step.name, "visits": visits}));
-        values.insert(
-            "run".to_owned(),
-            json!({
-                "id": cx.run.to_string(), "key": key, "thread": cx.thread.to_string(),
-                "owner": record.owner, "workflow": self.name,
-                "created_at": record.created_at.to_string(),
-            }),
-        );
-        let context = record.options.context.clone();
-        // A channel of that name is the author's own.
-        values.entry("context").or_insert(Value::Object(context));
-        values.insert("now".to_owned(), self.clock.now().to_string().into());
-        values
+        let value = self.get(name).map(|value| Jinja::from(minijinja::value::Serde(&value)));
+        known.insert(name.to_owned(), value.clone());
+        value
     }
 }
 
@@ -106,11 +176,6 @@ fn counted(step: &Step, visits: u64) -> Option<Write> {
     counts.then(|| Write::new(&visits_channel(&step.name), visits.into()))
 }
 
-/// Values for the template engine.
-fn jinja(values: &Map<String, Value>) -> Jinja {
-    Jinja::from(minijinja::value::Serde(values))
-}
-
 /// The output that a step's channel holds. Where a failed step goes on, it is `{error}`.
 fn writes(step: &Step, output: Value) -> Vec<Write> {
     // An element's output is one element of the list, also when it is itself a list.
@@ -123,7 +188,7 @@ impl Node for Scatter {
     async fn call(&self, cx: Ctx) -> Result<Output, NodeError> {
         let step = &self.shared.workflow.steps[self.at];
         let visits = self.shared.visits(&cx, step);
-        let values = jinja(&self.shared.values(&cx, step, visits));
+        let values = self.shared.values(&cx, self.at, visits).jinja();
         let clear = Write { assign: true, ..Write::new(&step.name, Value::Array(Vec::new())) };
         let mut all = vec![clear];
         if step.uses_visits {
@@ -169,17 +234,17 @@ impl Node for Scatter {
 impl Node for Fold {
     async fn call(&self, cx: Ctx) -> Result<Output, NodeError> {
         let workflow = &self.shared.workflow;
-        let Some(last) = workflow.steps.last() else { return Ok(Output::default()) };
+        let Some(last) = workflow.steps.len().checked_sub(1) else { return Ok(Output::default()) };
         let values = self.shared.values(&cx, last, 1);
         let result = match &workflow.output {
-            Some(expr) => expr.evaluate(&jinja(&values))?,
+            Some(expr) => expr.evaluate(&values.jinja())?,
             None => {
                 let needed = |name: &str| {
                     workflow.steps.iter().any(|step| step.needs.iter().any(|need| need == name))
                 };
                 let ends = workflow.steps.iter().filter(|step| !needed(&step.name));
-                let outputs = ends
-                    .filter_map(|step| Some((step.name.clone(), values.get(&step.name)?.clone())));
+                let outputs =
+                    ends.filter_map(|step| Some((step.name.clone(), values.get(&step.name)?)));
                 Value::Object(outputs.collect())
             }
         };
@@ -192,8 +257,8 @@ impl Node for StepNode {
     async fn call(&self, cx: Ctx) -> Result<Output, NodeError> {
         let step = &self.shared.workflow.steps[self.at];
         let visits = self.shared.visits(&cx, step);
-        let values = self.shared.values(&cx, step, visits);
-        let context = jinja(&values);
+        let values = self.shared.values(&cx, self.at, visits);
+        let context = values.jinja();
         // With `for_each`, the condition was asked before the fan-out.
         if let Some(condition) = step.condition.as_ref().filter(|_| step.for_each.is_none())
             && !condition.is_true(&context)?
@@ -206,17 +271,15 @@ impl Node for StepNode {
         }
         let mut output = self.perform(&cx, step, &values, &context, visits).await?;
         if let Some(name) = &step.save_as {
-            output.value = self.save(&cx, step, name, &context, output.value).await?;
+            let save = self.save(&cx, step, name, &context, output.value);
+            output.value = Box::pin(save).await?;
         }
         let mut all = writes(step, output.value);
         all.extend(counted(step, visits));
         all.append(&mut output.writes);
         if !step.writes.is_empty() || !step.emit.is_empty() {
-            let mut with_output = values.clone();
-            if let Some(own) = all.first() {
-                with_output.insert(step.name.clone(), own.value.clone());
-            }
-            let context = jinja(&with_output);
+            let own = all.first().map(|own| own.value.clone());
+            let context = values.with_output(own).jinja();
             for (at, (channel, expr)) in step.writes.iter().enumerate() {
                 let value = expr.evaluate(&context)?;
                 all.push(Write::new(channel, self.identified(&cx, channel, at, value)));
@@ -267,20 +330,22 @@ impl StepNode {
         value
     }
 
+    /// Whatever waits is in a box of its own: a call's future is as large as the largest of them, and is
+    /// moved before it starts.
     async fn perform(
         &self,
         cx: &Ctx,
         step: &Step,
-        values: &Map<String, Value>,
+        values: &Values,
         context: &Jinja,
         visits: u64,
     ) -> Result<Made, NodeError> {
         match &step.kind {
-            StepKind::Llm { .. } => self.ask_model(cx, step, context).await,
+            StepKind::Llm { .. } => Box::pin(self.ask_model(cx, step, context)).await,
             StepKind::Agent { agent, input } => {
                 let text = input.render(context)?;
                 let input = human_input(&text, &cx.message_id(100).to_string());
-                let end = self.child(cx, agent, input).await?;
+                let end = Box::pin(self.child(cx, agent, input)).await?;
                 let messages = end.state.as_ref().and_then(|state| state[MESSAGES].as_array());
                 let reply = messages
                     .and_then(|messages| messages.iter().rfind(|message| message["type"] == "ai"));
@@ -299,7 +364,7 @@ impl StepNode {
                     return Err(Failure::new(Code::AgentNotFound, text).into());
                 };
                 let input = compile::input(called, &given)?;
-                let end = self.child(cx, workflow, input).await?;
+                let end = Box::pin(self.child(cx, workflow, input)).await?;
                 Ok(Made::from(end.state.map(|state| state[RESULT].clone()).unwrap_or_default()))
             }
             StepKind::Template { template, .. } => {
@@ -326,7 +391,7 @@ impl StepNode {
                 let text = question.render(context)?;
                 let shown: Map<String, Value> = show
                     .iter()
-                    .filter_map(|name| Some((name.clone(), values.get(name)?.clone())))
+                    .filter_map(|name| Some((name.clone(), values.get(name)?)))
                     .collect();
                 let expiry = on_timeout.as_ref().map(|choice| Expiry {
                     after: *wait,
@@ -345,8 +410,8 @@ impl StepNode {
                 }
             }
             StepKind::Wait { duration, until, event, limit } => {
-                self.wait(cx, context, duration.as_ref(), until.as_ref(), event.as_deref(), *limit)
-                    .await
+                let (duration, until) = (duration.as_ref(), until.as_ref());
+                Box::pin(self.wait(cx, context, duration, until, event.as_deref(), *limit)).await
             }
             StepKind::Http(request) => {
                 let services = &self.shared.services;
@@ -362,7 +427,7 @@ impl StepNode {
                     let text = format!("step `{}`: `args` must be a table", step.name);
                     return Err(Failure::new(Code::TemplateFailed, text).into());
                 };
-                Ok(mcp::call_for_step(cx, &found, tool, *effect, args).await?.into())
+                Ok(Box::pin(mcp::call_for_step(cx, &found, tool, *effect, args)).await?.into())
             }
             StepKind::Search { source, query, limit } => {
                 let query = query.render(context)?;
@@ -370,7 +435,7 @@ impl StepNode {
                     let text = format!("there is no knowledge source `{source}` any more");
                     return Err(Failure::new(Code::NotFound, text).into());
                 };
-                Ok(searcher.search(cx, &query, *limit).await?.into())
+                Ok(Box::pin(searcher.search(cx, &query, *limit)).await?.into())
             }
             StepKind::Fail { message } => {
                 let text = message.render(context)?;
