@@ -335,8 +335,18 @@ impl Inner {
         self.metrics.accepted.get_or_create(&metrics::Door { door: door.to_owned() }).inc();
     }
 
-    /// The run of this thread has left the executor.
-    pub(crate) fn idle(&self, thread: ThreadId, run: RunId) {
+    /// An executor of the thread's run is over; what claimed the run after it keeps the thread.
+    pub(crate) fn left(&self, thread: ThreadId, live: &Live, lease: u32) {
+        if let Entry::Occupied(entry) = lock(&self.busy).entry(thread)
+            && entry.get().run == live.run
+            && live.is_under(lease)
+        {
+            entry.remove();
+        }
+    }
+
+    /// The run of this thread did not get to the executor.
+    fn idle(&self, thread: ThreadId, run: RunId) {
         if let Entry::Occupied(entry) = lock(&self.busy).entry(thread)
             && entry.get().run == run
         {

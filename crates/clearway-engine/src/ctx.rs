@@ -256,7 +256,7 @@ impl Ctx {
     pub fn delta(&self, message: Uuid, part: Part, text: &str) -> Result<(), Failure> {
         self.session.touch();
         self.session.shown.store(true, Ordering::Relaxed);
-        self.live.output(Body::Delta(Delta::new(message, part, text)))
+        self.live.output(self.record.fence, Body::Delta(Delta::new(message, part, text)))
     }
 
     /// A fact that readers see at once.
@@ -269,7 +269,7 @@ impl Ctx {
         if !matches!(kind, EventKind::OutputReset | EventKind::ChildStarted) {
             self.session.shown.store(true, Ordering::Relaxed);
         }
-        self.live.output(Body::Fact(Fact::new(kind, data)))
+        self.live.output(self.record.fence, Body::Fact(Fact::new(kind, data)))
     }
 
     /// Says that deltas of this message follow.

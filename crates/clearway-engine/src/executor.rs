@@ -71,7 +71,7 @@ pub(crate) async fn execute(
     slot: Slot,
     ahead: Option<Ahead>,
 ) {
-    let (run, thread) = (claim.record.id, claim.record.thread);
+    let (thread, lease) = (claim.record.thread, claim.record.fence);
     let context = Context {
         run: claim.record.id.to_string(),
         thread: claim.record.thread.to_string(),
@@ -86,7 +86,7 @@ pub(crate) async fn execute(
     let drive = AssertUnwindSafe(drive).catch_unwind().map(|outcome| {
         outcome.unwrap_or_else(|panic| {
             // Not in a node, whose panics are the run's failure: in what surrounds it, or in a drop.
-            give_up(&inner, &live, panicked("executor", panic.as_ref()))
+            give_up(&inner, &live, lease, panicked("executor", panic.as_ref()))
         })
     });
     let outcome = drive.instrument(span.clone()).await;
@@ -94,7 +94,7 @@ pub(crate) async fn execute(
     log.end_with(outcome, live.failure().as_ref());
     // A start that was not accepted is followed by the real one, under the same id.
     if outcome != NOT_ACCEPTED {
-        inner.idle(thread, run);
+        inner.left(thread, &live, lease);
     }
     drop(slot);
 }
@@ -202,7 +202,7 @@ impl Executor {
                 match load_state(&inner, &claim, deadline).await {
                     Ok(state) => (state, None),
                     Err(failure) if failure.retryable => {
-                        return Err(give_up(&inner, &live, failure));
+                        return Err(give_up(&inner, &live, claim.record.fence, failure));
                     }
                     // Trying again would find the same damage: the run ends and says so.
                     Err(failure) => {
@@ -376,11 +376,11 @@ impl Executor {
         match effect {
             Effect::Show(fact) => {
                 // Facts are few; a run over its output limit is ended by its deltas.
-                drop(self.live.output(Body::Fact(fact)));
+                drop(self.live.output(self.record.fence, Body::Fact(fact)));
                 None
             }
             Effect::Record(fact) => {
-                self.live.record(Body::Fact(fact));
+                self.live.record(self.record.fence, Body::Fact(fact));
                 None
             }
             Effect::StartCall(start) => {
@@ -432,6 +432,7 @@ impl Executor {
         let ledger = Arc::new(Ledger::new(
             due.node.clone(),
             self.live.clone(),
+            self.record.fence,
             self.inner.metrics.clone(),
             self.spending.clone(),
             self.inner.clocks.clone(),
@@ -623,7 +624,7 @@ impl Executor {
             }
             Outcome::End { status, failure, reply } => {
                 let ended = run_ended(status, failure.as_ref(), reply, &waiting.spent.to_json());
-                self.live.record(Body::Fact(ended));
+                self.live.record(self.record.fence, Body::Fact(ended));
                 self.ending = Some((status, failure.clone(), reply));
                 StepOutcome::End { status, failure }
             }
@@ -642,7 +643,7 @@ impl Executor {
             run: self.record.id,
             fence: self.record.fence,
             number: commit.number,
-            events: self.live.take_for_commit(),
+            events: self.live.take_for_commit(self.record.fence),
             step: commit.step,
             next: commit.next,
             notes: commit.notes,
@@ -715,8 +716,10 @@ impl Executor {
     fn committed(&mut self, end: CommitEnd) -> Result<Input, &'static str> {
         match end {
             CommitEnd::Ack(CommitAck::Applied { cancel_requested, promoted, woken, orphans }) => {
-                self.live.committed(self.inner.options.limits.log_bytes);
-                self.live.wait.enter(WaitKind::Work, "", Some(self.deadline), instant());
+                let limit = self.inner.options.limits.log_bytes;
+                if self.live.committed(self.record.fence, limit) {
+                    self.live.wait.enter(WaitKind::Work, "", Some(self.deadline), instant());
+                }
                 if let Some(promoted) = promoted {
                     self.inner.promoted(promoted);
                 }
@@ -730,7 +733,9 @@ impl Executor {
                 Ok(Input::Committed { cancel_requested })
             }
             CommitEnd::Ack(CommitAck::Fenced) => Ok(Input::Fenced),
-            CommitEnd::GaveUp(failure) => Err(give_up(&self.inner, &self.live, failure)),
+            CommitEnd::GaveUp(failure) => {
+                Err(give_up(&self.inner, &self.live, self.record.fence, failure))
+            }
         }
     }
 
@@ -741,34 +746,36 @@ impl Executor {
                 let failure =
                     Failure::new(Code::ShuttingDown, "handed back: the server is stopping")
                         .retryable();
-                self.live.let_go();
-                self.live.finish(End::Lost(failure));
-                self.inner.hub.forget(self.record.id);
+                lose(&self.inner, &self.live, self.record.fence, failure);
                 "released"
             }
             Stopped::Parked => {
-                self.live.park();
-                let park = self.parking.take().filter(|_| !self.woken);
-                match park {
+                let is_mine = self.live.park(self.record.fence);
+                let show = |kind, detail: String| {
+                    if is_mine {
+                        self.live.wait.enter(kind, detail, None, instant());
+                    }
+                };
+                match self.parking.take().filter(|_| !self.woken) {
                     Some(park) => {
-                        let detail = park.detail.as_str();
-                        self.live.wait.enter(park.kind, detail, None, instant());
+                        show(park.kind, park.detail);
                         self.inner.arm_next(park.wake_at);
                     }
                     None => {
-                        let detail = format!("pool {}", self.record.pool);
-                        self.live.wait.enter(WaitKind::Slot, detail, None, instant());
+                        show(WaitKind::Slot, format!("pool {}", self.record.pool));
                         self.inner.wake_dispatcher();
                     }
                 }
-                self.inner.tell_if_stopping(&self.live);
+                if is_mine {
+                    self.inner.tell_if_stopping(&self.live);
+                }
                 "parked"
             }
             Stopped::Fenced => {
                 self.inner.metrics.fenced.inc();
                 let failure = Failure::new(Code::Fenced, "another instance has taken the run over")
                     .retryable();
-                give_up(&self.inner, &self.live, failure)
+                give_up(&self.inner, &self.live, self.record.fence, failure)
             }
         }
     }
@@ -853,14 +860,20 @@ async fn poll_commit(commit: &mut Option<CommitFuture>) -> CommitEnd {
 
 /// Lets go of a run that this instance cannot take further: the row stays as it is, and the sweep
 /// or the next start picks it up.
-fn give_up(inner: &Inner, live: &Arc<Live>, failure: Failure) -> &'static str {
+fn give_up(inner: &Inner, live: &Arc<Live>, lease: u32, failure: Failure) -> &'static str {
     tracing::error!(run.id = %live.run, code = %failure.code, "letting go of the run: {failure}");
     trace::failed(failure.code);
     let code = failure.code.as_str();
-    live.let_go();
-    live.finish(End::Lost(failure));
-    inner.hub.forget(live.run);
+    lose(inner, live, lease, failure);
     code
+}
+
+/// Tells whoever waits for the run that it ends here, unless it goes on here under a later lease.
+fn lose(inner: &Inner, live: &Arc<Live>, lease: u32, failure: Failure) {
+    if live.let_go(lease) {
+        live.finish(End::Lost(failure));
+        inner.hub.forget(live.run);
+    }
 }
 
 fn run_ended(

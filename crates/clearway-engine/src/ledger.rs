@@ -22,6 +22,8 @@ use crate::metrics::Metrics;
 pub(crate) struct Ledger {
     node: Arc<str>,
     live: Arc<Live>,
+    /// Under which the call is made.
+    lease: u32,
     metrics: Arc<Metrics>,
     spending: Arc<Spending>,
     clocks: Clocks,
@@ -46,11 +48,12 @@ impl Ledger {
     pub(crate) fn new(
         node: Arc<str>,
         live: Arc<Live>,
+        lease: u32,
         metrics: Arc<Metrics>,
         spending: Arc<Spending>,
         clocks: Clocks,
     ) -> Self {
-        Self { node, live, metrics, spending, clocks, booked: Mutex::default() }
+        Self { node, live, lease, metrics, spending, clocks, booked: Mutex::default() }
     }
 
     /// Everything since the last time.
@@ -76,7 +79,7 @@ impl Observer for Ledger {
         if !row.is_ok() {
             let fact = Fact::new(EventKind::ProviderAttempt, &describe(row));
             // After the call's end nobody reads on; the sums above are kept all the same.
-            drop(self.live.output(Body::Fact(fact)));
+            drop(self.live.output(self.lease, Body::Fact(fact)));
         }
     }
 }

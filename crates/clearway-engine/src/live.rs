@@ -4,6 +4,10 @@
 //! task appends, the flusher hands output to the store, readers hold cursors. Nobody waits for a
 //! reader.
 //!
+//! **Invariant:** of several executors of one run only the one whose lease was claimed last touches the
+//! log. A run that parks may be claimed again before the executor that parked it has heard of its own
+//! commit, and what that one does then must not reach the other.
+//!
 //! Not here: numbering and visibility rules (`clearway_core::log`), driving the run (`executor`).
 
 use std::collections::{HashMap, VecDeque};
@@ -69,6 +73,8 @@ struct LiveState {
     dirty: bool,
     /// A task drives it here.
     executing: bool,
+    /// Fence of the claim under which that is so, or was last.
+    lease: u32,
     /// Messages that were begun under this lease and not completed.
     unfinished: i64,
     /// It parked here, and all that was shown is stored and stands.
@@ -188,13 +194,14 @@ impl Live {
         calls.iter().map(|(_, node, wait)| (node.clone(), wait.read(now))).collect()
     }
 
-    /// Appends output: readers see it at once, the store gets it with the next flush.
-    pub(crate) fn output(self: &Arc<Self>, body: Body) -> Result<(), Failure> {
+    /// Appends output under `lease`: readers see it at once, the store gets it with the next flush.
+    pub(crate) fn output(self: &Arc<Self>, lease: u32, body: Body) -> Result<(), Failure> {
         let now = self.clock.now();
         let is_delta = matches!(body, Body::Delta(_));
         let mut state = lock(&self.state);
         // A call's context may outlive its call; what it says then belongs to nobody.
-        if state.over || !state.executing || state.log.visible_seq() != state.log.next_seq() {
+        let hidden = state.log.visible_seq() != state.log.next_seq();
+        if state.over || !state.executing || state.lease != lease || hidden {
             return Err(Failure::new(Code::Internal, "output after the call has ended"));
         }
         let before = state.log.bytes();
@@ -231,26 +238,37 @@ impl Live {
     }
 
     /// Appends a fact that readers see when the commit it belongs to is durable.
-    pub(crate) fn record(&self, body: Body) -> u64 {
-        lock(&self.state).log.append_hidden(self.clock.now(), body)
+    pub(crate) fn record(&self, lease: u32, body: Body) {
+        let mut state = lock(&self.state);
+        if state.lease == lease {
+            state.log.append_hidden(self.clock.now(), body);
+        }
     }
 
     /// Everything the store may not have, hidden facts included.
-    pub(crate) fn take_for_commit(&self) -> Option<Segment> {
+    pub(crate) fn take_for_commit(&self, lease: u32) -> Option<Segment> {
         let mut state = lock(&self.state);
+        if state.lease != lease {
+            return None;
+        }
         // A flush may be under way: the commit repeats what it carries, and the store keeps what
         // is new. So the two need no order between them.
         state.log.resend();
         state.log.take_for_commit()
     }
 
-    pub(crate) fn committed(&self, log_limit: usize) {
+    /// The commit under `lease` is durable. `false` when the run is another executor's by now.
+    pub(crate) fn committed(&self, lease: u32, log_limit: usize) -> bool {
         let mut state = lock(&self.state);
+        if state.lease != lease {
+            return false;
+        }
         state.log.committed();
         state.log.trim(log_limit);
         let wakers = state.take_wakers();
         drop(state);
         wakers.wake();
+        true
     }
 
     /// Output for the store, unless a commit has taken it meanwhile.
@@ -282,6 +300,7 @@ impl Live {
     pub(crate) fn claimed(&self, fence: u32, next_seq: u64) {
         let mut state = lock(&self.state);
         state.executing = true;
+        state.lease = fence;
         state.over = false;
         state.output_bytes = 0;
         state.seamless = std::mem::take(&mut state.parked) && state.log.next_seq() == next_seq;
@@ -305,19 +324,32 @@ impl Live {
 
     /// As [`Live::let_go`], at the end of a lease whose last commit has everything. A message that was broken off will
     /// begin anew, so what was shown of it does not stand.
-    pub(crate) fn park(&self) {
-        self.let_go();
+    pub(crate) fn park(&self, lease: u32) -> bool {
+        let is_mine = self.let_go(lease);
         let mut state = lock(&self.state);
-        state.parked = state.unfinished == 0;
+        if state.lease == lease {
+            state.parked = state.unfinished == 0;
+        }
+        is_mine
     }
 
     /// The lease is gone: hidden facts did not happen. Readers stay and wait for the next owner.
-    pub(crate) fn let_go(&self) {
+    /// `false` when that is there already.
+    pub(crate) fn let_go(&self, lease: u32) -> bool {
         let mut state = lock(&self.state);
+        if state.lease != lease {
+            return false;
+        }
         state.log.discard_hidden();
         state.executing = false;
         drop(state);
         lock(&self.calls).clear();
+        true
+    }
+
+    /// Whether no later claim than this has been executed here.
+    pub(crate) fn is_under(&self, lease: u32) -> bool {
+        lock(&self.state).lease == lease
     }
 
     /// Events that the store wrote itself: event 0, or the end of a run that waited.
@@ -541,6 +573,7 @@ impl Hub {
                     output_bytes: 0,
                     dirty: false,
                     executing: false,
+                    lease: 0,
                     unfinished: 0,
                     parked: false,
                     seamless: false,

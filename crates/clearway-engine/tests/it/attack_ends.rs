@@ -4,6 +4,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use clearway_engine::{From, Kind};
 use clearway_store::{ErrorKind, Fate, Fault, LoseTail, When};
+use serde_json::json;
 
 use super::*;
 
@@ -109,6 +110,26 @@ async fn a_commit_that_hangs_is_given_up() {
     let run = engine.submit(turn("c", "a", "x")).await.unwrap().run;
     let end = tokio::time::timeout(seconds(200), engine.wait(run)).await;
     assert!(end.is_ok(), "a turn of 120 s hangs in a commit for 200 s");
+}
+
+/// A run that waits may be woken, claimed and at work before the executor that parked it hears of its
+/// own commit: what that one then does must not reach the other.
+#[tokio::test(start_paused = true)]
+async fn a_late_answer_to_a_park_leaves_the_next_lease_alone() {
+    let clock = TestClock::new();
+    let store = Late::new(&clock);
+    let node = script(|cx| async move {
+        cx.signal("go", None).await?;
+        say(cx, "abcdefghij".to_owned(), ms(500)).await
+    });
+    let engine = start(store.clone(), options(2, 10), &clock, vec![chat("c", node)]).await;
+    store.delay("commit", Side::After, seconds(3));
+    let run = engine.submit(turn("c", "a", "x")).await.unwrap().run;
+    let status = async || store.mem.run(run).await.unwrap().map(|run| run.status);
+    until("it waits", async || status().await == Some(Status::Waiting)).await;
+    engine.signal(run, "go", json!(1), None).await.unwrap();
+    let record = within(seconds(60), "the run's end", engine.wait(run)).await.unwrap();
+    assert_eq!(record.status, Status::Success, "{:?}", record.failure);
 }
 
 struct Bomb(Arc<AtomicBool>);

@@ -132,11 +132,15 @@ fn migrate(conn: &mut Connection, migrations: &[&str], path: &Path) -> Result<()
             tx.commit()
         };
         step().map_err(|error| explain(error, path))?;
-        tracing::info!(
-            store.path = %path.display(),
-            store.schema = done + 1,
+    }
+    let (path, newest) = (path.display(), migrations.len());
+    match version {
+        0 => tracing::info!(store.path = %path, store.schema = newest, "store made"),
+        known if known < newest => tracing::info!(
+            store.path = %path, store.schema = newest, store.before = known,
             "store schema brought up to date"
-        );
+        ),
+        _ => {}
     }
     Ok(())
 }
