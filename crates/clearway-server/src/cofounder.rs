@@ -59,7 +59,7 @@ impl Conversation {
     fn take(fields: &mut Fields) -> Self {
         let user = fields.text("user_id");
         fields.check_name("user_id", &user);
-        let id = fields.optional_text("conversation_id").unwrap_or_else(|| DEFAULT.to_owned());
+        let id = fields.nullable_text("conversation_id").unwrap_or_else(|| DEFAULT.to_owned());
         fields.check_name("conversation_id", &id);
         Self { user, id }
     }

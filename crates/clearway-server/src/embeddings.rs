@@ -195,10 +195,14 @@ pub(crate) async fn show(
     })))
 }
 
-/// The model with this name; without one the only model.
+/// The model with this name; without one the only model, or of several the one that the old
+/// service's address meant.
 fn model(upstream: &Upstream, name: Option<&str>) -> Result<EmbeddingInfo, Problem> {
     if let Some(name) = name {
         return upstream.embedding_model(name).ok_or_else(|| no_model(name));
+    }
+    if let Some(usual) = upstream.embedding_model(USUAL) {
+        return Ok(usual);
     }
     match <[_; 1]>::try_from(upstream.embedding_models()) {
         Ok([only]) => Ok(only),
@@ -303,6 +307,8 @@ pub(crate) fn fuzz(data: &[u8]) {
     let _ = Ask::parse(data);
 }
 
+/// What is meant where no model is named.
+const USUAL: &str = "text-embedding-3-small";
 /// As at OpenAI.
 const MAX_INPUTS: usize = 2048;
 /// Numbers in one answer: as many of the longest usual vectors.

@@ -8,7 +8,7 @@ use clearway_core::{EventId, Failure, Message, Timestamp};
 use clearway_engine::Error;
 use serde_json::{Value, json};
 
-use crate::json::{put_number, put_string};
+use crate::json::{put_json, put_number, put_string};
 use crate::sse::{Next, Render, put_id, put_shared};
 
 /// The slot of this shape in an event's frame cache.
@@ -69,7 +69,7 @@ pub(crate) fn put_event(event: &Event, out: &mut BytesMut) {
             out.extend_from_slice(b"}");
         }
         // Facts are kept as compact JSON, so they hold no line break.
-        Body::Fact(fact) => out.extend_from_slice(&fact.data),
+        Body::Fact(fact) => put_json(out, &fact.data),
     }
     out.extend_from_slice(b"}");
 }

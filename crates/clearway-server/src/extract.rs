@@ -130,6 +130,8 @@ fn too_slow(limit: Duration) -> Problem {
 /// Says what is wrong, and where: line and column for syntax.
 pub(crate) fn parse_json(bytes: &[u8]) -> Result<Value, Invalid> {
     let invalid = |message: String| Invalid::new("json_invalid", &["body"], message);
+    // Clients on Windows begin with the mark of UTF-8, and their old services did not mind.
+    let bytes = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes);
     let text = std::str::from_utf8(bytes)
         .map_err(|error| invalid(format!("not valid UTF-8 at byte {}", error.valid_up_to())))?;
     if text.trim().is_empty() {
@@ -219,12 +221,6 @@ impl Fields {
         }
     }
 
-    /// Text that may be absent.
-    pub(crate) fn optional_text(&mut self, name: &str) -> Option<String> {
-        let value = self.map.remove(name)?;
-        self.as_text(name, value)
-    }
-
     /// Text that may be absent or null.
     pub(crate) fn nullable_text(&mut self, name: &str) -> Option<String> {
         self.map
@@ -244,10 +240,10 @@ impl Fields {
         }
     }
 
-    /// An object that may be absent.
+    /// An object that may be absent or null.
     pub(crate) fn object(&mut self, name: &str) -> Map<String, Value> {
         match self.map.remove(name) {
-            None => Map::new(),
+            None | Some(Value::Null) => Map::new(),
             Some(Value::Object(map)) => map,
             Some(other) => {
                 let text = format!("an object is expected, this is {}", kind_of(&other));
@@ -425,16 +421,18 @@ impl Query {
         })
     }
 
-    /// A switch: `1`, `true`, or the bare name.
+    /// A switch: `1`, `true` and the other words of the old services' clients (Python writes `True`),
+    /// or the bare name.
     ///
     /// # Errors
     /// As [`Query::read`].
     pub(crate) fn flag(&self, name: &str) -> Result<bool, Problem> {
-        match self.get(name) {
-            None | Some("0" | "false") => Ok(false),
-            Some("1" | "true" | "") => Ok(true),
-            Some(other) => {
-                let text = format!("`{name}` must be 1 or 0, this is `{}`", shown(other));
+        let Some(word) = self.get(name) else { return Ok(false) };
+        match word.to_ascii_lowercase().as_str() {
+            "0" | "false" | "f" | "no" | "n" | "off" => Ok(false),
+            "1" | "true" | "t" | "yes" | "y" | "on" | "" => Ok(true),
+            _ => {
+                let text = format!("`{name}` must be 1 or 0, this is `{}`", shown(word));
                 Err(Problem::new(Code::InvalidRequest, text))
             }
         }

@@ -12,12 +12,13 @@ use std::task::{Context, Poll};
 
 use axum::body::Body;
 use axum::response::Response;
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use clearway_core::{Code, Failure};
 use http_body::Frame;
 use serde_json::Value;
 
 use crate::app::App;
+use crate::json::put_json;
 use crate::sse::{self, Heartbeat};
 use crate::stop::Stage;
 
@@ -110,18 +111,18 @@ impl<F: Feed> http_body::Body for Events<F> {
             }
             return Poll::Ready(None);
         }
-        let mut piece = String::new();
+        let mut piece = BytesMut::new();
         for Item { id, data } in this.due.drain(..) {
             if let Some(id) = id {
-                piece += "id: ";
-                piece += &id;
-                piece += "\n";
+                piece.extend_from_slice(b"id: ");
+                piece.extend_from_slice(id.as_bytes());
+                piece.extend_from_slice(b"\n");
             }
-            piece += "data: ";
-            piece += &data.to_string();
-            piece += "\n\n";
+            piece.extend_from_slice(b"data: ");
+            put_json(&mut piece, data.to_string().as_bytes());
+            piece.extend_from_slice(b"\n\n");
         }
         this.heartbeat.note();
-        Poll::Ready(Some(Ok(Frame::data(piece.into()))))
+        Poll::Ready(Some(Ok(Frame::data(piece.freeze()))))
     }
 }

@@ -70,7 +70,10 @@ fn is_trusted(options: &ServerOptions, host: &str) -> bool {
     let host = host.trim_start_matches('[').trim_end_matches(']');
     let is_local = host.eq_ignore_ascii_case("localhost")
         || host.to_ascii_lowercase().ends_with(".localhost")
-        || host.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback() || ip == options.listen.ip());
+        || host.parse::<IpAddr>().is_ok_and(|ip| {
+            // `0.0.0.0` is this machine to whoever connects to it.
+            ip.is_loopback() || ip.is_unspecified() || ip == options.listen.ip()
+        });
     is_local || options.allowed_hosts.iter().any(|allowed| allowed.eq_ignore_ascii_case(host))
 }
 
@@ -116,6 +119,7 @@ mod tests {
             "localhost",
             "[::1]:8123",
             "[::1]",
+            "0.0.0.0:8123",
             "dev.example:80",
         ] {
             assert!(asks(&options, host, None), "{host}");

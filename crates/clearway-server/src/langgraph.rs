@@ -10,7 +10,6 @@
 //! Not here: what a graph is ([`graph`]), how a run's events look in its streams (`modes`).
 
 mod assistants;
-pub(crate) mod cors;
 mod crons;
 mod drawing;
 mod errors;

@@ -21,6 +21,7 @@ mod codes;
 mod cofounder;
 mod conn;
 mod control;
+mod cors;
 mod embeddings;
 mod events;
 mod extract;

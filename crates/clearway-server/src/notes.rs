@@ -17,27 +17,26 @@ use clearway_core::run::RunRecord;
 use clearway_core::thread::ThreadKey;
 use clearway_core::{Code, Failure, Message, RunId, Status, ThreadId};
 use clearway_engine::knowledge::{Note, SearchLimits, SearchQuery, Sources};
-use clearway_engine::{
-    CancelOutcome, From as Begin, Kind, Knowledge, RunQuery, RunView, Submit, Submitted,
-};
+use clearway_engine::{From as Begin, Kind, Knowledge, RunQuery, RunView, Submit, Submitted};
 use http::request::Parts;
 use http::{HeaderMap, HeaderValue, StatusCode};
 use serde_json::{Map, Value, json};
-use tokio::time::{Duration, timeout};
-use uuid::Uuid;
 
 use crate::app::App;
 use crate::ask::Ask;
 use crate::caller::caller;
-use crate::extract::{self, Query, read_body, shown};
+use crate::extract::{self, Invalid, Query, read_body, shown};
 use crate::knowledge::{knowledge, owner};
 use crate::runs::put_run_headers;
 use crate::server::Door;
 use crate::sse::{CancelGuard, Stream};
-use crate::{Problem, idempotency, runs, view};
+use crate::{Problem, idempotency, runs, tasks, view};
 
 /// The dialect's name in run records and thread keys.
 const DIALECT: &str = "knowledge";
+/// Of its chats in the background, in run records: they are listed apart from those that somebody
+/// waits for.
+const TASK: &str = "knowledge_task";
 
 /// Every body of this door, for whatever bytes.
 pub(crate) fn fuzz(data: &[u8]) {
@@ -91,10 +90,11 @@ async fn accept(
         None => ThreadId(app.engine.new_id()),
     };
     let messages = ask.messages(app);
-    let kind = if background {
-        Kind::Background { working_limit: asked.map(|asked| asked.min(agent.working_limit)) }
+    let (name, kind) = if background {
+        let working_limit = asked.map(|asked| asked.min(agent.working_limit));
+        (TASK, Kind::Background { working_limit })
     } else {
-        Kind::Turn { deadline: asked.map(|asked| asked.min(agent.deadline)) }
+        (DIALECT, Kind::Turn { deadline: asked.map(|asked| asked.min(agent.deadline)) })
     };
     let submit = Submit {
         tenant: caller.tenant,
@@ -104,7 +104,7 @@ async fn accept(
         kind,
         idempotency,
         cancel_if_left: leave,
-        ..Submit::new(thread, &door.agent, DIALECT, json!({"messages": messages}))
+        ..Submit::new(thread, &door.agent, name, json!({"messages": messages}))
     };
     let run = app.engine.submit(submit).await?;
     let guard = leave.then(|| CancelGuard::new(app.clone(), run.run));
@@ -195,7 +195,8 @@ pub(crate) async fn start(app: App, door: &Door, request: Request) -> Result<Res
     let poll = at(format!("/chat/task/{run}"));
     let body = json!({
         "task_id": run.to_string(),
-        "status": if accepted.existing { word(accepted.status) } else { "pending" },
+        "status": if accepted.existing { tasks::word(accepted.status) } else { "pending" },
+        "queue_position": view::ahead(accepted.status, accepted.position).unwrap_or(0),
         "message": "accepted; poll the task for its result",
         "poll": poll,
         "cancel": at(format!("/tasks/{run}")),
@@ -208,66 +209,11 @@ pub(crate) async fn start(app: App, door: &Door, request: Request) -> Result<Res
     Ok(response)
 }
 
-const fn word(status: Status) -> &'static str {
-    match status {
-        Status::Blocked | Status::Ready => "pending",
-        Status::Running | Status::Waiting => "running",
-        Status::Success => "completed",
-        Status::Error | Status::Timeout => "failed",
-        Status::Cancelled => "cancelled",
-    }
-}
-
+/// A chat of this door, whoever waits for it.
 async fn find(app: &App, headers: &HeaderMap, id: &str) -> Result<RunView, Problem> {
-    let run = id.parse::<RunId>().map_err(|_| no_task(id))?;
-    let caller = caller(headers, None)?;
-    let found = app.engine.run(run).await;
-    match found {
-        Ok(view) if view.record.door == DIALECT && caller.check(&view.record).is_ok() => Ok(view),
-        Ok(_) => Err(no_task(id)),
-        Err(error) if error.code() == Code::RunNotFound => Err(match is_old(app, run.0) {
-            true => {
-                let text =
-                    format!("task `{}` has expired: its result is kept no longer", shown(id));
-                Problem::new(Code::RunNotFound, text).status(StatusCode::GONE)
-            }
-            false => no_task(id),
-        }),
-        Err(error) => Err(error.into()),
-    }
-}
-
-/// Ids say when they were made: one that is known no more, and is older than what is kept at least,
-/// was a task once.
-fn is_old(app: &App, id: Uuid) -> bool {
-    let made = id.get_timestamp().filter(|_| id.get_version_num() == 7);
-    let now = app.engine.now().0 / 1000;
-    made.is_some_and(|made| {
-        let (seconds, _) = made.to_unix();
-        i64::try_from(seconds).is_ok_and(|made| made < now - KEPT_AT_LEAST)
-    })
-}
-
-/// Seconds; nothing is dropped earlier.
-const KEPT_AT_LEAST: i64 = 3600;
-
-fn no_task(id: &str) -> Problem {
-    Problem::new(Code::RunNotFound, format!("no task `{}`", shown(id)))
-}
-
-fn task(view: &RunView) -> Value {
-    let RunRecord { id, status, created_at, ended_at, .. } = &view.record;
-    let failure = view.record.failure.as_ref();
-    json!({
-        "task_id": id.to_string(),
-        "status": word(*status),
-        "result": null,
-        "error": failure.map(Failure::to_string),
-        "error_type": failure.map(|failure| failure.code.as_str()),
-        "created_at": created_at.to_string(),
-        "completed_at": ended_at.map(|at| at.to_string()),
-        "queue_position": view::queue_position(&view.record, view.position),
-    })
+    let view = tasks::find(app, headers, id).await?;
+    let is_ours = [DIALECT, TASK].contains(&view.record.door.as_str());
+    if is_ours { Ok(view) } else { Err(tasks::no_task(id)) }
 }
 
 /// `GET …/chat/task/{id}`
@@ -277,7 +223,7 @@ pub(crate) async fn show_task(
     request: Request,
 ) -> Result<Json<Value>, Problem> {
     let view = find(&app, request.headers(), id).await?;
-    let mut task = task(&view);
+    let mut task = tasks::task(&view);
     if view.record.status == Status::Success {
         let message = app.engine.reply(&view.record).await?;
         task["result"] = response(message.as_ref());
@@ -289,46 +235,29 @@ pub(crate) async fn show_task(
 }
 
 /// `GET …/tasks`
-pub(crate) async fn tasks(app: App, request: Request) -> Result<Json<Value>, Problem> {
+pub(crate) async fn list_tasks(app: App, request: Request) -> Result<Json<Value>, Problem> {
     let query = Query::parse(request.uri())?;
     let caller = caller(request.headers(), None)?;
     let limit = runs::limit(&query, 100)?;
+    let statuses = query.all("status").map(tasks::statuses).collect::<Result<Vec<_>, _>>()?;
     let query = caller.narrow(RunQuery {
         tenant: Some(caller.tenant.clone()),
-        door: Some(DIALECT.to_owned()),
+        statuses: statuses.concat(),
+        door: Some(TASK.to_owned()),
         after: query.read::<RunId>("after", "the id of a task")?,
         limit,
         ..RunQuery::default()
     });
     let (views, next) = app.engine.runs(query).await?;
-    let tasks: Vec<Value> = views.iter().map(task).collect();
+    let tasks: Vec<Value> = views.iter().map(tasks::task).collect();
     Ok(Json(json!({"total": tasks.len(), "tasks": tasks, "next": next.map(|run| run.to_string())})))
 }
 
-/// `DELETE …/tasks/{id}`: answers when the work has really stopped.
+/// `DELETE …/tasks/{id}`
 pub(crate) async fn cancel(app: App, id: &str, request: Request) -> Result<Json<Value>, Problem> {
     let run = find(&app, request.headers(), id).await?.record.id;
-    let record = match app.engine.cancel(run, "client").await? {
-        CancelOutcome::Requested => match timeout(CANCEL_LIMIT, app.engine.wait(run)).await {
-            Ok(record) => record?,
-            Err(_) => {
-                let message = "the cancel is accepted and will be carried out";
-                return Ok(Json(
-                    json!({"task_id": run.to_string(), "status": "running", "message": message}),
-                ));
-            }
-        },
-        CancelOutcome::Ended(record) | CancelOutcome::AlreadyEnded(record) => *record,
-    };
-    let message = match record.status {
-        Status::Cancelled => "cancelled",
-        _ => "had already ended",
-    };
-    Ok(Json(json!({"task_id": run.to_string(), "status": word(record.status), "message": message})))
+    tasks::end(&app, run).await
 }
-
-/// How long a cancel's answer waits for the end; dropping calls takes milliseconds.
-const CANCEL_LIMIT: Duration = Duration::from_secs(5);
 
 // ## The service
 
@@ -350,13 +279,12 @@ pub(crate) async fn info(app: App, door: &Door) -> Result<Json<Value>, Problem> 
         Problem::new(Code::AgentNotFound, format!("there is no agent `{}`", door.agent))
     })?;
     let source = source(&app, door)?;
-    let tool = |kind: &str| format!("{kind}:{source}");
     Ok(Json(json!({
         "agent_type": "knowledge",
         "name": agent.name,
         "title": agent.title,
         "model": door.model,
-        "tools": [tool("search"), tool("graph"), tool("open")],
+        "tools": door.tools,
         "capabilities": ["chat", "streaming", "background_tasks", "citations", "search", "knowledge_graph", "notes"],
         "deadline_seconds": agent.deadline.as_secs_f64(),
         "source": source,
@@ -375,17 +303,31 @@ fn source(app: &App, door: &Door) -> Result<String, Problem> {
     })
 }
 
+/// A query that the old service's dialect refuses: as a body, field by field.
+fn wrong(kind: &'static str, name: &str, why: &str) -> Problem {
+    Problem::unprocessable(vec![Invalid::new(kind, &["query", name], why)])
+}
+
 fn limit(query: &Query, usual: usize) -> Result<usize, Problem> {
-    let limit = query.read::<usize>("limit", "a whole number above 0")?.unwrap_or(usual);
-    match limit {
-        1..=1000 => Ok(limit),
-        _ => Err(Problem::new(Code::InvalidRequest, "`limit` must be from 1 to 1000")),
-    }
+    let limit = match query.get("limit") {
+        None => Some(usual),
+        Some(text) => text.parse().ok().filter(|limit| (1..=1000).contains(limit)),
+    };
+    limit.ok_or_else(|| wrong("int_parsing", "limit", "must be a whole number from 1 to 1000"))
 }
 
 fn asked(query: &Query) -> Result<&str, Problem> {
-    let text = query.get("query").filter(|text| !text.trim().is_empty());
-    text.ok_or_else(|| Problem::new(Code::InvalidRequest, "`query` is required"))
+    match query.get("query") {
+        None => Err(wrong("missing", "query", "this field is required")),
+        Some(text) if text.trim().is_empty() => {
+            Err(wrong("string_too_short", "query", "must not be empty or blank"))
+        }
+        Some(text) => Ok(text),
+    }
+}
+
+fn flag(query: &Query, name: &str) -> Result<bool, Problem> {
+    query.flag(name).map_err(|problem| wrong("bool_parsing", name, problem.detail()))
 }
 
 /// `GET …/knowledge/graph`
@@ -439,7 +381,7 @@ pub(crate) async fn content(
 ) -> Result<Json<Value>, Problem> {
     let query = Query::parse(request.uri())?;
     let words = asked(&query)?;
-    let exact = query.flag("case_sensitive")?;
+    let exact = flag(&query, "case_sensitive")?;
     let limit = limit(&query, 20)?;
     let hits = knowledge(&app)?.find_text(&source(&app, door)?, words, exact, limit).await?;
     let hit = |hit: &clearway_engine::knowledge::ContentHit| {
@@ -574,7 +516,7 @@ pub(crate) async fn rebuild(
 
 /// `POST …/sync?force_rebuild=`
 pub(crate) async fn sync(app: App, door: &Door, request: Request) -> Result<Json<Value>, Problem> {
-    let all = Query::parse(request.uri())?.flag("force_rebuild")?;
+    let all = flag(&Query::parse(request.uri())?, "force_rebuild")?;
     refresh(&app, door, all)
 }
 

@@ -141,7 +141,7 @@ fn notes_door(routes: Routes, door: &Door) -> Result<Routes, Address> {
             Method::GET,
             at("/tasks"),
             get(async move |State(app): State<App>, request: Request| {
-                notes::tasks(app, request).await
+                notes::list_tasks(app, request).await
             }),
         )?
         .add(

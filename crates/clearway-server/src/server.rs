@@ -73,6 +73,8 @@ pub struct Door {
     pub source: Option<String>,
     /// What people are told about the model behind the agent.
     pub model: String,
+    /// And about its tools.
+    pub tools: Vec<String>,
 }
 
 impl Door {
@@ -84,6 +86,7 @@ impl Door {
             expose_state: false,
             source: None,
             model: String::new(),
+            tools: Vec::new(),
         }
     }
 }

@@ -24,8 +24,7 @@ use tokio::time::Instant;
 use crate::app::App;
 use crate::auth::Place;
 use crate::conn::{Exchange, Notes, Session};
-use crate::langgraph::cors;
-use crate::{Problem, caller, guard, problem};
+use crate::{Problem, caller, cors, guard, problem};
 
 /// One connection's service.
 #[derive(Clone, Debug)]
@@ -69,6 +68,7 @@ pub(crate) async fn answer(app: App, router: Router, mut request: Request<Body>)
     cut_slash(&mut request);
     let method = request.method().clone();
     let path = request.uri().path().to_owned();
+    let is_page = cors::is_page(request.headers());
     // A browser asks beforehand whether it may ask, and cannot send a key with that.
     let mut admitted = guard::check(&app.options, request.headers()).map(|()| None);
     if let (Ok(_), Some(mut preflight)) = (&admitted, cors::preflight(&request)) {
@@ -98,7 +98,7 @@ pub(crate) async fn answer(app: App, router: Router, mut request: Request<Body>)
             response
         }
     };
-    if cors::covers(&path) {
+    if is_page {
         cors::allow(response.headers_mut());
     }
     tracing::debug!(
@@ -112,7 +112,8 @@ pub(crate) async fn answer(app: App, router: Router, mut request: Request<Body>)
     problem::finish(response, &id)
 }
 
-/// LangGraph's clients may end an address with a slash.
+/// Clients may end any address with a slash: the old services sent them to the one without, and
+/// LangGraph's does not mind.
 fn cut_slash(request: &mut Request<Body>) {
     let Some(short) = cors::without_slash(request.uri().path()) else { return };
     let query = request.uri().query();

@@ -13,10 +13,11 @@ use clearway_engine::{CancelOutcome, Kind, RunQuery, RunView, Submit};
 use http::{HeaderMap, HeaderValue, StatusCode};
 use serde_json::{Value, json};
 use tokio::time::{Duration, timeout};
+use uuid::Uuid;
 
 use crate::app::App;
 use crate::ask::Ask;
-use crate::caller::{caller, own_run};
+use crate::caller::caller;
 use crate::extract::{self, PathText, Query, read_body, shown};
 use crate::{Problem, cofounder, idempotency, runs, view};
 
@@ -73,25 +74,13 @@ pub(crate) async fn create(State(app): State<App>, request: Request) -> Result<R
         .await?;
     let run = submitted.run;
     let task = submitted.existing.then_some(submitted.status).map_or("pending", word);
-    let position = submitted.position.and_then(|position| match submitted.status {
-        Status::Blocked => {
-            Some(position.thread_ahead + u32::from(position.thread_active.is_some()))
-        }
-        Status::Ready => Some(position.pool_ahead),
-        Status::Running
-        | Status::Waiting
-        | Status::Success
-        | Status::Error
-        | Status::Timeout
-        | Status::Cancelled => None,
-    });
     let body = json!({
         "task_id": run.to_string(),
         "status": task,
         "message": "accepted; poll the task for its result",
         "poll": poll(run),
         "cancel": format!("/tasks/{run}"),
-        "queue_position": position.unwrap_or(0),
+        "queue_position": view::ahead(submitted.status, submitted.position).unwrap_or(0),
     });
     let mut response = (StatusCode::ACCEPTED, Json(body)).into_response();
     runs::put_run_headers(response.headers_mut(), run);
@@ -106,7 +95,7 @@ fn poll(run: RunId) -> String {
 }
 
 /// The dialect's word for a status.
-const fn word(status: Status) -> &'static str {
+pub(crate) const fn word(status: Status) -> &'static str {
     match status {
         Status::Blocked | Status::Ready => "pending",
         Status::Running | Status::Waiting => "running",
@@ -116,17 +105,48 @@ const fn word(status: Status) -> &'static str {
     }
 }
 
-fn no_task(id: &str) -> Problem {
+pub(crate) fn no_task(id: &str) -> Problem {
     Problem::new(Code::RunNotFound, format!("no task `{}`", shown(id)))
         .hint("POST /chat/async answers with the id of its task; GET /tasks lists tasks.")
 }
 
-async fn find(app: &App, headers: &HeaderMap, id: &str) -> Result<RunView, Problem> {
-    let run = id.parse::<RunId>().map_err(|_| no_task(id))?;
-    own_run(app, headers, run).await.map_err(|problem| match problem.code() {
-        Code::RunNotFound => no_task(id),
-        _ => problem,
+/// A task that nobody knows, or knows no more.
+fn missing(app: &App, run: RunId) -> Problem {
+    let id = run.to_string();
+    if !is_old(app, run.0) {
+        return no_task(&id);
+    }
+    let text = format!("task `{id}` has expired: its result is kept no longer");
+    Problem::new(Code::RunNotFound, text).status(StatusCode::GONE)
+}
+
+/// Ids say when they were made: one that is known no more, and is older than what is kept at least,
+/// was a task once.
+fn is_old(app: &App, id: Uuid) -> bool {
+    let made = id.get_timestamp().filter(|_| id.get_version_num() == 7);
+    let now = app.engine.now().0 / 1000;
+    made.is_some_and(|made| {
+        let (seconds, _) = made.to_unix();
+        i64::try_from(seconds).is_ok_and(|made| FIRST < made && made < now - KEPT_AT_LEAST)
     })
+}
+
+/// Seconds; nothing is dropped earlier.
+const KEPT_AT_LEAST: i64 = 3600;
+/// Seconds since 1970; no task is older than 2020.
+const FIRST: i64 = 1_577_836_800;
+
+/// # Errors
+/// 404, also when it is somebody else's; 410 when it is kept no longer.
+pub(crate) async fn find(app: &App, headers: &HeaderMap, id: &str) -> Result<RunView, Problem> {
+    let run = id.parse::<RunId>().map_err(|_| no_task(id))?;
+    let caller = caller(headers, None)?;
+    match app.engine.run(run).await {
+        Ok(view) if caller.check(&view.record).is_ok() => Ok(view),
+        Ok(_) => Err(no_task(id)),
+        Err(error) if error.code() == Code::RunNotFound => Err(missing(app, run)),
+        Err(error) => Err(error.into()),
+    }
 }
 
 /// `GET /chat/task/{task_id}`
@@ -135,7 +155,6 @@ pub(crate) async fn show(
     PathText(id): PathText,
     request: Request,
 ) -> Result<Json<Value>, Problem> {
-    Query::own(request.uri(), &[])?;
     let view = find(&app, request.headers(), &id).await?;
     let mut task = task(&view);
     if view.record.status == Status::Success {
@@ -153,7 +172,7 @@ fn result(text: &str) -> Value {
     json!({"response": text, "categories": [], "knowledge_updates": [], "suggested_actions": []})
 }
 
-fn task(view: &RunView) -> Value {
+pub(crate) fn task(view: &RunView) -> Value {
     let RunRecord { id, status, created_at, ended_at, .. } = &view.record;
     let failure = view.record.failure.as_ref();
     json!({
@@ -170,7 +189,7 @@ fn task(view: &RunView) -> Value {
 
 /// `GET /tasks`
 pub(crate) async fn list(State(app): State<App>, request: Request) -> Result<Json<Value>, Problem> {
-    let query = Query::own(request.uri(), &["status", "limit", "after"])?;
+    let query = Query::parse(request.uri())?;
     let caller = caller(request.headers(), None)?;
     let statuses = query.all("status").map(statuses).collect::<Result<Vec<_>, _>>()?.concat();
     let (views, next) = app
@@ -188,7 +207,7 @@ pub(crate) async fn list(State(app): State<App>, request: Request) -> Result<Jso
 }
 
 /// The statuses behind the dialect's word.
-fn statuses(text: &str) -> Result<Vec<Status>, Problem> {
+pub(crate) fn statuses(text: &str) -> Result<Vec<Status>, Problem> {
     let found: Vec<Status> =
         Status::ALL.iter().copied().filter(|status| word(*status) == text).collect();
     if found.is_empty() {
@@ -199,14 +218,18 @@ fn statuses(text: &str) -> Result<Vec<Status>, Problem> {
     Ok(found)
 }
 
-/// `DELETE /tasks/{id}`: answers when the work has really stopped.
+/// `DELETE /tasks/{id}`
 pub(crate) async fn cancel(
     State(app): State<App>,
     PathText(id): PathText,
     request: Request,
 ) -> Result<Json<Value>, Problem> {
-    Query::own(request.uri(), &[])?;
     let run = find(&app, request.headers(), &id).await?.record.id;
+    end(&app, run).await
+}
+
+/// Ends a task, and answers when the work has really stopped.
+pub(crate) async fn end(app: &App, run: RunId) -> Result<Json<Value>, Problem> {
     let record = match app.engine.cancel(run, "client").await? {
         CancelOutcome::Requested => match timeout(CANCEL_LIMIT, app.engine.wait(run)).await {
             Ok(record) => record?,

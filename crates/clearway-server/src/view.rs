@@ -67,8 +67,13 @@ pub(crate) fn ended(record: RunRecord, now: Timestamp) -> Value {
 
 /// How many runs go first; `None` for a run that does not queue.
 pub(crate) fn queue_position(record: &RunRecord, position: Option<QueuePosition>) -> Option<u32> {
+    ahead(record.status, position)
+}
+
+/// As [`queue_position`], for a run that was just accepted.
+pub(crate) fn ahead(status: Status, position: Option<QueuePosition>) -> Option<u32> {
     let position = position?;
-    match record.status {
+    match status {
         Status::Blocked => {
             Some(position.thread_ahead + u32::from(position.thread_active.is_some()))
         }

@@ -48,20 +48,24 @@ impl Handshake {
         let wants = has(headers, &CONNECTION, "upgrade") && has(headers, &UPGRADE, "websocket");
         let fits = headers.get(SEC_WEBSOCKET_VERSION).is_some_and(|version| version == "13");
         let key = headers.get(SEC_WEBSOCKET_KEY).filter(|key| key.len() == 24);
-        let (true, true, Some(key)) = (wants, fits, key) else {
-            let text =
-                "this address speaks WebSocket (version 13); the request does not ask for it";
-            return Err(Problem::new(Code::InvalidRequest, text)
+        let refuse = |text: &str| {
+            Problem::new(Code::InvalidRequest, text)
                 .status(StatusCode::UPGRADE_REQUIRED)
                 .header(UPGRADE, HeaderValue::from_static("websocket"))
                 .header(SEC_WEBSOCKET_VERSION, HeaderValue::from_static("13"))
-                .hint("Connect with a WebSocket client (ws://…), or read the same over /stream."));
+                .hint("Connect with a WebSocket client (ws://…), or read the same over /stream.")
+        };
+        let (true, true, Some(key)) = (wants, fits, key) else {
+            let text =
+                "this address speaks WebSocket (version 13); the request does not ask for it";
+            return Err(refuse(text));
         };
         let accept = derive_accept_key(key.as_bytes());
         // Browsers cannot send headers with a WebSocket; a key comes as a second protocol then.
         let protocol = offered(headers).next().map(HeaderValue::from_str).and_then(Result::ok);
         let Some(upgrade) = request.extensions_mut().remove::<OnUpgrade>() else {
-            return Err(Problem::new(Code::Internal, "this connection cannot be upgraded"));
+            // As a proxy speaks that was not told otherwise.
+            return Err(refuse("WebSocket needs HTTP/1.1; this request came over HTTP/1.0"));
         };
         Ok(Self { upgrade, accept, protocol })
     }

@@ -200,7 +200,8 @@ fn parse_head(head: &[u8]) -> Result<(u16, Headers)> {
     let head = std::str::from_utf8(head)?;
     let mut lines = head.split("\r\n");
     let status = lines.next().unwrap_or_default();
-    let code = status.strip_prefix("HTTP/1.1 ").and_then(|rest| rest.get(..3)?.parse().ok());
+    let rest = status.strip_prefix("HTTP/1.1 ").or_else(|| status.strip_prefix("HTTP/1.0 "));
+    let code = rest.and_then(|rest| rest.get(..3)?.parse().ok());
     let Some(code) = code else { bail!("no status line: {status:?}") };
     let pairs = lines.filter(|line| !line.is_empty()).map(|line| {
         let (name, value) = line.split_once(':').with_context(|| format!("no header: {line:?}"))?;

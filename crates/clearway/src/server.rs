@@ -470,25 +470,26 @@ fn server_options(config: &Config, listen: SocketAddr, data: &Path) -> ServerOpt
     let mut doors: Vec<Door> = config
         .doors
         .values()
-        .map(|door| Door {
-            kind: match door.dialect {
-                Dialect::CoFounder => DoorKind::CoFounder,
-                Dialect::Campaign => DoorKind::Campaign,
-                Dialect::Knowledge => DoorKind::Knowledge,
-            },
-            source: door.source.clone().or_else(|| source_of(config, door.agent.as_deref())),
-            model: door.agent.as_ref().and_then(|name| config.agents.get(name)).map_or_else(
-                String::new,
-                |agent| {
-                    config
-                        .models
-                        .get(&agent.model)
-                        .map_or_else(|| agent.model.clone(), |model| model.model.clone())
+        .map(|door| {
+            let agent = door.agent.as_ref().and_then(|name| config.agents.get(name));
+            let model = agent.map(|agent| {
+                let known = config.models.get(&agent.model);
+                known.map_or_else(|| agent.model.clone(), |model| model.model.clone())
+            });
+            let tools = agent.map(|agent| agent.tools.iter().map(ToString::to_string).collect());
+            Door {
+                kind: match door.dialect {
+                    Dialect::CoFounder => DoorKind::CoFounder,
+                    Dialect::Campaign => DoorKind::Campaign,
+                    Dialect::Knowledge => DoorKind::Knowledge,
                 },
-            ),
-            mount: door.mount.clone(),
-            agent: door.agent.clone().unwrap_or_else(|| config.default_agent.clone()),
-            expose_state: door.expose_state,
+                source: door.source.clone().or_else(|| source_of(config, door.agent.as_deref())),
+                model: model.unwrap_or_default(),
+                tools: tools.unwrap_or_default(),
+                mount: door.mount.clone(),
+                agent: door.agent.clone().unwrap_or_else(|| config.default_agent.clone()),
+                expose_state: door.expose_state,
+            }
         })
         .collect();
     if doors.is_empty() {

@@ -119,7 +119,14 @@ async fn a_busy_thread_can_refuse() -> Result<()> {
 
 #[tokio::test]
 async fn a_new_turn_can_take_the_place_of_the_running_one() -> Result<()> {
-    let agent = Agent::new("cofounder").fault("no_answer").line("when_busy = \"interrupt\"");
+    // What the first one was told stays said, or is taken back with it.
+    take_the_place("interrupt", 2).await?;
+    take_the_place("rollback", 1).await
+}
+
+async fn take_the_place(when_busy: &str, said: u64) -> Result<()> {
+    let line = format!("when_busy = \"{when_busy}\"");
+    let agent = Agent::new("cofounder").fault("no_answer").line(&line);
     let world = World::new(binary()).agent(agent).start().await?;
     let first = world.stream("ann", "one").open().await?.ok().await?;
     let one = run_id(&first.headers)?;
@@ -131,6 +138,7 @@ async fn a_new_turn_can_take_the_place_of_the_running_one() -> Result<()> {
     world.waits_for(&two, "first_byte").await?;
     world.sim().until("in_flight", 1, clearway_testkit::PATIENCE).await?;
     world.cancel(&two, "?wait=1").await?.expect(200)?;
+    assert_eq!(world.state("ann").await?["message_count"], said, "{when_busy}");
     world.check_log(&one).await?;
     world.check_log(&two).await?;
     world.finish().await

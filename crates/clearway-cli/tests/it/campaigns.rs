@@ -173,6 +173,12 @@ async fn bad_campaigns_end_with_their_own_errors_and_the_good_one_ends_well() ->
     assert_eq!(ends[4]["status"], "completed", "{}", ends[4]);
     let list = get(&world, "/api/v1/campaigns").await?;
     assert_eq!((list["completed"].as_u64(), list["failed"].as_u64()), (Some(1), Some(4)), "{list}");
+    // The step that went wrong says why.
+    let steps = get(&world, &format!("/api/v1/campaigns/{}/workflow-steps", ids[1])).await?;
+    let steps = steps["workflow_steps"].as_array().context("no steps")?;
+    let cut = steps.iter().find(|step| step["id"] == "cut").context("no such step")?;
+    assert_eq!((&cut["status"], &cut["error_count"]), (&json!("failed"), &json!(1)), "{cut}");
+    assert_eq!(cut["error_message"], ends[1]["message"], "{cut}");
     let figures = get(&world, "/api/v1/analytics/campaigns").await?;
     assert_eq!(figures["failures"]["limit_exceeded"], 1, "{figures}");
     assert_eq!(figures["failures"]["template_failed"], 1, "{figures}");

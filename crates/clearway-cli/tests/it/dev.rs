@@ -7,7 +7,7 @@ use anyhow::{Context, Result};
 use clearway_testkit::{
     Client, Command, PATIENCE, Scratch, Server, free_port, reserve_port, until,
 };
-use serde_json::json;
+use serde_json::{Value, json};
 use tokio::task::JoinSet;
 
 use crate::binary;
@@ -42,10 +42,97 @@ async fn an_empty_folder_is_enough() -> Result<()> {
     for word in [&address.to_string(), ".clearway", "sim", "OPENAI_API_KEY", "curl"] {
         assert!(banner.contains(word), "`{word}` is missing from the banner: {banner}");
     }
+    as_old_clients_ask(server.client()).await?;
     assert_eq!(server.stop(PATIENCE).await?.code, Some(0));
     server.process().passed();
     Ok(())
 }
+
+/// What the clients of the services that this replaces take for granted at every address.
+async fn as_old_clients_ask(client: Client) -> Result<()> {
+    let turn = json!({"user_id": "old", "message": "hello", "conversation_id": null,
+        "metadata": null, "unknown": 1});
+    let marked = [b"\xef\xbb\xbf".to_vec(), turn.to_string().into_bytes()].concat();
+    let taken = [
+        ("a slash at the end, null for what is optional", client.post("/chat/").json(&turn)),
+        ("a mark before the JSON", client.post("/chat").body(marked)),
+        ("a cache buster", client.get("/api/v1/campaigns?_=1700000000")),
+        ("one for tasks", client.get("/tasks?_=1700000000")),
+        ("True, as Python writes it", client.post("/knowledge-agent/sync?force_rebuild=False")),
+        ("no model", client.get("/embeddings/hello")),
+    ];
+    for (name, request) in taken {
+        request.send().await?.expect(200).context(name)?;
+    }
+    let page = "http://localhost:3000";
+    let may = client
+        .request("OPTIONS", "/chat/stream")
+        .header("origin", page)
+        .header("access-control-request-method", "POST")
+        .header("access-control-request-headers", "content-type");
+    let may = may.send().await?.expect(200)?;
+    assert_eq!(may.headers.get("access-control-allow-headers"), Some("content-type"));
+    let refused = client.get("/chat/task/none").header("origin", page).send().await?.expect(404)?;
+    assert_eq!(refused.headers.get("access-control-allow-origin"), Some("*"));
+    client.get("/knowledge-agent/notes/search").send().await?.expect(422)?;
+    let mut proxy = client.raw().await?;
+    proxy
+        .send(
+            b"GET /api/v1/campaigns/ws HTTP/1.0\r\nhost: localhost\r\nconnection: upgrade\r\n\
+              upgrade: websocket\r\nsec-websocket-version: 13\r\n\
+              sec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n",
+        )
+        .await?;
+    proxy.response(PATIENCE).await?.expect(426)?;
+
+    // A question in the background is a task, one that is waited for is none.
+    let (door, question) = ("/knowledge-agent", json!({"message": "who are you?"}));
+    client.post(format!("{door}/chat")).json(&question).send().await?.expect(200)?;
+    let task = client.post(format!("{door}/chat/async")).json(&question).send().await?;
+    let task = task.expect(202)?.json();
+    assert!(task["queue_position"].is_u64(), "{task}");
+    let tasks = client.get(format!("{door}/tasks")).send().await?.expect(200)?.json();
+    assert_eq!((&tasks["total"], &tasks["tasks"][0]["task_id"]), (&json!(1), &task["task_id"]));
+    let failed = client.get(format!("{door}/tasks?status=failed")).send().await?.expect(200)?;
+    assert_eq!(failed.json()["total"], 0);
+    // Made in 2024, and known no more.
+    let expired = "018d0000-0000-7000-8000-000000000000";
+    client.get(format!("/chat/task/{expired}")).send().await?.expect(410)?;
+
+    let brief = json!({"product": "p", "client": "c", "target_audience": "t", "goals": ["g"],
+        "key_features": ["k"]});
+    let started = client.post("/api/v1/campaigns/generate").json(&brief).send().await?;
+    let id = started.expect(200)?.json()["campaign_id"].as_str().unwrap_or_default().to_owned();
+    let at = format!("/api/v1/campaigns/{id}");
+    let steps = client.get(format!("{at}/workflow-steps")).send().await?.expect(200)?.json();
+    let steps = steps["workflow_steps"].as_array().context("steps")?.iter();
+    let word = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+    let found: Vec<String> =
+        steps.map(|step| format!("{} {}", word(&step["id"]), word(&step["category"]))).collect();
+    assert_eq!(found, CAMPAIGN_STEPS);
+    client.post(format!("{at}/cancel")).send().await?;
+    Ok(())
+}
+
+/// The steps of a campaign, in order, with their categories.
+const CAMPAIGN_STEPS: [&str; 16] = [
+    "project_manager planning",
+    "strategy planning",
+    "audience_persona research",
+    "creative creative",
+    "copy creative",
+    "cta_optimizer optimization",
+    "visual design",
+    "designer design",
+    "social_media_campaign execution",
+    "emotion_personalization optimization",
+    "media_planner planning",
+    "review quality",
+    "campaign_summary documentation",
+    "client_summary documentation",
+    "web_developer execution",
+    "html_validation quality",
+];
 
 #[tokio::test]
 async fn a_taken_port_is_stepped_over() -> Result<()> {

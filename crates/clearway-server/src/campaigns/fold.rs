@@ -105,7 +105,10 @@ impl Fold {
         let node = data["node"].as_str().unwrap_or_default();
         let name = step_of(node).to_owned();
         self.last = Some(event.at);
-        self.over |= fact.kind == EventKind::RunEnded;
+        if fact.kind == EventKind::RunEnded {
+            self.over = true;
+            self.end(&data);
+        }
         let (action, message, status) = match fact.kind {
             EventKind::NodeStarted => {
                 let step = self.steps.entry(name.clone()).or_default();
@@ -180,6 +183,22 @@ impl Fold {
             self.interactions.remove(0);
         }
         Some(interaction)
+    }
+
+    /// What was at work when the run went wrong went wrong with it: a failure that ends a run is told
+    /// nowhere else.
+    fn end(&mut self, data: &Value) {
+        let status = data["status"].as_str().unwrap_or_default();
+        if status == "success" {
+            return;
+        }
+        let is_error = u64::from(status != "cancelled");
+        let why = data["error"]["message"].as_str().unwrap_or(status);
+        self.errors += is_error;
+        for step in self.steps.values_mut().filter(|step| step.running > 0) {
+            step.error = Some(why.to_owned());
+            step.errors += is_error;
+        }
     }
 
     /// What ran is begun again when the run is taken up again.

@@ -191,6 +191,7 @@ pub(crate) async fn workflow_steps(
 fn stand(step: &StepFold, ended: bool) -> (usize, &'static str) {
     match (&step.error, step.running > 0 && !ended, step.completed) {
         (_, true, _) => (2, "running"),
+        (Some(_), false, _) if ended => (1, "failed"),
         (_, false, Some(_)) => (0, "completed"),
         (Some(_), false, None) => (1, "failed"),
         // It was at work when the campaign ended.

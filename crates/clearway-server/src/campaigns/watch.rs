@@ -83,7 +83,7 @@ async fn watch(
     headers: &HeaderMap,
 ) -> Result<Watch, Problem> {
     let campaign = one(app, &caller(headers, None)?, id).await?;
-    let query = Query::own(uri, &["after"])?;
+    let query = Query::parse(uri)?;
     let seen = match asked(&query, headers) {
         Some(text) => Some(text.parse().map_err(|()| not_an_id(&text))?),
         None => None,
@@ -92,7 +92,7 @@ async fn watch(
 }
 
 fn watch_all(app: &App, door: &Door, request: &Request) -> Result<WatchAll, Problem> {
-    let query = Query::own(request.uri(), &["after"])?;
+    let query = Query::parse(request.uri())?;
     let mut after = HashMap::new();
     let asked = asked(&query, request.headers());
     for text in asked.as_deref().unwrap_or_default().split(',').filter(|text| !text.is_empty()) {

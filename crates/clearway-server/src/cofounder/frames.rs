@@ -10,7 +10,7 @@ use clearway_core::{Code, EventId, Failure, Message};
 use clearway_engine::Error;
 use serde_json::{Value, json};
 
-use crate::json::put_escaped;
+use crate::json::{put_escaped, put_json};
 use crate::sse::{Next, Render, put_id, put_shared};
 
 /// The slot of delta frames in an event's frame cache.
@@ -331,7 +331,7 @@ fn put_delta(id: EventId, text: &str, out: &mut BytesMut) {
 fn put_data(data: &Value, out: &mut BytesMut) {
     out.extend_from_slice(b"data: ");
     // A value always has a text; written this way it takes half the time of `Display`.
-    out.extend_from_slice(&serde_json::to_vec(data).unwrap_or_default());
+    put_json(out, &serde_json::to_vec(data).unwrap_or_default());
     out.extend_from_slice(b"\n\n");
 }
 

@@ -25,13 +25,13 @@ fn bad_bodies_are_refused_with_the_place() {
 
 #[test]
 fn all_wrong_fields_are_named_at_once() {
-    let body = json!({"user_id": 7, "metadata": [1], "conversation_id": null, "history": "x"});
+    let body = json!({"user_id": 7, "metadata": [1], "conversation_id": false, "history": "x"});
     let mut fields = Fields::parse(body.to_string().as_bytes()).unwrap();
     let user = fields.text("user_id");
     fields.check_name("user_id", &user);
     fields.text("message");
     fields.object("metadata");
-    fields.optional_text("conversation_id");
+    fields.nullable_text("conversation_id");
     fields.list("history");
     let texts: Vec<String> = fields.finish().unwrap_err().iter().map(Invalid::to_string).collect();
     expect![[r#"
@@ -39,7 +39,7 @@ fn all_wrong_fields_are_named_at_once() {
             "`user_id`: a string is expected, this is a number",
             "`message`: this field is required",
             "`metadata`: an object is expected, this is a list",
-            "`conversation_id`: a string is expected, this is null",
+            "`conversation_id`: a string is expected, this is a boolean",
             "`history`: a list is expected, this is a string",
         ]
     "#]]
@@ -65,6 +65,9 @@ fn queries_decode_and_refuse() {
     assert!(query.flag("flag").unwrap());
     assert!(!query.flag("other").unwrap());
     assert!(query.flag("a").is_err());
+    let python: Uri = "/x?yes=True&no=False".parse().unwrap();
+    let python = Query::parse(&python).unwrap();
+    assert!(python.flag("yes").unwrap() && !python.flag("no").unwrap());
     for broken in ["/x?a=%", "/x?a=%2", "/x?a=%zz", "/x?a=%ff", "/x?%ff=1"] {
         assert!(Query::parse(&broken.parse().unwrap()).is_err(), "{broken}");
     }

@@ -11,6 +11,7 @@ use clearway_engine::Error;
 use serde_json::{Value, json};
 
 use super::response;
+use crate::json::put_json;
 use crate::sse::{Next, Render, put_id};
 
 #[derive(Debug, Default)]
@@ -26,7 +27,7 @@ impl NoteFrames {
             put_id(out, id);
         }
         out.extend_from_slice(b"data: ");
-        out.extend_from_slice(data.to_string().as_bytes());
+        put_json(out, data.to_string().as_bytes());
         out.extend_from_slice(b"\n\n");
     }
 

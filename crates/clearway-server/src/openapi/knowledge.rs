@@ -297,7 +297,11 @@ fn parameters(method: &str, address: &str) -> Vec<Value> {
         ("post", "/chat" | "/chat/stream" | "/chat/async") => {
             vec![on_disconnect(), idempotency_key(), deadline(), last_event_id()]
         }
-        ("get", "/tasks") => vec![limit(), any("after", "the `next` of the page before")],
+        ("get", "/tasks") => vec![
+            any("status", "pending, running, completed, failed, cancelled"),
+            limit(),
+            any("after", "the `next` of the page before"),
+        ],
         ("post", "/cache/clear") => vec![flag("confirm", "must be said")],
         ("post", "/sync") => vec![flag("force_rebuild", "read all documents again")],
         ("get", "/v1/files") => {
@@ -328,7 +332,7 @@ pub(super) fn schemas() -> Value {
                 json!({"role": {"enum": ["user", "assistant", "system"]}, "content": text()}),
             )},
             "user_id": nullable("string"), "conversation_id": nullable("string"),
-            "metadata": {"type": "object"}, "deadline_ms": {"type": "integer", "minimum": 1},
+            "metadata": nullable("object"), "deadline_ms": {"type": "integer", "minimum": 1},
         })),
         "KnowledgeSearch": {
             "type": "object",

@@ -330,12 +330,16 @@ fn background(paths: &mut Map<String, Value>) {
             refusals,
         },
     );
-    get(
+    put(
         paths,
-        "/chat/task/{task_id}",
-        "task",
-        "A task: its status, what there is of its text, its result",
-        &[("200", "the task", JSON, "Task")],
+        Operation {
+            path: "/chat/task/{task_id}",
+            id: "task",
+            summary: "A task: its status, what there is of its text, its result",
+            answers: &[("200", "the task", JSON, "Task")],
+            refusals: own(TASK),
+            ..Operation::default()
+        },
     );
     let after = query("after", uuid(), "the `next` of the page before");
     let status = query("status", text(), "pending, running, completed, failed, cancelled");
@@ -359,7 +363,7 @@ fn background(paths: &mut Map<String, Value>) {
             id: "task_cancel",
             summary: "End a task; answers when its work has stopped",
             answers: &[("200", "how it ended", JSON, "")],
-            refusals: own(ACT),
+            refusals: own(TASK),
             ..Operation::default()
         },
     );
@@ -387,7 +391,7 @@ fn embeddings(paths: &mut Map<String, Value>) {
             id: "embedding",
             summary: "The vector of one text, to look at",
             parameters: vec![
-                query("model", text(), "which one, where there are several"),
+                query("model", text(), "which one; `text-embedding-3-small`, or the only one"),
                 query("purpose", purpose, "what the vector is for"),
                 deadline(),
             ],
@@ -398,5 +402,6 @@ fn embeddings(paths: &mut Map<String, Value>) {
     );
 }
 
+const TASK: &[&str] = &["Invalid", "NotFound", "Gone", "TooMany", "Unavailable"];
 const EMBED: &[&str] =
     &["Invalid", "NotFound", "TooSlow", "TooLarge", "TooMany", "Failed", "Unavailable", "Late"];

@@ -98,13 +98,12 @@ fn general() -> Value {
 
 fn shared() -> Value {
     let name = || json!({"type": "string", "minLength": 1, "maxLength": 256});
-    let default_name =
-        || json!({"type": "string", "minLength": 1, "maxLength": 256, "default": "default"});
+    let default_name = || json!({"type": ["string", "null"], "minLength": 1, "maxLength": 256, "default": "default"});
     json!({
         "Object": {"type": "object"},
         "Turn": object(&["user_id", "message"], json!({
             "user_id": name(), "message": {"type": "string", "minLength": 1},
-            "conversation_id": default_name(), "metadata": {"type": "object", "default": {}},
+            "conversation_id": default_name(), "metadata": {"type": ["object", "null"], "default": {}},
             "deadline_ms": {"type": "integer", "minimum": 1},
         })),
         "Reset": object(&["user_id"], json!({"user_id": name(), "conversation_id": default_name()})),
@@ -122,7 +121,7 @@ fn shared() -> Value {
                 json!({"role": {"enum": ["user", "assistant", "system"]}, "content": text()}),
             )},
             "user_id": nullable("string"), "conversation_id": nullable("string"),
-            "metadata": {"type": "object"}, "deadline_ms": {"type": "integer", "minimum": 1},
+            "metadata": nullable("object"), "deadline_ms": {"type": "integer", "minimum": 1},
         })),
         "Task": object(&["task_id", "status", "created_at"], json!({
             "task_id": text(),

@@ -283,6 +283,7 @@ async fn every_address_needs_a_key_once_there_is_one() {
         expose_state: false,
         source: None,
         model: String::new(),
+        tools: Vec::new(),
     });
     let mut operator = ApiKey::new("operator", "operators-secret", "default");
     operator.scopes.push(crate::Scope::Operate);
@@ -361,6 +362,7 @@ async fn a_socket_begins_with_a_handshake_and_keeps_the_connections_limits() {
         expose_state: false,
         source: None,
         model: String::new(),
+        tools: Vec::new(),
     });
     let mut server = TestServer::with(options).await;
     let plain = server.get("/api/v1/campaigns/ws").await;

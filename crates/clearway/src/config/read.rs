@@ -310,18 +310,9 @@ fn agent(table: Table<'_>, files: &Files, read_files: &mut Vec<PathBuf>) -> Agen
         ("enqueue", Multitask::Enqueue),
         ("reject", Multitask::Reject),
         ("interrupt", Multitask::Interrupt),
+        ("rollback", Multitask::Rollback),
     ];
-    let when_busy = table.get("when_busy").and_then(|value| match value.text() {
-        Some("rollback") => {
-            value.problem(
-                "`rollback` is not supported by this version",
-                "not supported yet",
-                "one of: queue, reject, interrupt",
-            );
-            None
-        }
-        _ => value.one_of(&choices),
-    });
+    let when_busy = table.get("when_busy").and_then(|value| value.one_of(&choices));
     let prompt = match table.get("prompt") {
         Some(value) => prompt(&value, files, read_files),
         None => Prompt::compile("", &table.walk.source, &(0..0), None).ok(),

@@ -290,7 +290,7 @@ limits = { concurrent = 10, per_day = 60 }
 budget = { per_day = 5 }
 
 [agents.cofounder]
-when_busy = "rollback"
+when_busy = "roll"
 temperature = 0.5
 
 [workflows.campaign.steps.facts]
@@ -313,13 +313,13 @@ do = "worker"
              ╰────
             help: leave it out: it would have no effect, and silence would hide that
 
-            error: `rollback` is not supported by this version
+            error: `agents.cofounder.when_busy` cannot be `roll`
              ╭─[clearway.toml:8:13]
-            8 │ when_busy = "rollback"
-             ·             ─────┬────
-             ·                  ╰── not supported yet
+            8 │ when_busy = "roll"
+             ·             ───┬──
+             ·                ╰── not one of the choices
              ╰────
-            help: one of: queue, reject, interrupt
+            help: one of: queue, enqueue, reject, interrupt, rollback
 
             error: `agents.cofounder.temperature` is a parameter of the model
              ╭─[clearway.toml:9:15]

@@ -1,4 +1,5 @@
-//! Which pages may read this door's answers.
+//! Which pages may read the answers, and addresses that end with a slash: what browsers and the old
+//! services' clients take for granted at every address.
 //!
 //! Browsers ask before they let a page of another origin send JSON, and show the page only the
 //! headers that the answer names. `location` is among them: without it a page cannot take up a stream
@@ -15,26 +16,15 @@ use http::header::{
 };
 use http::{HeaderMap, HeaderValue, Method, Request};
 
-/// The first parts of this door's paths.
-const ROOTS: [&str; 7] = ["assistants", "threads", "runs", "store", "ok", "info", "mcp"];
-
-/// Whether a path belongs to this door.
-pub(crate) fn covers(path: &str) -> bool {
-    let root = path.trim_start_matches('/').split('/').next().unwrap_or_default();
-    ROOTS.contains(&root)
-}
-
-/// The path without a slash at its end, where it is one of this door's.
+/// The path without a slash at its end.
 pub(crate) fn without_slash(path: &str) -> Option<&str> {
-    let short = path.strip_suffix('/')?;
-    (!short.is_empty() && covers(short)).then_some(short)
+    path.strip_suffix('/').filter(|short| !short.is_empty())
 }
 
 /// The answer to a browser that asks whether a page may send something.
 pub(crate) fn preflight(request: &Request<Body>) -> Option<Response> {
     let asks = request.method() == Method::OPTIONS
-        && covers(request.uri().path())
-        && request.headers().contains_key(ORIGIN)
+        && is_page(request.headers())
         && request.headers().contains_key(ACCESS_CONTROL_REQUEST_METHOD);
     if !asks {
         return None;
@@ -50,6 +40,11 @@ pub(crate) fn preflight(request: &Request<Body>) -> Option<Response> {
     Some(response)
 }
 
+/// Whether it is a page that asks.
+pub(crate) fn is_page(headers: &HeaderMap) -> bool {
+    headers.contains_key(ORIGIN)
+}
+
 /// Lets the page that asked read the answer.
 pub(crate) fn allow(headers: &mut HeaderMap) {
     headers.insert(ACCESS_CONTROL_ALLOW_ORIGIN, HeaderValue::from_static("*"));
@@ -58,18 +53,17 @@ pub(crate) fn allow(headers: &mut HeaderMap) {
 
 const METHODS: &str = "DELETE, GET, HEAD, OPTIONS, PATCH, POST, PUT, QUERY";
 const EXPOSED: &str = "x-pagination-total, x-pagination-next, content-location, location, \
-                       x-request-id, retry-after";
+                       x-request-id, x-run-id, retry-after, content-disposition";
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn only_this_doors_paths_are_covered() {
-        assert!(covers("/threads/1/runs") && covers("/ok") && covers("/runs"));
-        assert!(!covers("/") && !covers("/okay") && !covers("/chat") && !covers("/api/threads"));
+    fn one_slash_at_the_end_is_cut() {
         assert_eq!(without_slash("/threads/"), Some("/threads"));
+        assert_eq!(without_slash("/chat/stream/"), Some("/chat/stream"));
         assert_eq!(without_slash("/"), None);
-        assert_eq!(without_slash("/chat/"), None);
+        assert_eq!(without_slash("/chat"), None);
     }
 }
