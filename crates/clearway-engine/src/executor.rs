@@ -14,29 +14,27 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use clearway_core::channel::State;
-use clearway_core::event::{Body, EventKind, Fact};
+use clearway_core::event::Body;
 use clearway_core::journal::{self, Entry};
 use clearway_core::machine::{
     Commit, Effect, Input, Machine, Outcome, Park, Receipt, Start, StartCall, Stopped,
 };
-use clearway_core::plan::{MESSAGES, Plan};
+use clearway_core::plan::Plan;
 use clearway_core::run::Usage;
 use clearway_core::wait::{Spent, WaitCell, WaitKind};
-use clearway_core::{
-    CheckpointId, Code, Deadline, Failure, Message, RunRecord, Status, TaskId, Timestamp,
-};
+use clearway_core::{CheckpointId, Code, Deadline, Failure, RunRecord, Status, TaskId, Timestamp};
 use clearway_store::{Claim, CommitAck, Journaled, Keep, Schedule, StepCommit, StepOutcome};
 use clearway_upstream::{CallProbe, Class};
 use futures_util::future::{AbortHandle, Abortable};
 use futures_util::stream::FuturesUnordered;
 use futures_util::{FutureExt, StreamExt};
-use serde_json::{Value, json};
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
 use uuid::Uuid;
 
 use self::claim::{deadline_of, earlier_reply, load_state, named, send_commit, start};
+use self::ends::{find_message, give_up, lose, run_ended};
 use self::underway::Calls;
 use crate::agent::{Agent, Expiry};
 use crate::calls::{self, CallEnd, panicked};
@@ -45,13 +43,14 @@ use crate::ctx::{Ctx, Session, Spending};
 use crate::engine::{Inner, bounded_by};
 use crate::gate::Gate;
 use crate::ledger::{Booked, Ledger};
-use crate::live::{End, Live};
+use crate::live::Live;
 use crate::pools::Slot;
 use crate::schedules;
 use crate::started::{Context, Started};
 use crate::trace;
 
 mod claim;
+mod ends;
 mod underway;
 
 /// The store has accepted a run that was started ahead: its row as written.
@@ -856,47 +855,6 @@ async fn poll_commit(commit: &mut Option<CommitFuture>) -> CommitEnd {
         Some(commit) => commit.await,
         None => std::future::pending().await,
     }
-}
-
-/// Lets go of a run that this instance cannot take further: the row stays as it is, and the sweep
-/// or the next start picks it up.
-fn give_up(inner: &Inner, live: &Arc<Live>, lease: u32, failure: Failure) -> &'static str {
-    tracing::error!(run.id = %live.run, code = %failure.code, "letting go of the run: {failure}");
-    trace::failed(failure.code);
-    let code = failure.code.as_str();
-    lose(inner, live, lease, failure);
-    code
-}
-
-/// Tells whoever waits for the run that it ends here, unless it goes on here under a later lease.
-fn lose(inner: &Inner, live: &Arc<Live>, lease: u32, failure: Failure) {
-    if live.let_go(lease) {
-        live.finish(End::Lost(failure));
-        inner.hub.forget(live.run);
-    }
-}
-
-fn run_ended(
-    status: Status,
-    failure: Option<&Failure>,
-    reply: Option<Uuid>,
-    spent: &Value,
-) -> Fact {
-    let mut data = json!({"status": status.as_str(), "spent": spent});
-    if let Some(failure) = failure {
-        data["error"] = failure.to_json();
-    }
-    if let Some(reply) = reply {
-        data["reply_message_id"] = reply.to_string().into();
-    }
-    Fact::new(EventKind::RunEnded, &data)
-}
-
-fn find_message(state: &State, id: Uuid) -> Option<Message> {
-    let id = id.to_string();
-    // The reply is among the newest messages, so this does not grow with the conversation.
-    let found = state.list(MESSAGES).iter().rev().find(|message| message["id"] == *id)?;
-    Message::from_value(found)
 }
 
 async fn until(inner: &Inner, at: Option<Timestamp>) {
