@@ -73,8 +73,6 @@ struct LiveState {
     dirty: bool,
     /// A task drives it here.
     executing: bool,
-    /// Fence of the claim under which that is so, or was last.
-    lease: u32,
     /// Messages that were begun under this lease and not completed.
     unfinished: i64,
     /// It parked here, and all that was shown is stored and stands.
@@ -201,7 +199,7 @@ impl Live {
         let mut state = lock(&self.state);
         // A call's context may outlive its call; what it says then belongs to nobody.
         let hidden = state.log.visible_seq() != state.log.next_seq();
-        if state.over || !state.executing || state.lease != lease || hidden {
+        if state.over || !state.executing || state.log.fence() != lease || hidden {
             return Err(Failure::new(Code::Internal, "output after the call has ended"));
         }
         let before = state.log.bytes();
@@ -240,7 +238,7 @@ impl Live {
     /// Appends a fact that readers see when the commit it belongs to is durable.
     pub(crate) fn record(&self, lease: u32, body: Body) {
         let mut state = lock(&self.state);
-        if state.lease == lease {
+        if state.log.fence() == lease {
             state.log.append_hidden(self.clock.now(), body);
         }
     }
@@ -248,7 +246,7 @@ impl Live {
     /// Everything the store may not have, hidden facts included.
     pub(crate) fn take_for_commit(&self, lease: u32) -> Option<Segment> {
         let mut state = lock(&self.state);
-        if state.lease != lease {
+        if state.log.fence() != lease {
             return None;
         }
         // A flush may be under way: the commit repeats what it carries, and the store keeps what
@@ -260,7 +258,7 @@ impl Live {
     /// The commit under `lease` is durable. `false` when the run is another executor's by now.
     pub(crate) fn committed(&self, lease: u32, log_limit: usize) -> bool {
         let mut state = lock(&self.state);
-        if state.lease != lease {
+        if state.log.fence() != lease {
             return false;
         }
         state.log.committed();
@@ -300,7 +298,6 @@ impl Live {
     pub(crate) fn claimed(&self, fence: u32, next_seq: u64) {
         let mut state = lock(&self.state);
         state.executing = true;
-        state.lease = fence;
         state.over = false;
         state.output_bytes = 0;
         state.seamless = std::mem::take(&mut state.parked) && state.log.next_seq() == next_seq;
@@ -327,7 +324,7 @@ impl Live {
     pub(crate) fn park(&self, lease: u32) -> bool {
         let is_mine = self.let_go(lease);
         let mut state = lock(&self.state);
-        if state.lease == lease {
+        if state.log.fence() == lease {
             state.parked = state.unfinished == 0;
         }
         is_mine
@@ -337,7 +334,7 @@ impl Live {
     /// `false` when that is there already.
     pub(crate) fn let_go(&self, lease: u32) -> bool {
         let mut state = lock(&self.state);
-        if state.lease != lease {
+        if state.log.fence() != lease {
             return false;
         }
         state.log.discard_hidden();
@@ -349,7 +346,7 @@ impl Live {
 
     /// Whether no later claim than this has been executed here.
     pub(crate) fn is_under(&self, lease: u32) -> bool {
-        lock(&self.state).lease == lease
+        lock(&self.state).log.fence() == lease
     }
 
     /// Events that the store wrote itself: event 0, or the end of a run that waited.
@@ -573,7 +570,6 @@ impl Hub {
                     output_bytes: 0,
                     dirty: false,
                     executing: false,
-                    lease: 0,
                     unfinished: 0,
                     parked: false,
                     seamless: false,
