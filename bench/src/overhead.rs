@@ -3,6 +3,7 @@
 //! The provider is the rig's own [`Tap`], so provider time is known exactly and subtracted call by call: percentiles
 //! are of what was added, not differences of percentiles. The same calls straight to the tap show the rig's own share.
 
+use std::fs::File;
 use std::os::unix::fs::FileExt as _;
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -57,6 +58,7 @@ pub(crate) async fn run(tools: &Tools, options: &Options, report: &mut Report) -
         Target { name: "clearway", address: server.address, dialect: Dialect::Chat },
     ];
     let mut added = [Added::default(), Added::default()];
+    let mut disk = SyncProbe::open(&bed.data())?;
     let mut next = 0;
     for round in 0..options.calls + WARM {
         for (target, added) in targets.iter().zip(&mut added) {
@@ -71,9 +73,12 @@ pub(crate) async fn run(tools: &Tools, options: &Options, report: &mut Report) -
                 .await
                 .context("a stream")?;
         }
+        // A commit at the end of a call meets a disk that was idle for as long as the provider took;
+        // a shared disk that has nothing to do is slower than one that is kept busy.
+        tokio::time::sleep(Duration::from_millis(options.tokens.into())).await;
+        disk.sample()?;
     }
-    let fsync = fsync_times(&bed.data())?;
-    present(&added, &fsync, report);
+    present(&added, &disk.times, report);
     Ok(())
 }
 
@@ -114,20 +119,39 @@ async fn stream_call(tap: &Tap, target: &Target, script: Script, added: &mut Add
     Ok(())
 }
 
-/// What this disk takes to make 4 KiB durable, which no durable call can be faster than.
-pub(crate) fn fsync_times(folder: &Path) -> Result<Hist> {
-    let path = folder.join("fsync-probe");
-    let file = std::fs::File::create(&path).context("the fsync probe")?;
-    let block = [7; 4096];
-    let mut times = Hist::default();
-    for n in 0..200 {
-        let begin = Instant::now();
-        file.write_all_at(&block, n * 4096)?;
-        file.sync_data()?;
-        times.add(begin.elapsed());
+/// What a disk takes to make 4 KiB durable, which no durable call can be faster than.
+struct SyncProbe {
+    file: File,
+    /// Bytes written.
+    end: u64,
+    times: Hist,
+}
+
+impl SyncProbe {
+    fn open(folder: &Path) -> Result<Self> {
+        // Its name goes at once, and the file with the probe.
+        let file = tempfile::tempfile_in(folder).context("the fsync probe")?;
+        Ok(Self { file, end: 0, times: Hist::default() })
     }
-    std::fs::remove_file(path)?;
-    Ok(times)
+
+    fn sample(&mut self) -> Result<()> {
+        let block = [7; 4096];
+        let begin = Instant::now();
+        self.file.write_all_at(&block, self.end)?;
+        self.file.sync_data()?;
+        self.times.add(begin.elapsed());
+        self.end += block.len() as u64;
+        Ok(())
+    }
+}
+
+/// The same for a disk that is kept busy: one after the other.
+pub(crate) fn fsync_times(folder: &Path) -> Result<Hist> {
+    let mut probe = SyncProbe::open(folder)?;
+    for _ in 0..200 {
+        probe.sample()?;
+    }
+    Ok(probe.times)
 }
 
 fn present(added: &[Added; 2], fsync: &Hist, report: &mut Report) {

@@ -108,19 +108,30 @@ pub(crate) async fn events(
     request: Request,
 ) -> Result<Response, Problem> {
     let query = Query::own(request.uri(), &["after", "limit"])?;
+    let comes_back = last_event_id(request.headers())?;
     let begin = match query.get("after") {
         Some(text) => after(text, "`after`")?,
-        None => last_event_id(request.headers())?.unwrap_or(Begin::Start),
+        None => comes_back.unwrap_or(Begin::Start),
     };
-    let run = own_run(&app, request.headers(), run_id(&id)?).await?.record.id;
+    let record = own_run(&app, request.headers(), run_id(&id)?).await?.record;
+    let run = record.id;
     if wants_json(request.headers()) {
         let limit = limit(&query, 1000)? as usize;
         let (events, next) = app.engine.events(run, begin, limit).await?;
         let body = Body::from(events::page(&events, next).freeze());
         return Ok(([(CONTENT_TYPE, "application/json")], body).into_response());
     }
-    let log = app.engine.subscribe(run, begin).await?;
-    let mut response = Stream::new(app, log, EventFrames, None).into_response();
+    // A browser's EventSource asks again whenever a stream ends, until the answer is 204 (HTML Living
+    // Standard, 9.2.3).
+    let is_over = comes_back.is_some()
+        && record.status.is_terminal()
+        && app.engine.events(run, begin, 1).await?.0.is_empty();
+    let mut response = if is_over {
+        StatusCode::NO_CONTENT.into_response()
+    } else {
+        let log = app.engine.subscribe(run, begin).await?;
+        Stream::new(app, log, EventFrames, None).into_response()
+    };
     put_run_headers(response.headers_mut(), run);
     Ok(response)
 }

@@ -149,7 +149,11 @@ fn runs(paths: &mut Map<String, Value>) {
                 limit(),
                 last_event_id(),
             ],
-            answers: &[("200", "the events", SSE, ""), ("200", "the events", JSON, "Events")],
+            answers: &[
+                ("200", "the events", SSE, ""),
+                ("200", "the events", JSON, "Events"),
+                ("204", "the run is over, and the client has all of it", "", ""),
+            ],
             refusals: own(READ),
             ..Operation::default()
         },
