@@ -130,7 +130,8 @@ impl Multitask {
 pub struct Usage {
     pub input_tokens: u64,
     pub output_tokens: u64,
-    /// Output paid for more than once because a crash lost it.
+    /// Of these, tokens of calls that were made once more because an earlier lease was lost while they
+    /// were under way. What those had cost until then is not known after a crash.
     pub rebilled_tokens: u64,
     /// Provider calls made, failed ones included.
     pub calls: u32,

@@ -25,6 +25,7 @@ use crate::agent::Agent;
 use crate::engine::{Inner, bounded};
 use crate::executor::{Admitted, execute};
 use crate::live::{End, Live, lock};
+use crate::metadata;
 use crate::metrics;
 use crate::pools::Slot;
 use crate::watchdog::Watched;
@@ -76,6 +77,8 @@ impl Inner {
             failure.retry_after = Some(Duration::from_secs(2));
             return Err(Error(failure));
         }
+        metadata::check(&submit.metadata)?;
+        metadata::check(&submit.thread_metadata)?;
         let agent = self.agents.get(&submit.agent).ok_or_else(|| {
             let known: Vec<String> = self.agents.all().keys().cloned().collect();
             let text = format!("no agent `{}`; there are: {}", submit.agent, known.join(", "));

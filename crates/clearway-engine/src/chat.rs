@@ -300,7 +300,13 @@ fn fitting(history: &[Arc<Value>], budget_tokens: u32) -> usize {
         left = left.saturating_sub(cost);
         kept += 1;
     }
-    while kept > 1 && history[history.len() - kept]["type"] == "tool" {
+    // Whole turns give way: a result without its call, or an answer without its question, is refused
+    // by some providers and misleads all of them.
+    let whole = |kept: usize| {
+        let first = &history[history.len() - kept]["type"];
+        kept == history.len() || first == "human" || first == "system"
+    };
+    while kept > turn && !whole(kept) {
         kept -= 1;
     }
     kept
@@ -348,6 +354,17 @@ mod tests {
         assert_eq!(fitting(&history, 100), 1);
         let history = [message("human", 40), message("ai", 4000), message("tool", 4000)];
         assert_eq!(fitting(&history, 1), 3, "the turn under way is sent whole");
+    }
+
+    #[test]
+    fn an_answer_is_not_sent_without_its_question() {
+        let history: Vec<_> =
+            ["human", "ai", "human", "ai", "human"].map(|role| message(role, 400)).into();
+        for (budget, kept) in [(530, 5), (420, 3), (320, 3), (220, 1), (1, 1)] {
+            assert_eq!(fitting(&history, budget), kept, "{budget}");
+        }
+        let greeting = &history[1..3];
+        assert_eq!(fitting(greeting, 1000), 2, "what fits is sent as it is");
     }
 
     #[test]

@@ -121,6 +121,8 @@ struct Executor {
     claimed_at: Instant,
     cancel_at: Option<Instant>,
     usage: Usage,
+    /// Commits before the superstep whose calls are made once more, as an earlier lease was lost in it.
+    repeats: Option<u64>,
     /// Of calls since the last commit.
     unbooked: Booked,
     spending: Arc<Spending>,
@@ -217,6 +219,7 @@ impl Executor {
             .map_or_else(|| Arc::new(Plan::chat("agent")), |agent| agent.plan.clone());
         let reply = earlier_reply(&claim.record, &plan, &state);
         let start = Start { reply, failed, ..start(&claim, &live, plan, state) };
+        let repeats = start.has_void_output.then_some(start.commits);
         let (machine, effects) = Machine::start(start);
         let mut used = claim.record.usage;
         // What a crash kept from being committed.
@@ -244,6 +247,7 @@ impl Executor {
             claimed_at: now,
             cancel_at: None,
             usage: Usage::default(),
+            repeats,
             unbooked: Booked { usage, attempts: Vec::new() },
             spending,
             keeping: FuturesUnordered::new(),
@@ -435,6 +439,7 @@ impl Executor {
             self.inner.metrics.clone(),
             self.spending.clone(),
             self.inner.clocks.clone(),
+            self.repeats == Some(self.machine.commits()),
         ));
         let now = instant();
         let among = due.payload.is_some().then_some(due.task);
@@ -742,9 +747,8 @@ impl Executor {
         match stopped {
             Stopped::Ended => self.ended(),
             Stopped::Released => {
-                let failure =
-                    Failure::new(Code::ShuttingDown, "handed back: the server is stopping")
-                        .retryable();
+                let text = "the server is stopping; the run goes on when it is back";
+                let failure = Failure::new(Code::ShuttingDown, text).retryable();
                 lose(&self.inner, &self.live, self.record.fence, failure);
                 "released"
             }

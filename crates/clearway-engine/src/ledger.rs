@@ -1,6 +1,7 @@
 //! What provider calls cost: collected for each node call until its run commits, and for texts that
 //! are embedded together, which belong to no run, until the next second.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
@@ -27,6 +28,8 @@ pub(crate) struct Ledger {
     metrics: Arc<Metrics>,
     spending: Arc<Spending>,
     clocks: Clocks,
+    /// The next answer was paid for before, by a call that was lost with its lease.
+    repeats: AtomicBool,
     booked: Mutex<Booked>,
 }
 
@@ -52,8 +55,10 @@ impl Ledger {
         metrics: Arc<Metrics>,
         spending: Arc<Spending>,
         clocks: Clocks,
+        repeats: bool,
     ) -> Self {
-        Self { node, live, lease, metrics, spending, clocks, booked: Mutex::default() }
+        let (repeats, booked) = (AtomicBool::new(repeats), Mutex::default());
+        Self { node, live, lease, metrics, spending, clocks, repeats, booked }
     }
 
     /// Everything since the last time.
@@ -64,10 +69,13 @@ impl Ledger {
 
 impl Observer for Ledger {
     fn attempt(&self, row: &UsageRow) {
+        // Later calls of the same node were not made yet when the lease was lost, or are in the journal.
+        let repeated = row.is_ok() && self.repeats.swap(false, Ordering::Relaxed);
+        let tokens = row.usage.input_tokens + row.usage.output_tokens;
         let usage = Usage {
             input_tokens: row.usage.input_tokens,
             output_tokens: row.usage.output_tokens,
-            rebilled_tokens: 0,
+            rebilled_tokens: if repeated { tokens } else { 0 },
             calls: 1,
             cost_micros: row.cost_micros.unwrap_or(0),
         };

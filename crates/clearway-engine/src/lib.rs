@@ -36,6 +36,7 @@ mod lanes;
 mod ledger;
 mod lifetime;
 mod live;
+mod metadata;
 pub mod metrics;
 mod pools;
 mod schedules;

@@ -18,6 +18,7 @@ use tokio::sync::watch;
 use crate::Error;
 use crate::engine::{Engine, Inner, bounded};
 use crate::live::lock;
+use crate::metadata;
 
 /// Dialect of the keys of threads that are deleted some time after their run has ended.
 pub const EPHEMERAL: &str = "ephemeral";
@@ -81,20 +82,23 @@ impl Engine {
     /// Makes a thread without a run, or finds it.
     ///
     /// # Errors
-    /// `store_unavailable`.
+    /// `invalid_request` for metadata that are too large, `store_unavailable`.
     pub async fn make_thread(&self, new: NewThread) -> Result<ThreadMade, Error> {
+        metadata::check(&new.metadata)?;
         Ok(bounded(self.inner().store.make_thread(new)).await?)
     }
 
     /// Merges into a thread's metadata.
     ///
     /// # Errors
-    /// `thread_not_found`, `store_unavailable`.
+    /// `thread_not_found`, `invalid_request` for metadata that would be too large, `store_unavailable`.
     pub async fn describe_thread(
         &self,
         thread: ThreadId,
         metadata: Map<String, Value>,
     ) -> Result<ThreadRecord, Error> {
+        let known = self.thread(thread).await?.ok_or_else(|| no_thread(thread))?.metadata;
+        metadata::check(&known.into_iter().chain(metadata.clone()).collect())?;
         let described = bounded(self.inner().store.describe_thread(thread, metadata)).await?;
         described.ok_or_else(|| no_thread(thread))
     }

@@ -224,7 +224,7 @@ pub(crate) async fn chat(app: App, door: &Door, request: Request) -> Result<Resp
         }))
         .into_response(),
         // The run was accepted, so whatever went wrong is the run's failure: one status for all.
-        Err(failure) => in_dialect(failure.into(), Some(conversation))
+        Err(failure) => in_dialect(Problem::of_run(failure), Some(conversation))
             .status(StatusCode::BAD_GATEWAY)
             .into_response(),
     };
@@ -249,6 +249,8 @@ pub(crate) async fn stream(app: App, door: &Door, request: Request) -> Result<Re
     let body = read_body(&app, &parts.headers, body).await?;
     let seen = last_seen(&parts.headers)?;
     let mut accepted = accept(&app, door, &parts, &body, "/chat/stream").await?;
+    // Of a run that begins now nobody has seen anything, whatever an earlier stream's id was.
+    let seen = seen.filter(|_| accepted.run.existing);
     let guard = accepted.guard.take();
     let queued = queued(&accepted.run);
     follow(app, accepted.run.run, &accepted.turn.conversation, queued, seen, guard).await

@@ -45,7 +45,7 @@ pub(crate) fn fuzz(data: &[u8]) {
 
 /// A failed chat is the run's failure, whatever it was: one status for all.
 fn failed(failure: Failure) -> Problem {
-    Problem::from(failure).status(StatusCode::BAD_GATEWAY)
+    Problem::of_run(failure).status(StatusCode::BAD_GATEWAY)
 }
 
 struct Accepted {

@@ -76,6 +76,18 @@ impl Problem {
             .shape(Shape::Invalid(invalid))
     }
 
+    /// Why a run that was accepted has no answer here. When it goes on elsewhere, or later, nobody is
+    /// told to ask again: that would be a second run.
+    pub(crate) fn of_run(failure: Failure) -> Self {
+        let goes_on = failure.code == Code::ShuttingDown;
+        let mut problem = Self::from(failure);
+        if goes_on {
+            problem.0.retry_after = None;
+            problem.0.hint = Some("The run was accepted: GET /runs/{id} shows it.".to_owned());
+        }
+        problem
+    }
+
     #[must_use]
     pub fn hint(mut self, hint: impl Into<String>) -> Self {
         self.0.hint = Some(hint.into());

@@ -41,9 +41,22 @@ pub(crate) async fn list(State(app): State<App>, request: Request) -> Result<Jso
         }))
         .await?;
     let now = app.engine.now();
-    let runs: Vec<Value> = runs.iter().map(|run| view::run(run, now)).collect();
-    Ok(Json(json!({"runs": runs, "next": next.map(|run| run.to_string())})))
+    let mut page = Vec::with_capacity(runs.len());
+    let (mut bytes, mut next) = (0, next);
+    for (at, run) in runs.iter().enumerate() {
+        let shown = view::run(run, now);
+        bytes += shown.to_string().len();
+        if at > 0 && bytes > PAGE_BYTES {
+            next = Some(runs[at - 1].record.id);
+            break;
+        }
+        page.push(shown);
+    }
+    Ok(Json(json!({"runs": page, "next": next.map(|run| run.to_string())})))
 }
+
+/// A page ends early when it is larger: the next one begins where it ends.
+const PAGE_BYTES: usize = 4 << 20;
 
 fn status(text: &str) -> Result<Status, Problem> {
     Status::parse(text).ok_or_else(|| {

@@ -162,13 +162,26 @@ pub(crate) enum Ending<'a> {
 
 /// Ends a run that is not running; returns the events that end its log.
 pub(crate) fn end_queued(record: &mut RunRecord, why: Ending<'_>, now: Timestamp) -> Vec<Event> {
-    match record.status {
-        Status::Ready => record.spent.add(WaitKind::Slot, now.since(record.ready_at)),
-        Status::Blocked => record.spent.add(WaitKind::Thread, now.since(record.created_at)),
-        Status::Waiting => book_park(record, now),
-        Status::Running | Status::Success | Status::Error | Status::Timeout | Status::Cancelled => {
+    let (phase, waiting_for) = match record.status {
+        Status::Ready => {
+            record.spent.add(WaitKind::Slot, now.since(record.ready_at));
+            (WaitKind::Slot, record.pool.clone())
         }
-    }
+        Status::Blocked => {
+            record.spent.add(WaitKind::Thread, now.since(record.created_at));
+            (WaitKind::Thread, record.thread.to_string())
+        }
+        Status::Waiting => {
+            let park = record.parked.as_ref().map(|parked| &parked.park);
+            let told = park
+                .map_or((WaitKind::Timer, String::new()), |park| (park.kind, park.detail.clone()));
+            book_park(record, now);
+            told
+        }
+        Status::Running | Status::Success | Status::Error | Status::Timeout | Status::Cancelled => {
+            (WaitKind::Work, String::new())
+        }
+    };
     let mut facts = Vec::with_capacity(3);
     if record.attempt > 0 && record.status != Status::Waiting {
         // It ran before, and what it showed since its last commit is void, stored or not. (What a
@@ -187,7 +200,11 @@ pub(crate) fn end_queued(record: &mut RunRecord, why: Ending<'_>, now: Timestamp
                 Code::DeadlineExceeded,
                 format!("{total:.1} s spent: {}", record.spent),
             );
-            (Status::Timeout, failure.with("spent", record.spent.to_json()))
+            let failure = failure
+                .with("phase", phase.as_str())
+                .with("waiting_for", waiting_for)
+                .with("spent_ms", record.spent.to_json());
+            (Status::Timeout, failure)
         }
     };
     facts.push((EventKind::RunEnded, ended_data(status, Some(&failure), &record.spent)));

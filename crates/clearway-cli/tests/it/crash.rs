@@ -235,6 +235,10 @@ async fn a_reader_learns_what_a_crash_made_void() -> Result<()> {
     let ended = world.ended(&run).await?;
     assert_eq!((&ended["status"], &ended["attempt"]), (&json!("success"), &json!(2)), "{ended}");
     assert_eq!(world.sim().count("requests").await?, 2, "the call was made again, once");
+    let usage = &ended["usage"];
+    let tokens = usage["input_tokens"].as_u64().zip(usage["output_tokens"].as_u64());
+    assert_eq!(usage["rebilled_tokens"].as_u64(), tokens.map(|(input, output)| input + output));
+    assert!(usage["rebilled_tokens"].as_u64() >= Some(40), "{usage}");
     let log = world.check_log(&run).await?;
     assert_eq!(log.iter().filter(|event| event["kind"] == "output.reset").count(), 1);
     assert_eq!(world.state("ann").await?["message_count"], 2);
@@ -292,6 +296,8 @@ async fn an_orderly_stop_hands_back_what_is_not_done() -> Result<()> {
     seen.extend(rest.into_iter().filter(|event| event.id.is_some()));
     let answer = chat.join_next().await.context("no chat")???;
     assert_eq!(answer.code(), "shutting_down", "{} {}", answer.status, answer.text());
+    assert!(answer.text().contains("the run goes on when it is back"), "{}", answer.text());
+    assert!(answer.headers.get("retry-after").is_none(), "asking again would be a second turn");
     world.sim().until("in_flight", 0, Duration::from_secs(1)).await?;
 
     world.restart().await?;

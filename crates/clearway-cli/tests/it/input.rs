@@ -35,6 +35,7 @@ fn bodies(client: Client) -> Vec<Case> {
         ("null as message", chat(b"{\"user_id\":\"u\",\"message\":null}"), &[422], "string_type"),
         ("an object as user", chat(b"{\"user_id\":{},\"message\":\"m\"}"), &[422], "string_type"),
         ("text as metadata", chat(b"{\"user_id\":\"u\",\"message\":\"m\",\"metadata\":\"x\"}"), &[422], "dict_type"),
+        ("1 MB of metadata", chat(nested(&format!("{:?}", "x".repeat(1_000_000))).as_bytes()), &[400], "invalid_request"),
         ("an empty message", chat(b"{\"user_id\":\"u\",\"message\":\"\"}"), &[422], "string_too_short"),
         ("a blank message", chat(b"{\"user_id\":\"u\",\"message\":\" \\n\\t \"}"), &[422], "string_too_short"),
         ("an empty user", with(""), &[422], "string_too_short"),

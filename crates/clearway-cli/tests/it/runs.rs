@@ -61,6 +61,48 @@ async fn runs_are_listed_filtered_and_paged() -> Result<()> {
     world.finish().await
 }
 
+/// However much clients keep beside their runs, an answer stays of a size.
+#[tokio::test]
+async fn a_page_of_large_runs_ends_early() -> Result<()> {
+    let world = World::new(binary()).start().await?;
+    let metadata = json!({"a": "x".repeat(60 << 10)});
+    let mut started = Vec::new();
+    for _ in 0..90 {
+        started.push(world.task(json!({"message": "x", "metadata": metadata})).await?);
+    }
+    started.reverse();
+    let page = world.client().get("/runs?limit=90").send().await?.expect(200)?;
+    assert!(page.body.len() < 5 << 20, "{} bytes", page.body.len());
+    let page = page.json();
+    let mut seen = ids(page["runs"].as_array().map_or(&[], Vec::as_slice));
+    assert!((10..90).contains(&seen.len()), "{}", seen.len());
+    let next = page["next"].as_str().unwrap_or_default();
+    seen.extend(ids(&world.runs(&format!("limit=90&after={next}")).await?));
+    assert_eq!(seen, started);
+    world.finish().await
+}
+
+#[tokio::test]
+async fn a_list_of_large_runs_is_listed_whole() -> Result<()> {
+    let world = World::new(binary()).start().await?;
+    let large = json!({"note": "x".repeat(60 << 10)});
+    let mut started = Vec::new();
+    for _ in 0..80 {
+        started.push(world.task(json!({"message": "x", "metadata": large})).await?);
+    }
+    started.reverse();
+    let shown = world.cli(&["runs", "ls", "--limit", "80"]).await?.expect(0)?.stdout;
+    let first = |line: &str| line.split_whitespace().next().unwrap_or_default().to_owned();
+    assert_eq!(shown.lines().skip(1).map(first).collect::<Vec<_>>(), started);
+    let listed = world.cli(&["--json", "runs", "ls", "--limit", "80"]).await?.expect(0)?.json()?;
+    assert_eq!(ids(listed["runs"].as_array().map(Vec::as_slice).unwrap_or_default()), started);
+    assert_eq!(listed["next"], Value::Null);
+    for id in &started {
+        world.ended(id).await?;
+    }
+    world.finish().await
+}
+
 #[tokio::test]
 async fn events_come_in_pages_of_json() -> Result<()> {
     let world = World::new(binary()).start().await?;

@@ -76,6 +76,26 @@ async fn a_client_that_comes_back_gets_the_rest_once() -> Result<()> {
     world.finish().await
 }
 
+/// Clients that send a request again by themselves send what they saw last, too: of another run.
+#[tokio::test]
+async fn an_id_of_an_earlier_stream_does_not_shorten_a_new_one() -> Result<()> {
+    let world = World::new(binary()).sim(paced(10, 0)).start().await?;
+    for id in ["4-256", "9000-256"] {
+        let request = world.stream("ann", "hello").header("last-event-id", id);
+        let events = request.open().await?.ok().await?.rest().await?;
+        assert_eq!(last(&events)["type"], "final", "{events:?}");
+        assert_eq!(last(&events)["text"], joined(&events));
+    }
+    // Of a run that is found again by its key it is this very run's.
+    let keyed = || world.stream("bob", "hello").header("idempotency-key", "k");
+    let first = keyed().open().await?.ok().await?.rest().await?;
+    let seen = first.iter().position(|event| event.kind() == "delta").context("no delta")?;
+    let id = first[seen].id.clone().context("no id")?;
+    let rest = keyed().header("last-event-id", id).open().await?.ok().await?.rest().await?;
+    assert_eq!(rest, first[seen + 1..]);
+    world.finish().await
+}
+
 #[tokio::test]
 async fn the_log_of_a_run_can_be_followed_from_any_event() -> Result<()> {
     let world = World::new(binary()).sim(paced(30, 30)).start().await?;

@@ -146,6 +146,10 @@ async fn queued_runs_end_at_their_deadline(mut bed: Bed) {
     assert_eq!((record.status, record.ended_at), (Status::Timeout, Some(bed.now())));
     let failure = record.failure.as_ref().unwrap();
     assert_eq!(failure.to_string(), "deadline_exceeded: 60.0 s spent: thread 20.0, slot 40.0");
+    assert_eq!(
+        (&failure.detail["phase"], &failure.detail["waiting_for"]),
+        (&json!("slot"), &json!(record.pool))
+    );
     assert_eq!(events.len(), 1);
     let Body::Fact(fact) = &events[0].body else { panic!("a delta") };
     let spent = json!({"thread": 20_000, "slot": 40_000});
