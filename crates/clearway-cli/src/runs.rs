@@ -105,7 +105,7 @@ pub(crate) fn encode(text: &str) -> String {
 }
 
 async fn list(client: &Client, args: &LsArgs, output: Output) -> Result<Exit> {
-    let mut query = format!("/runs?limit={}", args.limit);
+    let mut query = String::new();
     for status in &args.status {
         query += &format!("&status={}", format!("{status:?}").to_lowercase());
     }
@@ -114,22 +114,60 @@ async fn list(client: &Client, args: &LsArgs, output: Output) -> Result<Exit> {
             query += &format!("&{name}={}", encode(value));
         }
     }
-    let body = client.get(&query).await?;
+    let page = async |limit: u32, after: Option<String>| {
+        let after = after.map(|after| format!("&after={}", encode(&after))).unwrap_or_default();
+        client.get(&format!("/runs?limit={limit}{after}{query}")).await
+    };
     if output.json {
-        output.print(&body.to_string());
+        let mut runs = Vec::new();
+        let next = in_pages(args.limit, page, |run| runs.push(run)).await?;
+        output.print(&json!({"runs": runs, "next": next}).to_string());
         return Ok(Exit::Ok);
     }
-    let runs = body["runs"].as_array().map(Vec::as_slice).unwrap_or_default();
-    if runs.is_empty() {
+    // Of each run only what is shown: its metadata may be a megabyte.
+    let mut rows = Vec::new();
+    let next = in_pages(args.limit, page, |run| rows.push(row(&run))).await?;
+    if rows.is_empty() {
         output.note("no runs");
         return Ok(Exit::Ok);
     }
-    let rows: Vec<[String; 5]> = runs.iter().map(row).collect();
     output.print(&table(&["RUN", "STATUS", "AGENT", "CREATED", ""], &rows));
-    if !body["next"].is_null() {
+    if next.is_some() {
         output.note(&format!("there are more: --limit {}", args.limit.saturating_mul(5).min(1000)));
     }
     Ok(Exit::Ok)
+}
+
+/// Runs that are asked for at once: with a megabyte of metadata each, still an answer that is read.
+const PAGE: u32 = 20;
+
+/// Gives up to `limit` runs to `take`, and answers where the next ones would begin. An answer that
+/// cannot be read is asked for again with half as many: one of a single run can.
+async fn in_pages(
+    limit: u32,
+    mut page: impl AsyncFnMut(u32, Option<String>) -> Result<Value, Error>,
+    mut take: impl FnMut(Value),
+) -> Result<Option<String>, Error> {
+    let (mut left, mut size) = (limit, PAGE);
+    let mut after = None;
+    loop {
+        let asked = size.min(left);
+        let mut body = match page(asked, after.clone()).await {
+            Err(Error::Unexpected { .. }) if asked > 1 => {
+                size = asked / 2;
+                continue;
+            }
+            answer => answer?,
+        };
+        let runs = body["runs"].as_array_mut().map(std::mem::take).unwrap_or_default();
+        left = left.saturating_sub(u32::try_from(runs.len()).unwrap_or(u32::MAX));
+        let is_empty = runs.is_empty();
+        runs.into_iter().for_each(&mut take);
+        after = body["next"].as_str().map(ToOwned::to_owned);
+        if left == 0 || after.is_none() || is_empty {
+            return Ok(after);
+        }
+    }
 }
 
 fn row(run: &Value) -> [String; 5] {
@@ -325,6 +363,41 @@ mod tests {
     #[test]
     fn ids_stay_one_segment() {
         assert_eq!(path("../../x?y", "/cancel"), "/runs/..%2F..%2Fx%3Fy/cancel");
+    }
+
+    /// A list of `count` runs, of which a page holds `most`; everything that was asked for.
+    async fn pages(count: u32, most: u32, limit: u32) -> (Result<usize, Error>, Vec<u32>, bool) {
+        let mut asked = Vec::new();
+        let mut ids = Vec::new();
+        let page = async |size: u32, after: Option<String>| {
+            asked.push(size);
+            if size > most {
+                let problem = "the answer is too long".to_owned();
+                return Err(Error::Unexpected { server: "here".to_owned(), problem });
+            }
+            let from: u32 = after.map_or(0, |after| after.parse().unwrap());
+            let to = (from + size).min(count);
+            let runs: Vec<Value> = (from..to).map(|id| json!({"run_id": id})).collect();
+            Ok(json!({"runs": runs, "next": (to < count).then(|| to.to_string())}))
+        };
+        let next = in_pages(limit, page, |run| ids.push(run["run_id"].clone())).await;
+        let in_order = ids.iter().zip(0..).all(|(id, at)| *id == json!(at));
+        assert!(in_order, "{ids:?}");
+        let more = matches!(next, Ok(Some(_)));
+        (next.map(|_| ids.len()), asked, more)
+    }
+
+    #[tokio::test]
+    async fn long_lists_come_in_pages_that_can_be_read() {
+        let (found, asked, more) = pages(100, 1000, 50).await;
+        assert_eq!((found.unwrap(), asked, more), (50, vec![20, 20, 10], true));
+        let (found, asked, more) = pages(7, 1000, 50).await;
+        assert_eq!((found.unwrap(), asked, more), (7, vec![20], false));
+        let (found, asked, more) = pages(12, 5, 11).await;
+        assert_eq!((found.unwrap(), asked, more), (11, vec![11, 5, 5, 1], true));
+        let (found, asked, _) = pages(1, 0, 20).await;
+        assert!(matches!(found, Err(Error::Unexpected { .. })), "{found:?}");
+        assert_eq!(asked, [20, 10, 5, 2, 1], "a server that answers nonsense is left soon");
     }
 
     #[test]

@@ -211,7 +211,7 @@ async fn serve_until_told(
     );
     clearway
         .shutdown(drain, async {
-            signals.next().await;
+            signals.insist().await;
             tracing::info!("not waiting any longer");
         })
         .await;

@@ -286,7 +286,7 @@ fn put_calls(calls: &BTreeMap<u32, ToolCall>, message: &mut Message) {
 /// How many of the newest messages fit the budget; always at least the present turn, from what the
 /// user said last.
 ///
-/// The cut never falls between a tool call and its results: a leading tool message is dropped too.
+/// The cut falls between turns.
 fn fitting(history: &[Arc<Value>], budget_tokens: u32) -> usize {
     let asked = history.iter().rposition(|message| message["type"] == "human");
     let turn = asked.map_or(1, |at| history.len() - at);

@@ -183,6 +183,7 @@ impl Ctx {
         CallCx {
             wait: self.wait.clone(),
             probe: self.probe.clone(),
+            run: Some(self.run),
             class: self.class,
             tenant: self.record.tenant.as_str().into(),
             conversation: Some(self.record.thread.to_string().into()),

@@ -26,7 +26,7 @@ use crate::agent::Agents;
 use crate::alerts::Alert;
 use crate::cache::StateCache;
 use crate::clock::{Clocks, Ids, instant};
-use crate::health::{Health, Process};
+use crate::health::{Health, Process, Pulse};
 use crate::knowledge::Knowledge;
 use crate::lanes::Lanes;
 use crate::ledger::Books;
@@ -510,6 +510,11 @@ impl Engine {
     /// Whether the runtime is punctual enough to be called alive.
     pub fn health_quick(&self) -> bool {
         self.inner.watchdog.lag.now() < Duration::from_secs(5)
+    }
+
+    /// The runtime's punctuality and the uptime, as they are now.
+    pub fn pulse(&self) -> Pulse {
+        crate::health::pulse(&self.inner)
     }
 
     /// How the server is, measured now.

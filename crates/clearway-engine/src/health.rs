@@ -32,6 +32,23 @@ pub struct Health {
     pub live_runs: usize,
 }
 
+/// How punctual the runtime is, and for how long: what can be told without waiting for anything.
+#[derive(Clone, Copy, Debug)]
+pub struct Pulse {
+    pub lag: Duration,
+    /// The worst of the last one to two minutes.
+    pub lag_max: Duration,
+    pub uptime: Duration,
+}
+
+pub(crate) fn pulse(inner: &Inner) -> Pulse {
+    Pulse {
+        lag: inner.watchdog.lag.now(),
+        lag_max: inner.watchdog.lag.max(),
+        uptime: crate::clock::instant().saturating_duration_since(inner.process.at),
+    }
+}
+
 /// What the operating system says about this process.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Process {

@@ -63,7 +63,7 @@ pub use crons::{Cron, CronStart, NewCron, parse_time};
 pub use ctx::{Ctx, Mark, Reserved};
 pub use durable::{ActionError, Child, ChildEnd, Effect, Look, hex};
 pub use engine::Engine;
-pub use health::Health;
+pub use health::{Health, Pulse};
 pub use items::{ItemIndex, ItemSpec, Use};
 pub use knowledge::{Knowledge, KnowledgeOptions};
 pub use lanes::Lanes;

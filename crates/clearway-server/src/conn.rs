@@ -6,6 +6,8 @@
 //! A connection that closes while its client is still sending stays open on the reading side for a
 //! moment, and what comes is thrown away: a reset would take the answer with it, which is a refusal.
 //!
+//! A head that is no request, or does not come to its end, is answered by `refused`.
+//!
 //! **Invariant:** no connection stays for ever without somebody who wants it: one that sends no
 //! head, sends nothing between two requests, or does not read its answer is closed. One lazily
 //! re-armed timer looks at notes that reads and writes leave behind.
@@ -19,15 +21,19 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 
+use bytes::{Buf, Bytes};
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, Sleep};
 use tokio_util::sync::WaitForCancellationFutureOwned;
 
+use crate::app::App;
 use crate::server::HttpLimits;
 use crate::service::HttpService;
 use crate::stop::{Stage, Stop};
+
+mod refused;
 
 /// Serves one connection to its end.
 pub(crate) fn serve<T>(
@@ -40,7 +46,13 @@ where
     T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let notes = service.notes.clone();
-    let io = TokioIo::new(Noted { io, notes: notes.clone(), lingers: None });
+    let io = TokioIo::new(Noted {
+        io,
+        notes: notes.clone(),
+        app: service.app.clone(),
+        refusal: None,
+        lingers: None,
+    });
     let http = http1::Builder::new()
         // Small frames are copied into one buffer: one write of few bytes beats a vectored one.
         .writev(false)
@@ -53,6 +65,7 @@ where
     let waits = Waits {
         waker: None,
         soft: Box::pin(stop.soft.clone().cancelled_owned()),
+        closed: Box::pin(stop.closed.clone().cancelled_owned()),
         hard: Box::pin(stop.hard.clone().cancelled_owned()),
         check: Box::pin(tokio::time::sleep(CHECK_EVERY.min(limits.header_timeout))),
     };
@@ -62,7 +75,7 @@ where
         stalled: limits.stalled_reader,
     };
     let phase = Phase::Http(Box::new(http));
-    Connection { phase, notes, waits, limits, stop, said_soft: false, closing: None }
+    Connection { phase, notes, waits, limits, stop, said_close: false, closing: None }
 }
 
 /// What speaks on a connection after HTTP. Travels from its handler to the connection among the
@@ -116,7 +129,7 @@ where
     waits: Waits,
     limits: Limits,
     stop: Arc<Stop>,
-    said_soft: bool,
+    said_close: bool,
     /// Set at the hard stop: until then the last bytes may go out.
     closing: Option<Pin<Box<Sleep>>>,
 }
@@ -162,6 +175,7 @@ where
 struct Waits {
     waker: Option<Waker>,
     soft: Pin<Box<WaitForCancellationFutureOwned>>,
+    closed: Pin<Box<WaitForCancellationFutureOwned>>,
     hard: Pin<Box<WaitForCancellationFutureOwned>>,
     check: Pin<Box<Sleep>>,
 }
@@ -176,6 +190,7 @@ impl Waits {
         self.waker = Some(cx.waker().clone());
         // What they say is read elsewhere; here they only get the waker.
         let _ = self.soft.as_mut().poll(cx);
+        let _ = self.closed.as_mut().poll(cx);
         let _ = self.hard.as_mut().poll(cx);
         let _ = self.check.as_mut().poll(cx);
     }
@@ -190,8 +205,11 @@ where
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
         let this = self.get_mut();
         let stage = this.stop.stage();
-        if stage >= Stage::Soft && !this.said_soft {
-            this.said_soft = true;
+        // A connection that has asked nothing yet may still ask, as long as there is a listener: a
+        // client that comes during the drain is no different.
+        let ends = stage >= Stage::Closed || (stage == Stage::Soft && this.notes.has_asked());
+        if ends && !this.said_close {
+            this.said_close = true;
             if let Phase::Http(http) = &mut this.phase {
                 Pin::new(&mut **http).graceful_shutdown();
             }
@@ -209,7 +227,10 @@ where
             let now = Instant::now();
             if let Some(why) = this.notes.overdue(now, this.limits) {
                 tracing::debug!(why, "connection closed");
-                return Poll::Ready(());
+                // A head that has begun is answered; the next check bounds that, too.
+                if !this.notes.refuse_head() || this.phase.poll(&this.notes, cx).is_ready() {
+                    return Poll::Ready(());
+                }
             }
             this.waits.check.as_mut().reset(now + CHECK_EVERY.min(this.limits.header));
             this.waits.waker = None;
@@ -236,6 +257,14 @@ pub(crate) struct Notes {
     idle_since: AtomicU64,
     /// Since when a head is being read; 0 while there is none.
     head_since: AtomicU64,
+    /// Whether something of that head has come.
+    head_began: AtomicBool,
+    /// Whether that head took too long, and is answered instead of read.
+    head_refused: AtomicBool,
+    /// Whether there was an exchange.
+    asked: AtomicBool,
+    /// Whether every answer so far is sent: what is written now belongs to no exchange.
+    quiet: AtomicBool,
     /// Whether the client sent, or is sending, what nobody reads.
     unread: AtomicBool,
     /// Since when the last bytes of a client are thrown away; 0 while they are not.
@@ -257,6 +286,10 @@ impl Notes {
             last_write: zero(),
             idle_since: zero(),
             head_since: AtomicU64::new(1),
+            head_began: AtomicBool::new(false),
+            head_refused: AtomicBool::new(false),
+            asked: AtomicBool::new(false),
+            quiet: AtomicBool::new(true),
             unread: AtomicBool::new(false),
             lingers_since: zero(),
             session: Mutex::new(None),
@@ -278,7 +311,24 @@ impl Notes {
         self.working.store(1, Ordering::Relaxed);
         self.unread.store(false, Ordering::Relaxed);
         self.head_since.store(0, Ordering::Relaxed);
+        self.head_began.store(false, Ordering::Relaxed);
+        self.asked.store(true, Ordering::Relaxed);
+        self.quiet.store(false, Ordering::Relaxed);
         Exchange(self.clone())
+    }
+
+    fn has_asked(&self) -> bool {
+        self.asked.load(Ordering::Relaxed)
+    }
+
+    /// Whether the head that is overdue gets an answer; once, and only when something of it came and
+    /// nothing else is on its way.
+    fn refuse_head(&self) -> bool {
+        let is_head = self.open.load(Ordering::Relaxed) == 0
+            && self.head_began.load(Ordering::Relaxed)
+            && self.quiet.load(Ordering::Relaxed)
+            && self.lingers_since.load(Ordering::Relaxed) == 0;
+        is_head && !self.head_refused.swap(true, Ordering::Relaxed)
     }
 
     /// A request was answered before its body had been read to the end.
@@ -290,9 +340,23 @@ impl Notes {
         now.saturating_duration_since(self.epoch).as_millis() as u64
     }
 
-    fn read(&self) {
-        if self.open.load(Ordering::Relaxed) == 0 && self.head_since.load(Ordering::Relaxed) == 0 {
+    fn read(&self, bytes: &[u8]) {
+        if self.open.load(Ordering::Relaxed) > 0 {
+            return;
+        }
+        if self.head_since.load(Ordering::Relaxed) == 0 {
             self.head_since.store(self.ms(Instant::now()), Ordering::Relaxed);
+        }
+        // Some clients end a body with a line of its own.
+        if bytes.iter().any(|byte| !b"\r\n".contains(byte)) {
+            self.head_began.store(true, Ordering::Relaxed);
+        }
+    }
+
+    /// Everything is written.
+    fn flushed(&self) {
+        if self.open.load(Ordering::Relaxed) == 0 {
+            self.quiet.store(true, Ordering::Relaxed);
         }
     }
 
@@ -359,6 +423,9 @@ const LINGER_BYTES: usize = 256 << 20;
 pub(crate) struct Noted<T> {
     io: T,
     notes: Arc<Notes>,
+    app: App,
+    /// What is left of the answer to a head that is no request.
+    refusal: Option<Bytes>,
     /// Once nothing is written any more: how much is thrown away at most.
     lingers: Option<usize>,
 }
@@ -389,20 +456,53 @@ impl<T: AsyncRead + Unpin> Noted<T> {
     }
 }
 
+impl<T: AsyncWrite + Unpin> Noted<T> {
+    /// hyper answers a head that is no request itself, without a body. This says more in its place;
+    /// hyper closes after it.
+    fn poll_refuse(&mut self, said: &[u8], cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        let (app, notes) = (&self.app, &self.notes);
+        let left = self.refusal.get_or_insert_with(|| {
+            // The client may be sending what comes after such a head.
+            notes.left_unread();
+            match notes.head_refused.load(Ordering::Relaxed) {
+                true => refused::too_slow(app),
+                false => refused::not_a_request(app, said),
+            }
+        });
+        while left.has_remaining() {
+            let written = ready!(Pin::new(&mut self.io).poll_write(cx, left))?;
+            if written == 0 {
+                return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
+            }
+            left.advance(written);
+            notes.wrote();
+        }
+        Poll::Ready(Ok(said.len()))
+    }
+}
+
 impl<T: AsyncRead + Unpin> AsyncRead for Noted<T> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
+        if self.notes.head_refused.load(Ordering::Relaxed) && buf.remaining() >= SPOILER.len() {
+            buf.put_slice(SPOILER);
+            return Poll::Ready(Ok(()));
+        }
         let before = buf.filled().len();
         let result = ready!(Pin::new(&mut self.io).poll_read(cx, buf));
-        if buf.filled().len() > before {
-            self.notes.read();
+        if let read @ [_, ..] = &buf.filled()[before..] {
+            self.notes.read(read);
         }
         Poll::Ready(result)
     }
 }
+
+/// Ends a head, wherever it stands, as one that cannot be parsed: hyper has no other way to be told
+/// that it should answer now, and close.
+const SPOILER: &[u8] = b"\0\r\n\r\n";
 
 impl<T: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Noted<T> {
     fn poll_write(
@@ -410,13 +510,19 @@ impl<T: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Noted<T> {
         cx: &mut Context<'_>,
         buf: &[u8],
     ) -> Poll<io::Result<usize>> {
+        if self.notes.quiet.load(Ordering::Relaxed) {
+            return self.poll_refuse(buf, cx);
+        }
         let result = ready!(Pin::new(&mut self.io).poll_write(cx, buf));
         self.notes.wrote();
         Poll::Ready(result)
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.io).poll_flush(cx)
+        let result = ready!(Pin::new(&mut self.io).poll_flush(cx));
+        // hyper flushes when it has nothing more to write.
+        self.notes.flushed();
+        Poll::Ready(result)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {

@@ -15,6 +15,10 @@ use crate::Problem;
 use crate::extract::shown;
 use crate::server::ServerOptions;
 
+mod message;
+
+pub(crate) use message::{check_coding, settle};
+
 /// # Errors
 /// `forbidden`, naming the host.
 pub(crate) fn check(options: &ServerOptions, headers: &HeaderMap) -> Result<(), Problem> {

@@ -21,12 +21,13 @@ use crate::extract::{PathText, Query, shown};
 pub(crate) async fn live(State(app): State<App>, request: Request) -> Result<Response, Problem> {
     Query::own(request.uri(), &[])?;
     let is_alive = app.engine.health_quick();
-    let health = app.last_health();
+    let pulse = app.engine.pulse();
+    let ms = |lag: std::time::Duration| tenths(lag.as_secs_f64() * 1000.0);
     let body = json!({
         "status": if is_alive { "ok" } else { "stalled" },
-        "scheduler_lag_ms": health.as_ref().map(|health| tenths(health.scheduler_lag_ms)),
-        "scheduler_lag_max_ms": health.as_ref().map(|health| tenths(health.scheduler_lag_max_ms)),
-        "uptime_s": health.as_ref().map(|health| health.uptime.as_secs()),
+        "scheduler_lag_ms": ms(pulse.lag),
+        "scheduler_lag_max_ms": ms(pulse.lag_max),
+        "uptime_s": pulse.uptime.as_secs(),
         "version": app.options.version,
     });
     Ok(health_response(is_alive, body))
@@ -43,6 +44,9 @@ pub(crate) async fn ready(State(app): State<App>, request: Request) -> Result<Re
         });
         return Ok(health_response(false, body));
     };
+    // What was measured a moment ago may not know of the drain.
+    let mut health = Health::clone(&health);
+    health.draining |= app.engine.is_draining();
     let is_ready = health.ready && !health.draining;
     Ok(health_response(is_ready, readiness(&health, is_ready, &app.options.version)))
 }

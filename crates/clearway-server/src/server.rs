@@ -214,6 +214,9 @@ fn check_mount(door: &Door) -> Result<(), BindError> {
     if !mount.bytes().all(is_plain) || mount.contains("//") {
         return invalid("only letters, digits, and - _ . ~ between single slashes");
     }
+    if mount.split('/').any(|segment| matches!(segment, "." | "..")) {
+        return invalid("clients resolve `.` and `..` before they ask");
+    }
     Ok(())
 }
 
@@ -269,8 +272,9 @@ impl Bound {
 
     /// Serves until it is told to stop and everything has ended.
     ///
-    /// `soft`: nothing new, open exchanges are finished. `hard`: streams say why they end, then
-    /// every connection closes.
+    /// `soft`: open exchanges are finished, and the listener closes; while the engine drains it stays
+    /// open until that is over, for whoever wants to know or cancel what still runs. `hard`: streams
+    /// say why they end, then every connection closes.
     pub async fn serve(self, soft: CancellationToken, hard: CancellationToken) {
         let Self { listener, app, router } = self;
         if app.options.doors.iter().any(|door| door.kind == DoorKind::Campaign) {
@@ -279,12 +283,12 @@ impl Bound {
         let connections = TaskTracker::new();
         tokio::select! {
             () = accept(&listener, &app, &router, &connections) => {}
-            () = soft.cancelled() => {}
+            () = drained(&app, &soft) => {}
             () = hard.cancelled() => {}
         }
         // Closed, so that whoever connects now is refused at once instead of waiting.
         drop(listener);
-        app.stop.advance(Stage::Soft);
+        app.stop.advance(Stage::Closed);
         connections.close();
         tokio::select! {
             () = connections.wait() => {}
@@ -299,6 +303,16 @@ impl Bound {
                 "some cancels of clients that left are still under way"
             );
         }
+    }
+}
+
+/// Waits for the stop, and then for the engine, which has a bound of its own for that: connections do
+/// not count, so nobody keeps the server up by coming again and again.
+async fn drained(app: &App, soft: &CancellationToken) {
+    soft.cancelled().await;
+    app.stop.advance(Stage::Soft);
+    if app.engine.is_draining() {
+        app.engine.tasks().hard.cancelled().await;
     }
 }
 

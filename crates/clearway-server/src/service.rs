@@ -14,6 +14,7 @@ use axum::body::Body;
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use clearway_core::Code;
+use http::header::CONNECTION;
 use http::{HeaderMap, HeaderValue, Request, StatusCode};
 use http_body::{Frame, SizeHint};
 use hyper::body::Incoming;
@@ -24,6 +25,7 @@ use tokio::time::Instant;
 use crate::app::App;
 use crate::auth::Place;
 use crate::conn::{Exchange, Notes, Session};
+use crate::stop::Stage;
 use crate::{Problem, caller, cors, guard, problem};
 
 /// One connection's service.
@@ -45,12 +47,16 @@ impl Service<Request<Incoming>> for HttpService {
         let asked = |inner| AskedBody { inner, notes: self.notes.clone(), is_read: false };
         let request = request.map(|body| Body::new(asked(body)));
         let answer = answer(self.app.clone(), self.router.clone(), request);
+        let stop = self.app.stop.clone();
         Box::pin(async move {
             let mut response = answer.await;
             exchange.answered();
-            if response.status() == StatusCode::SWITCHING_PROTOCOLS
-                && let Some(session) = response.extensions_mut().remove::<Session>()
-            {
+            let is_session = response.status() == StatusCode::SWITCHING_PROTOCOLS;
+            if stop.stage() >= Stage::Soft && !is_session {
+                // The next request belongs to a server that stays.
+                response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+            }
+            if is_session && let Some(session) = response.extensions_mut().remove::<Session>() {
                 let place = response.extensions_mut().remove::<Place>();
                 notes.hand_over(session.with(place));
             }
@@ -65,12 +71,14 @@ pub(crate) async fn answer(app: App, router: Router, mut request: Request<Body>)
     let started = Instant::now();
     let id = request_id(request.headers(), &app);
     request.headers_mut().insert("x-request-id", id.clone());
+    let settled = guard::settle(&mut request);
     cut_slash(&mut request);
     let method = request.method().clone();
     let path = request.uri().path().to_owned();
     let is_page = cors::is_page(request.headers());
     // A browser asks beforehand whether it may ask, and cannot send a key with that.
-    let mut admitted = guard::check(&app.options, request.headers()).map(|()| None);
+    let mut admitted =
+        settled.and_then(|()| guard::check(&app.options, request.headers())).map(|()| None);
     if let (Ok(_), Some(mut preflight)) = (&admitted, cors::preflight(&request)) {
         cors::allow(preflight.headers_mut());
         return problem::finish(preflight, &id);
@@ -80,6 +88,11 @@ pub(crate) async fn answer(app: App, router: Router, mut request: Request<Body>)
     }
     if admitted.is_ok()
         && let Err(problem) = caller::check_path(&app, request.headers(), &path).await
+    {
+        admitted = Err(problem);
+    }
+    if admitted.is_ok()
+        && let Err(problem) = guard::check_coding(&request)
     {
         admitted = Err(problem);
     }

@@ -1,4 +1,4 @@
-//! The two stages of stopping, cheap to look at from every connection.
+//! The stages of stopping, cheap to look at from every connection.
 
 use std::sync::atomic::{AtomicU8, Ordering};
 
@@ -8,8 +8,11 @@ use tokio_util::sync::CancellationToken;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Stage {
     Open,
-    /// Nothing new; open exchanges are finished.
+    /// No new work; open exchanges are finished. Whoever comes gets one answer, so that what still
+    /// runs can be watched and cancelled.
     Soft,
+    /// Nobody comes any more, and who has said nothing is not waited for.
+    Closed,
     /// Streams say goodbye, then everything closes.
     Hard,
 }
@@ -19,6 +22,7 @@ pub(crate) enum Stage {
 pub(crate) struct Stop {
     stage: AtomicU8,
     pub soft: CancellationToken,
+    pub closed: CancellationToken,
     pub hard: CancellationToken,
 }
 
@@ -27,6 +31,7 @@ impl Stop {
         match self.stage.load(Ordering::Acquire) {
             0 => Stage::Open,
             1 => Stage::Soft,
+            2 => Stage::Closed,
             _ => Stage::Hard,
         }
     }
@@ -36,6 +41,9 @@ impl Stop {
         self.stage.fetch_max(stage as u8, Ordering::Release);
         if stage >= Stage::Soft {
             self.soft.cancel();
+        }
+        if stage >= Stage::Closed {
+            self.closed.cancel();
         }
         if stage >= Stage::Hard {
             self.hard.cancel();

@@ -37,8 +37,9 @@ mod upkeep;
 mod waiting;
 mod writer;
 
-use std::fs::{File, TryLockError};
+use std::fs::{DirBuilder, File, TryLockError};
 use std::io::{Read, Seek, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -69,6 +70,9 @@ use crate::{KnowledgeStore, Store};
 /// The names of the database and of its lock in a data directory.
 const DATABASE: &str = "clearway.db";
 const LOCK: &str = "clearway.lock";
+
+/// The mode of new files: what people write to agents is nobody else's business.
+const OURS_ALONE: u32 = 0o600;
 
 /// How a [`SqliteStore`] is opened.
 #[derive(Clone, Debug)]
@@ -119,7 +123,7 @@ impl SqliteStore {
         let open = move || {
             create(&directory)?;
             let lock = lock_directory(&directory)?;
-            Writer::open(file, lock, policy, judge, max_bytes)
+            Writer::open(file, lock, policy, judge, max_bytes).map_err(fail::at_start)
         };
         let writer = lane::blocking(open).await.map_err(|error| {
             Error::new(ErrorKind::Other, "opening the store stopped in the middle").caused_by(error)
@@ -139,14 +143,19 @@ impl SqliteStore {
     }
 }
 
-/// Makes the data directory, and makes sure that it outlives a power failure.
+/// Makes the data directory, for nobody else to look into, and makes sure that it outlives a power
+/// failure. One that is there already was made for whom its owner likes.
 fn create(directory: &Path) -> Result<()> {
     if directory.is_dir() {
         return Ok(());
     }
-    std::fs::create_dir_all(directory)
-        .map_err(|error| explain_io(error, "create the data directory", directory))?;
     let parent = directory.parent().filter(|parent| !parent.as_os_str().is_empty());
+    let made = match parent {
+        Some(parent) => std::fs::create_dir_all(parent),
+        None => Ok(()),
+    };
+    made.and_then(|()| DirBuilder::new().recursive(true).mode(0o700).create(directory))
+        .map_err(|error| explain_io(error, "create the data directory", directory))?;
     // Not every file system can sync a directory; SQLite does the same for the files in it.
     let _ = File::open(parent.unwrap_or(Path::new("."))).and_then(|parent| parent.sync_all());
     Ok(())
@@ -159,6 +168,7 @@ fn lock_directory(directory: &Path) -> Result<File> {
         .read(true)
         .write(true)
         .create(true)
+        .mode(OURS_ALONE)
         .truncate(false)
         .open(&path)
         .map_err(|error| explain_io(error, "open the lock file", &path))?;
@@ -193,7 +203,7 @@ fn lock_directory(directory: &Path) -> Result<File> {
 #[async_trait::async_trait]
 impl Store for SqliteStore {
     async fn join(&self, me: InstanceId) -> Result<Joined> {
-        self.queue.write(upkeep::Join(me)).await
+        self.queue.write(upkeep::Join(me)).await.map_err(fail::at_start)
     }
 
     async fn renew(&self, me: InstanceId) -> Result<Renewal> {

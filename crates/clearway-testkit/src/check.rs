@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use anyhow::{Context, Result, bail, ensure};
+use clearway_core::RunId;
 use serde_json::Value;
 
 /// One line of a JSON log.
@@ -22,7 +23,15 @@ impl LogLine {
     fn id(&self, what: &str) -> Result<String> {
         let name = KINDS.iter().find(|(kind, _)| *kind == what).map_or("id", |(_, name)| *name);
         let id = self.field(name).and_then(Value::as_str);
-        Ok(id.with_context(|| format!("no `{name}`: {}", self.message()))?.to_owned())
+        let id = id.with_context(|| format!("no `{name}`: {}", self.message()))?;
+        // A step's, or a call's that a step made: RUN/STEP/NODE, RUN-STEP-NODE-ATTEMPT.
+        let (run, rest) = id.split_at_checked(36).unwrap_or((id, ""));
+        let is_of_run = rest.starts_with('/') || rest.matches('-').count() >= 3;
+        if is_of_run && run.parse::<RunId>().is_ok() {
+            let named = self.field("run.id").and_then(Value::as_str);
+            ensure!(named == Some(run), "no `run.id`: {}", self.message());
+        }
+        Ok(id.to_owned())
     }
 
     pub fn level(&self) -> &str {

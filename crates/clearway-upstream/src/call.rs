@@ -4,8 +4,8 @@ use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use clearway_core::Deadline;
 use clearway_core::wait::{Spent, WaitCell, WaitKind};
+use clearway_core::{Deadline, RunId};
 
 pub use crate::guard::limiter::Class;
 use crate::usage::Observer;
@@ -21,6 +21,8 @@ pub struct CallCx {
     pub probe: Arc<CallProbe>,
     /// Goes to the provider as `X-Client-Request-Id: <call_id>-<attempt>`.
     pub call_id: String,
+    /// For whose sake it is made, as the log tells.
+    pub run: Option<RunId>,
     pub class: Class,
     /// Tenants take turns where there is a queue.
     pub tenant: Arc<str>,
@@ -38,6 +40,7 @@ impl CallCx {
             wait: Arc::new(WaitCell::new(WaitKind::Work, "", Spent::default(), now())),
             probe: Arc::default(),
             call_id: call_id.into(),
+            run: None,
             class: Class::Interactive,
             tenant: "default".into(),
             conversation: None,

@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use clearway_core::Code;
+use clearway_core::{Code, RunId};
 use tracing::{Span, field, info, info_span};
 
 use crate::call::CallCx;
@@ -14,6 +14,7 @@ use crate::watch::now;
 /// One line when a call starts and one when it ends, however it ends.
 pub(crate) struct CallRecord {
     call_id: String,
+    run: Option<RunId>,
     route: String,
     started: Instant,
     pub(crate) outcome: &'static str,
@@ -29,7 +30,12 @@ impl CallRecord {
         route: &Route,
         started: Instant,
     ) -> Self {
-        info!(call.id = cx.call_id, upstream.route = route.label, "provider call started");
+        info!(
+            call.id = cx.call_id,
+            run.id = cx.run.map(field::display),
+            upstream.route = route.label,
+            "provider call started"
+        );
         let span = info_span!(
             target: "clearway::trace",
             "call",
@@ -45,6 +51,7 @@ impl CallRecord {
         );
         Self {
             call_id: cx.call_id.clone(),
+            run: cx.run,
             route: route.label.clone(),
             started,
             // Nobody told it otherwise: its owner dropped it.
@@ -81,6 +88,7 @@ impl Drop for CallRecord {
         }
         info!(
             call.id = self.call_id,
+            run.id = self.run.map(field::display),
             upstream.route = self.route,
             outcome = self.outcome,
             attempts = self.attempts,

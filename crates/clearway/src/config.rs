@@ -38,12 +38,14 @@ pub use self::env::Env;
 pub use self::http::Http;
 pub use self::knowledge::{Chunk, Content, Knowledge, Search, Uploads};
 pub use self::prompt::Prompt;
+use self::read::Judged;
 pub use self::report::{Colour, Place, Problem, Report, Source};
 pub use self::secret::Secret;
 pub use self::tools::{Mcp, McpTransport, StatePart, ToolKind, ToolRef};
 
 mod alerts;
 mod auth;
+mod doors;
 mod duration;
 mod env;
 mod http;
@@ -533,6 +535,19 @@ impl Config {
     /// # Errors
     /// Everything that is wrong with it.
     pub fn load(file: &Path, env: &Env) -> Result<Self, Report> {
+        Self::read(file, env, Judged::UnderFlags)
+    }
+
+    /// As [`Config::load`], and refuses what a server without flags would refuse at its start, too:
+    /// listening beyond this machine without keys.
+    ///
+    /// # Errors
+    /// Everything that is wrong with it.
+    pub fn check(file: &Path, env: &Env) -> Result<Self, Report> {
+        Self::read(file, env, Judged::Alone)
+    }
+
+    fn read(file: &Path, env: &Env, judged: Judged) -> Result<Self, Report> {
         let unreadable = |why: String, help: &str| {
             Report::new(vec![
                 Problem::new(format!("cannot read {}: {why}", file.display())).help(help),
@@ -552,7 +567,7 @@ impl Config {
         let name = file.file_name().unwrap_or(file.as_os_str()).to_string_lossy();
         let folder = file.parent().filter(|folder| !folder.as_os_str().is_empty());
         let files = read::Files::Folder(folder.unwrap_or(Path::new(".")).to_owned());
-        let mut config = read::config(Source::new(name, text), &files, env)?;
+        let mut config = read::config(Source::new(name, text), &files, env, judged)?;
         config.origin = Origin::File(file.to_owned());
         config.files.insert(0, file.to_owned());
         Ok(config)
@@ -580,7 +595,7 @@ impl Config {
     /// What is wrong with settings in the environment.
     pub fn built_in(env: &Env) -> Result<Self, Report> {
         let source = Source::new("built-in clearway.toml", crate::builtin::CONFIG);
-        let mut config = read::config(source, &read::Files::BuiltIn, env)?;
+        let mut config = read::config(source, &read::Files::BuiltIn, env, Judged::UnderFlags)?;
         config.origin = Origin::BuiltIn;
         Ok(config)
     }
@@ -590,7 +605,8 @@ impl Config {
     /// # Errors
     /// Everything that is wrong with it.
     pub fn parse(name: &str, text: &str, env: &Env) -> Result<Self, Report> {
-        read::config(Source::new(name, text), &read::Files::Folder(PathBuf::from(".")), env)
+        let files = read::Files::Folder(PathBuf::from("."));
+        read::config(Source::new(name, text), &files, env, Judged::UnderFlags)
     }
 
     /// The folder that relative paths start from.

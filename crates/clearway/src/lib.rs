@@ -82,5 +82,5 @@ pub fn now() -> Timestamp {
 /// # Errors
 /// All that is wrong, each with its place.
 pub fn check(file: &std::path::Path, env: &config::Env) -> Result<Config, Report> {
-    Config::load(file, env)
+    Config::check(file, env)
 }

@@ -295,10 +295,13 @@ impl Clearway {
         }
     }
 
-    /// Stops: nothing new is taken, runs may finish until `grace` is over or `hurry` is ready, the
-    /// rest is handed back and goes on after the next start. Bounded by `grace` and a few seconds.
+    /// Stops: nothing new is taken, runs may finish until `grace` is over or `hurry` is ready, and can
+    /// be watched and cancelled meanwhile; the rest is handed back and goes on after the next start.
+    /// Bounded by `grace` and a few seconds.
     pub async fn shutdown(self, grace: Duration, hurry: impl Future<Output = ()>) {
         let Self { engine, http, simulated, .. } = self;
+        // In this order: while the engine drains, the listener stays open.
+        engine.tasks().soft.cancel();
         http.soft.cancel();
         let hurry = async {
             let _ = timeout(grace, hurry).await;

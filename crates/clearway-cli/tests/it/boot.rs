@@ -103,6 +103,73 @@ async fn other_machines_are_not_served_by_accident() -> Result<()> {
     Ok(())
 }
 
+#[tokio::test]
+async fn a_closed_terminal_stops_a_server_as_sigterm_does() -> Result<()> {
+    for command in ["dev", "serve"] {
+        let scratch = Scratch::new()?;
+        let log = scratch.path().join("server.log");
+        let command = Command::new(&binary(), command, scratch.path());
+        let mut server = command.start(free_port()?, &log).await?;
+        hang_up(server.process().pid())?;
+        let exit = server.process().exit(PATIENCE).await?;
+        let said = server.log();
+        ensure!(exit.code == Some(0), "{exit:?}: {said}");
+        contains_all(&said, &["SIGHUP", "stopping", "stopped"]);
+        server.process().passed();
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_server_behind_nohup_outlives_its_terminal() -> Result<()> {
+    let scratch = Scratch::new()?;
+    let log = scratch.path().join("server.log");
+    let mut command = Command::new(&binary(), "serve", scratch.path());
+    command.wrapper = vec!["nohup".to_owned()];
+    let mut server = command.start(free_port()?, &log).await?;
+    // `nohup` has become the server.
+    hang_up(server.process().pid())?;
+    server.client().get("/health").send().await?.expect(200)?;
+    let exit = server.stop(PATIENCE).await?;
+    ensure!(exit.code == Some(0), "{exit:?}: {}", server.log());
+    contains_all(&server.log(), &["SIGTERM"]);
+    server.process().passed();
+    Ok(())
+}
+
+fn hang_up(process: u32) -> Result<()> {
+    let line = format!("kill -HUP {process}");
+    let status = std::process::Command::new("sh").args(["-c", &line]).status()?;
+    ensure!(status.success(), "{line}: {status}");
+    Ok(())
+}
+
+#[tokio::test]
+async fn what_serve_refuses_is_not_fine() -> Result<()> {
+    let scratch = Scratch::new()?;
+    let agent = "[agents.a]\n";
+    for (file, words) in [
+        ("[server]\nlisten = \"0.0.0.0:0\"\n", ["listen = ", "--insecure"]),
+        ("[doors.cofounder]\n[doors.b]\ndialect = \"cofounder\"\n", ["[doors.b]", "`cofounder`"]),
+        ("[doors.cofounder]\nmount = \"/a/../b\"\n", ["mount = ", "`..`"]),
+    ] {
+        scratch.write("clearway.toml", format!("{file}{agent}"))?;
+        let checked = binary().run(scratch.path(), &["check"]).await?.expect(1)?;
+        contains_all(&checked.stderr, &words);
+    }
+    // A flag goes before the file.
+    scratch.write("clearway.toml", format!("[server]\nlisten = \"0.0.0.0:0\"\n{agent}"))?;
+    let address = free_port()?;
+    let command = Command::new(&binary(), "serve", scratch.path())
+        .arg("--insecure")
+        .arg("--port")
+        .arg(address.port().to_string());
+    let mut server = command.start(address, &scratch.path().join("server.log")).await?;
+    ensure!(server.stop(PATIENCE).await?.code == Some(0), "{}", server.log());
+    server.process().passed();
+    Ok(())
+}
+
 const WRONG: &str = r#"
 [server]
 lisen = "127.0.0.1:8123"

@@ -32,6 +32,7 @@ mod telemetry;
 mod threads;
 mod tools;
 mod why;
+mod wire;
 mod workflows;
 
 /// The binary that this suite was built with.

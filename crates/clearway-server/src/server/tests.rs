@@ -4,13 +4,15 @@ use tokio::io::AsyncReadExt as _;
 use super::*;
 use crate::testing::{TestServer, options, post, read_until};
 
+mod wire;
+
 #[test]
 fn mounts_are_plain_paths() {
     let check = |mount: &str| check_mount(&Door::cofounder(mount, "a")).is_ok();
     for good in ["/", "/cofounder", "/a/b-c_d.e~f"] {
         assert!(check(good), "{good}");
     }
-    for bad in ["", "a", "/a/", "/{id}", "/a//b", "/a b", "/*", "/\u{fc}"] {
+    for bad in ["", "a", "/a/", "/{id}", "/a//b", "/a b", "/*", "/\u{fc}", "/..", "/a/./b"] {
         assert!(!check(bad), "{bad}");
     }
 }
@@ -118,21 +120,12 @@ async fn a_large_body_is_refused_after_it_was_sent() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn heads_are_bounded_in_time_and_size() {
+async fn a_silent_connection_is_closed() {
     let mut server = TestServer::start().await;
     let started = tokio::time::Instant::now();
     let mut silent = server.connect();
-    let mut slow = server.connect();
-    slow.write_all(b"GET / HTTP/1.1\r\nho").await.unwrap();
-    for client in [&mut silent, &mut slow] {
-        assert_eq!(client.read(&mut [0; 64]).await.unwrap(), 0);
-    }
+    assert_eq!(silent.read(&mut [0; 64]).await.unwrap(), 0);
     assert!((10..=15).contains(&started.elapsed().as_secs()), "{:?}", started.elapsed());
-    let head = "GET / HTTP/1.1\r\nhost: localhost\r\n";
-    let many: String = (0..200).map(|at| format!("x-{at}: y\r\n")).collect();
-    assert_eq!(server.send(&format!("{head}{many}\r\n")).await.status, 431);
-    let large = format!("x: {}\r\n", "y".repeat(40 << 10));
-    assert_eq!(server.send(&format!("{head}{large}\r\n")).await.status, 431);
 }
 
 #[tokio::test(start_paused = true)]
@@ -165,6 +158,10 @@ async fn operators_see_what_there_is() {
     let mut server = TestServer::start().await;
     let live = server.get("/health/live").await;
     assert_eq!((live.status, live.json()["status"].as_str().unwrap()), (200, "ok"));
+    // Nobody has asked whether it is ready: these are measured, not remembered.
+    for name in ["scheduler_lag_ms", "scheduler_lag_max_ms", "uptime_s"] {
+        assert!(live.json()[name].is_number(), "{name}: {live:?}");
+    }
     let ready = server.get("/health/ready").await;
     assert_eq!(ready.status, 200, "{ready:?}");
     for name in [

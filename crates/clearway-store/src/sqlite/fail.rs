@@ -43,8 +43,7 @@ pub(super) fn explain(error: rusqlite::Error, path: &Path) -> Error {
     let kind = kind(&error, path);
     let message = match kind {
         ErrorKind::DiskFull => format!(
-            "no space to write {at} ({} bytes free on its disk): free some; reading goes on, and \
-             writing resumes by itself",
+            "no space to write {at} ({} bytes free on its disk): free some{GOES_ON}",
             free_bytes(path).map_or_else(|| "?".to_owned(), |free| free.to_string())
         ),
         ErrorKind::Locked => format!(
@@ -62,6 +61,18 @@ pub(super) fn explain(error: rusqlite::Error, path: &Path) -> Error {
         | ErrorKind::Other => format!("{at}: {error}"),
     };
     Error::new(kind, message).caused_by(error)
+}
+
+/// What a running server does about a full disk.
+const GOES_ON: &str = "; reading goes on, and writing resumes by itself";
+
+/// What is true of a running server only is not said by one that cannot start.
+pub(super) fn at_start(mut error: Error) -> Error {
+    if error.kind == ErrorKind::DiskFull {
+        let instead = ", then start again, or choose another data directory";
+        error.message = error.message.replace(GOES_ON, instead);
+    }
+    error
 }
 
 /// The file is no database, or its structure is broken.
@@ -123,7 +134,7 @@ pub(super) fn explain_io(error: io::Error, doing: &str, path: &Path) -> Error {
             (ErrorKind::ReadOnly, ": check permissions, or choose another data directory")
         }
         io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
-            (ErrorKind::DiskFull, ": free some space")
+            (ErrorKind::DiskFull, ": free some, then start again, or choose another data directory")
         }
         io::ErrorKind::NotADirectory | io::ErrorKind::AlreadyExists => {
             (ErrorKind::Other, ": something that is no directory is in the way")

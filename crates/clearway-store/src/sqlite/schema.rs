@@ -4,13 +4,17 @@
 //! `user_version` is refused before anything is written. Each migration is one transaction together
 //! with its version number, so a crash leaves the file at one version or the next.
 
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::time::Duration;
 
 use rusqlite::config::DbConfig;
 use rusqlite::{Connection, OpenFlags};
 
-use super::fail::explain;
+use super::OURS_ALONE;
+use super::fail::{explain, explain_io};
 use crate::error::{Error, ErrorKind, Result};
 
 /// Migrations in order; the file's `user_version` counts those applied.
@@ -59,11 +63,23 @@ pub(super) fn open_writer(path: &Path) -> Result<Connection> {
              PRAGMA trusted_schema = OFF;",
         )
     };
+    create(path)?;
     let mut conn = open().map_err(|error| explain(error, path))?;
     identify(&conn, MIGRATIONS.len(), path)?;
     settle(&conn).map_err(|error| explain(error, path))?;
     migrate(&mut conn, MIGRATIONS, path)?;
     Ok(conn)
+}
+
+/// Makes the file if it is missing: SQLite would make it readable for everybody. Its other files get
+/// the mode of this one.
+fn create(path: &Path) -> Result<()> {
+    match File::options().write(true).create_new(true).mode(OURS_ALONE).open(path) {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
+            Err(explain_io(error, "create the database", path))
+        }
+        Ok(_) | Err(_) => Ok(()),
+    }
 }
 
 /// Settings of every connection.

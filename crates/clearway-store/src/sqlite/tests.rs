@@ -176,6 +176,50 @@ fn a_directory_that_cannot_be_written() {
 }
 
 #[tokio::test]
+async fn new_files_are_for_their_owner_alone() {
+    use std::os::unix::fs::PermissionsExt;
+    let mode = |path: &Path| std::fs::metadata(path).unwrap().permissions().mode() & 0o777;
+    let directory = scratch();
+    let path = directory.path().join("deep/down");
+    let store = try_open(&path).await.unwrap();
+    started(&store, 1).await;
+    assert_eq!(mode(&path), 0o700);
+    let files = ["clearway.db", "clearway.lock", "clearway.db-wal", "clearway.db-shm"];
+    for file in files {
+        assert_eq!(mode(&path.join(file)), 0o600, "{file}");
+    }
+    store.close(ME).await.unwrap();
+    // What is there already stays as its owner made it.
+    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).unwrap();
+    for file in &files[..2] {
+        let readable = std::fs::Permissions::from_mode(0o644);
+        std::fs::set_permissions(path.join(file), readable).unwrap();
+    }
+    let store = try_open(&path).await.unwrap();
+    assert_eq!(mode(&path), 0o755);
+    for file in &files[..2] {
+        assert_eq!(mode(&path.join(file)), 0o644, "{file}");
+    }
+    store.close(ME).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_full_disk_at_the_start_says_what_to_do() {
+    let directory = scratch();
+    let store = try_open(directory.path()).await.unwrap();
+    for number in 0..400 {
+        started(&store, number).await;
+    }
+    // No page can be added, and the runs of a dead server have to be taken up.
+    store.limit_size(Some(0)).await.unwrap();
+    let joined = store.join(OTHER).await;
+    let error = joined.unwrap_err();
+    assert_eq!(error.kind, ErrorKind::DiskFull, "{error}");
+    assert!(error.message.contains("free some, then start again"), "{error}");
+    assert!(!error.message.contains("by itself"), "{error}");
+}
+
+#[tokio::test]
 async fn a_full_disk_loses_nothing_and_heals_by_itself() {
     let directory = scratch();
     let store = try_open(directory.path()).await.unwrap();

@@ -12,8 +12,10 @@ pub(super) const DEADLINE: RangeInclusive<Duration> = Duration::from_millis(1)..
 /// Why a text is no duration.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Invalid {
-    /// `0`, `none`, `infinite`: every wait needs an end.
+    /// `none`, `infinite`: every wait needs an end.
     NoEnd,
+    /// `0`, which people write for "at once" and for "without end".
+    Zero,
     /// A number without a unit.
     NoUnit,
     Malformed,
@@ -45,7 +47,7 @@ pub(super) fn parse(text: &str) -> Result<Duration, Invalid> {
             "m" | "min" => 60_000,
             "h" => 3_600_000,
             "d" => 86_400_000,
-            "" if number == 0 && total.is_zero() && rest.is_empty() => return Err(Invalid::NoEnd),
+            "" if number == 0 && total.is_zero() && rest.is_empty() => return Err(Invalid::Zero),
             "" if rest.is_empty() => return Err(Invalid::NoUnit),
             _ => return Err(Invalid::Malformed),
         };
@@ -53,7 +55,7 @@ pub(super) fn parse(text: &str) -> Result<Duration, Invalid> {
         total = total.saturating_add(Duration::from_millis(part));
         rest = rest[letters..].trim_start();
     }
-    if total.is_zero() { Err(Invalid::NoEnd) } else { Ok(total) }
+    if total.is_zero() { Err(Invalid::Zero) } else { Ok(total) }
 }
 
 /// As [`parse`] would read it, in the largest unit that loses nothing.
@@ -84,8 +86,11 @@ mod tests {
 
     #[test]
     fn every_wait_needs_an_end() {
-        for text in ["0", "0s", "00ms", "0m0s", "none", "Infinite", "never", "", "-1", "inf"] {
+        for text in ["none", "Infinite", "never", "", "-1", "inf"] {
             assert_eq!(parse(text), Err(Invalid::NoEnd), "{text}");
+        }
+        for text in ["0", "0s", "00ms", "0m0s"] {
+            assert_eq!(parse(text), Err(Invalid::Zero), "{text}");
         }
     }
 

@@ -12,6 +12,7 @@ use clearway_core::run::Multitask;
 use serde_json::{Map, Value as Json};
 use toml::de::DeTable;
 
+use super::doors::{self, DoorDraft};
 use super::duration::DEADLINE;
 use super::env::Env;
 use super::http::{self, Http};
@@ -24,8 +25,8 @@ use super::walk::{At, Table, Value, Walk, nearest};
 use super::webhooks::CronDraft;
 use super::workflow::{self, Around, WorkflowDraft};
 use super::{
-    Cite, Config, Dialect, Door, Listen, LogFormat, Origin, Pool, Provider, Server, ServerLimits,
-    alerts, auth, join, providers, resolve, telemetry, webhooks,
+    Cite, Config, Listen, LogFormat, Origin, Pool, Provider, Server, ServerLimits, alerts, auth,
+    join, providers, resolve, telemetry, webhooks,
 };
 
 /// Where prompts and certificates are.
@@ -33,6 +34,15 @@ use super::{
 pub(super) enum Files {
     Folder(PathBuf),
     BuiltIn,
+}
+
+/// Who will use the configuration.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Judged {
+    /// Nobody yet: what a server would refuse is wrong.
+    Alone,
+    /// A server, whose flags may still change where it listens and who may ask.
+    UnderFlags,
 }
 
 /// A file as read, its names not yet looked up.
@@ -73,15 +83,13 @@ pub(super) struct AgentDraft {
     pub(super) span: Range<usize>,
 }
 
-#[derive(Debug)]
-pub(super) struct DoorDraft {
-    pub(super) door: Door,
-    pub(super) agent: Option<At<String>>,
-    pub(super) source: Option<At<String>>,
-}
-
 /// Reads a whole file.
-pub(super) fn config(source: Source, files: &Files, env: &Env) -> Result<Config, Report> {
+pub(super) fn config(
+    source: Source,
+    files: &Files,
+    env: &Env,
+    judged: Judged,
+) -> Result<Config, Report> {
     let text = source.text().to_owned();
     let (document, errors) = DeTable::parse_recoverable(&text);
     if !errors.is_empty() {
@@ -90,7 +98,9 @@ pub(super) fn config(source: Source, files: &Files, env: &Env) -> Result<Config,
     let walk = Walk::new(source, env);
     let root = Table::root(&walk, document.get_ref());
     let mut read_files = Vec::new();
-    let server = server(root.sub("server"), files, env);
+    // Keys that are wrong are told as that, and not as missing, too.
+    let guarded = judged == Judged::UnderFlags || root.sub("auth").get("keys").is_some();
+    let server = server(root.sub("server"), files, env, guarded);
     let telemetry = telemetry::read(root.sub("telemetry"));
     let auth = auth::read(root.sub("auth"));
     let webhooks = webhooks::read(root.sub("webhooks"));
@@ -110,7 +120,7 @@ pub(super) fn config(source: Source, files: &Files, env: &Env) -> Result<Config,
             knowledge::read(name, table, files)
         }),
         uploads: knowledge::uploads(root.sub("uploads")),
-        doors: read_named(&root, "doors", door),
+        doors: read_named(&root, "doors", doors::read),
         crons: read_named(&root, "crons", |_, table| webhooks::cron(table)),
     };
     root.unsupported(&["keys", "graphs", "workers", "include"]);
@@ -169,8 +179,9 @@ pub(super) fn read_named<'a, T>(
     tables.into_iter().filter_map(one).collect()
 }
 
-fn server(table: Table<'_>, files: &Files, env: &Env) -> Server {
-    let listen = table.get("listen").and_then(|value| value.parsed(str::parse::<Listen>));
+fn server(table: Table<'_>, files: &Files, env: &Env, guarded: bool) -> Server {
+    let listen_at = table.get("listen");
+    let listen = listen_at.as_ref().and_then(|value| value.parsed(str::parse::<Listen>));
     let port = table.get("port");
     if let Some(value) = &port
         && value.span().is_some()
@@ -191,7 +202,13 @@ fn server(table: Table<'_>, files: &Files, env: &Env) -> Server {
         value.one_of(&[("pretty", LogFormat::Pretty), ("json", LogFormat::Json)])
     });
     let drain = table.get("drain").and_then(|value| value.duration(DEADLINE));
-    let insecure = table.get("insecure").and_then(|value| value.boolean());
+    let insecure = table.get("insecure").map(|value| value.boolean());
+    if let (Some(value), Some(listen)) = (&listen_at, &listen)
+        && !guarded
+        && matches!(insecure, None | Some(Some(false)))
+    {
+        note_strangers(value, listen);
+    }
     let worker_threads = table.get("worker_threads").and_then(|value| value.count(1..=256));
     let allowed_hosts = table.get("allowed_hosts").map(|value| value.texts()).unwrap_or_default();
     let limits = server_limits(table.sub("limits"));
@@ -203,10 +220,25 @@ fn server(table: Table<'_>, files: &Files, env: &Env) -> Server {
         data,
         log: log.or_else(|| log_of_environment(env)),
         drain: drain.unwrap_or(Duration::from_secs(10)),
-        insecure: insecure.unwrap_or(false),
+        insecure: insecure.flatten().unwrap_or(false),
         worker_threads,
         allowed_hosts,
         limits,
+    }
+}
+
+/// The same refusal as the server's, before it starts.
+fn note_strangers(value: &Value<'_>, listen: &Listen) {
+    if !listen.is_loopback() {
+        value.problem(
+            format!(
+                "`{}` is reachable from other machines and no keys are configured",
+                value.path
+            ),
+            "a server refuses to listen here",
+            "configure keys ([auth]), listen on 127.0.0.1, or write insecure = true (or start with --insecure) if \
+             everybody who reaches it may use it",
+        );
     }
 }
 
@@ -439,89 +471,4 @@ fn similar_file(path: &Path) -> Option<String> {
         .filter_map(|entry| entry.ok()?.file_name().into_string().ok())
         .collect();
     nearest(wanted, names.iter().map(String::as_str)).map(ToOwned::to_owned)
-}
-
-/// What happens to a run whose client leaves.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum OnDisconnect {
-    Continue,
-    Cancel,
-}
-
-const DIALECTS: &[(&str, Dialect)] = &[
-    ("cofounder", Dialect::CoFounder),
-    ("campaigns", Dialect::Campaign),
-    ("knowledge", Dialect::Knowledge),
-];
-
-/// Dialects that are documented and not built yet.
-const FUTURE_DIALECTS: &[&str] = &["langgraph", "openai", "mcp", "runs"];
-
-/// A door is called like its dialect, or says which one it speaks.
-fn known_dialect(table: &Table<'_>, name: &str) -> Option<Dialect> {
-    if let Some((_, dialect)) = DIALECTS.iter().find(|(known, _)| *known == name) {
-        return Some(*dialect);
-    }
-    let names = || DIALECTS.iter().map(|(name, _)| *name);
-    let (message, help) = if FUTURE_DIALECTS.contains(&name) {
-        (format!("the door `{name}` is not supported by this version"), "leave it out".to_owned())
-    } else {
-        let help = match nearest(name, names()) {
-            Some(near) => format!("did you mean `{near}`?"),
-            None => format!(
-                "say which dialect it speaks: dialect = \"{}\"",
-                names().collect::<Vec<_>>().join("\" or \"")
-            ),
-        };
-        (format!("there is no dialect `{name}`"), help)
-    };
-    table
-        .walk
-        .note(Problem::new(message).at(&table.walk.source, table.span.clone(), "").help(help));
-    None
-}
-
-fn door(name: &str, table: Table<'_>) -> Option<DoorDraft> {
-    let mount = table.get("mount").and_then(|value| {
-        value.parsed(|text| {
-            let sound = text == "/" || (text.starts_with('/') && !text.ends_with('/'));
-            if sound && !text.contains(['{', '}', '?', '#', ' ']) {
-                Ok(text.to_owned())
-            } else {
-                Err(format!("`{text}` is no path, such as /cofounder"))
-            }
-        })
-    });
-    let agent = table.get("agent").and_then(|value| value.name());
-    let expose_state = table.get("expose_state").and_then(|value| value.boolean());
-    let source = table.get("source").and_then(|value| value.name());
-    let dialect = match table.get("dialect") {
-        Some(value) => value.one_of(DIALECTS),
-        None => known_dialect(&table, name),
-    };
-    if let Some(value) = table.get("on_disconnect") {
-        let choices = [("continue", OnDisconnect::Continue), ("cancel", OnDisconnect::Cancel)];
-        if value.one_of(&choices) == Some(OnDisconnect::Cancel) {
-            value.problem(
-                "`on_disconnect = \"cancel\"` is not supported by this version",
-                "not supported yet",
-                "clients can ask for it: /chat/stream?on_disconnect=cancel",
-            );
-        }
-    }
-    table.unsupported(&["keys", "auth", "cors", "deadline", "limits"]);
-    table.finish();
-    let dialect = dialect?;
-    let usual = || match dialect {
-        Dialect::Knowledge => "/knowledge-agent".to_owned(),
-        Dialect::CoFounder | Dialect::Campaign => "/".to_owned(),
-    };
-    let door = Door {
-        dialect,
-        mount: mount.unwrap_or_else(usual),
-        agent: agent.as_ref().map(|agent| agent.value.clone()),
-        expose_state: expose_state.unwrap_or(false),
-        source: source.as_ref().map(|source| source.value.clone()),
-    };
-    Some(DoorDraft { door, agent, source })
 }

@@ -21,7 +21,8 @@ use super::walk::{At, Walk, nearest};
 use super::workflow::{self, Workflow, WorkflowDraft};
 use super::{
     ANTHROPIC, Agent, Config, DEFAULT_AGENT, DEFAULT_MODEL, Http, Key, Model, OLLAMA, OPENAI,
-    Origin, Pool, Provider, ProviderKind, Remote, SIM, Secret, Server, Sim, Webhooks, knowledge,
+    Origin, Pool, Provider, ProviderKind, Remote, SIM, Secret, Server, Sim, Webhooks, doors,
+    knowledge,
 };
 
 const OPENAI_MODEL: &str = "gpt-5-mini";
@@ -71,6 +72,7 @@ pub(super) fn config(walk: &Walk<'_>, draft: Draft, server: Server) -> Config {
         agents = built_in_agents(walk, &models, &tools);
         "cofounder".to_owned()
     });
+    doors::note_collisions(walk, &draft.doors);
     for door in draft.doors.values() {
         if let Some(agent) = &door.agent
             && agent.value != DEFAULT_AGENT

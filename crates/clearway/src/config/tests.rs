@@ -34,7 +34,9 @@ fn check_with(text: &str, env: &Env, expected: Expect) {
     expected.assert_eq(&rendered);
 }
 
+mod doors;
 mod errors;
 mod meaning;
 mod outside;
+mod serving;
 mod tools;

@@ -477,6 +477,15 @@ impl<'a> Value<'a> {
                 );
                 None
             }
+            Err(Invalid::Zero) => {
+                let [least, most] = [range.start(), range.end()].map(|end| duration::show(*end));
+                self.problem(
+                    format!("`{}` must be above zero", self.path),
+                    "no time at all",
+                    format!("from \"{least}\" to \"{most}\"; zero does not mean without end"),
+                );
+                None
+            }
             Err(Invalid::NoUnit) => {
                 let help = format!("write `\"{}s\"` if you mean seconds", text.trim());
                 self.problem(
@@ -499,7 +508,14 @@ impl<'a> Value<'a> {
 
     /// A pause that something makes on purpose: zero is fine, and it has an end.
     pub(super) fn pause(&self) -> Option<Duration> {
-        let zero = matches!(self.from, From::File(value) if matches!(value.get_ref(), DeValue::String(text) if matches!(text.trim(), "0ms" | "0s")));
+        let zero = match self.from {
+            From::Variable { text, .. } => duration::parse(text) == Err(Invalid::Zero),
+            From::File(value) => match value.get_ref() {
+                DeValue::String(text) => duration::parse(text) == Err(Invalid::Zero),
+                DeValue::Integer(number) => number.as_str() == "0",
+                _ => false,
+            },
+        };
         if zero {
             Some(Duration::ZERO)
         } else {

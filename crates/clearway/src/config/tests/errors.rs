@@ -125,13 +125,13 @@ deadline = "two minutes"
 deadline = "400d"
 "#,
         expect![[r#"
-            error: `agents.a.deadline` has no end, and every wait needs an end
+            error: `agents.a.deadline` must be above zero
              ╭─[clearway.toml:3:12]
             3 │ deadline = 0
              ·            ┬
-             ·            ╰── this would wait for ever
+             ·            ╰── no time at all
              ╰────
-            help: the longest is "30d"
+            help: from "1ms" to "30d"; zero does not mean without end
 
             error: `agents.b.deadline` has no end, and every wait needs an end
              ╭─[clearway.toml:5:12]
@@ -141,13 +141,13 @@ deadline = "400d"
              ╰────
             help: the longest is "30d"
 
-            error: `agents.c.deadline` has no end, and every wait needs an end
+            error: `agents.c.deadline` must be above zero
              ╭─[clearway.toml:7:12]
             7 │ deadline = "0s"
              ·            ──┬─
-             ·              ╰── this would wait for ever
+             ·              ╰── no time at all
              ╰────
-            help: the longest is "30d"
+            help: from "1ms" to "30d"; zero does not mean without end
 
             error: `agents.d.deadline` must be a duration in quotes with a unit
              ╭─[clearway.toml:9:12]
@@ -506,7 +506,7 @@ fn names_and_mounts() {
              ╰────
             help: names have 1 to 64 letters, digits, `_`, `-` and `.`, and start with a letter or digit
 
-            error: `doors.cofounder.mount`: `cofounder/` is no path, such as /cofounder
+            error: `doors.cofounder.mount`: `cofounder/` must begin with a slash; it is a path such as /cofounder
              ╭─[clearway.toml:3:9]
             3 │ mount = "cofounder/"
              ·         ──────┬─────

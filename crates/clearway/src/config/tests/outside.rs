@@ -238,8 +238,8 @@ fn the_environment_is_checked_too() {
         expect![[r#"
         error: CLEARWAY_SERVER__LISTEN: `server.listen`: `everywhere` is not HOST:PORT, such as 127.0.0.1:8123
 
-        error: CLEARWAY_SERVER__DRAIN: `server.drain` has no end, and every wait needs an end
-        help: the longest is "30d"
+        error: CLEARWAY_SERVER__DRAIN: `server.drain` must be above zero
+        help: from "1ms" to "30d"; zero does not mean without end
 
         error: CLEARWAY_SERVER__LIMITS__MAX_BODY_BYTES: `server.limits.max_body_bytes` must be from 1024 to 1073741824"#]],
     );
