@@ -35,6 +35,7 @@ use crate::tasks::Tasks;
 
 pub mod answer;
 mod cite;
+mod departed;
 mod embed;
 mod fill;
 mod graph;
@@ -54,7 +55,7 @@ pub use graph::GraphQuery;
 pub use notes::{ContentHit, Note, NoteText};
 pub use reader::ReaderCommand;
 pub use search::{
-    Found, FoundChunk, SearchLimits, SearchQuery, SearchView, Sources, explanation_json,
+    Found, FoundChunk, Incomplete, SearchLimits, SearchQuery, SearchView, Sources, explanation_json,
 };
 pub use uploads::{Attach, CollectionDraft, FileDraft, Owner, UploadLimits};
 pub use walk::check_pattern;

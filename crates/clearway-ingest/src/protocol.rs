@@ -170,6 +170,11 @@ impl TroubleKind {
     pub const fn is_passing(self) -> bool {
         matches!(self, Self::Changed | Self::NoReader | Self::Missing)
     }
+
+    /// Whether it may have been the moment instead of the bytes: worth another try, not many.
+    pub const fn is_doubtful(self) -> bool {
+        matches!(self, Self::Timeout | Self::Crashed)
+    }
 }
 
 /// The bytes of a frame around a value.

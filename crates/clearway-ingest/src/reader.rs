@@ -17,9 +17,9 @@ use crate::protocol::{self, Answer, Parsed, Request, Source, Stamp, Trouble, Tro
 /// What a reader may use up.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
-    /// Memory that it may write to.
+    /// Memory that it may write to, beside what it has when it begins.
     pub data_bytes: u64,
-    /// Addresses, which cost nothing by themselves.
+    /// Addresses, which cost nothing by themselves, beside those that it has when it begins.
     pub address_bytes: u64,
     /// Of processor time, for all its documents: the last resort when nobody kills it.
     pub cpu_seconds: u64,
@@ -172,8 +172,10 @@ fn confine(limits: Limits) -> io::Result<()> {
         let most = hard.map_or(most, |hard| hard.min(most));
         rustix::process::setrlimit(resource, Rlimit { current: Some(most), maximum: Some(most) })
     };
-    limit(Resource::Data, limits.data_bytes)?;
-    limit(Resource::As, limits.address_bytes)?;
+    // An allocator may have set a gigabyte aside before this is reached: that is not the documents'.
+    let has = Mapped::now()?;
+    limit(Resource::Data, has.data.saturating_add(limits.data_bytes))?;
+    limit(Resource::As, has.addresses.saturating_add(limits.address_bytes))?;
     limit(Resource::Cpu, limits.cpu_seconds)?;
     limit(Resource::Core, 0)?;
     // It writes nothing but its answers, into a pipe.
@@ -183,6 +185,29 @@ fn confine(limits: Limits) -> io::Result<()> {
     // Whoever asks comes first. A host that refuses leaves it as fast as others.
     let _ = rustix::process::setpriority_process(None, NICE);
     Ok(())
+}
+
+/// What the limits of memory count, in bytes.
+#[derive(Clone, Copy, Debug)]
+struct Mapped {
+    data: u64,
+    addresses: u64,
+}
+
+impl Mapped {
+    fn now() -> io::Result<Self> {
+        const STATUS: &str = "/proc/self/status";
+        let status = std::fs::read_to_string(STATUS)?;
+        let of = |name: &str| {
+            let line = status.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
+            let kilobytes =
+                line.and_then(|line| line.trim().strip_suffix("kB")?.trim().parse().ok());
+            kilobytes.map(|count: u64| count.saturating_mul(1024)).ok_or_else(|| {
+                io::Error::new(io::ErrorKind::InvalidData, format!("{STATUS} has no {name}"))
+            })
+        };
+        Ok(Self { data: of("VmData")?, addresses: of("VmSize")? })
+    }
 }
 
 #[cfg(test)]

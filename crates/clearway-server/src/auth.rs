@@ -86,7 +86,7 @@ impl Scope {
         let path = request.uri().path();
         match *request.method() {
             Method::GET | Method::HEAD | Method::OPTIONS => Self::Read,
-            _ if ASKED.contains(&path) => Self::Read,
+            _ if ASKED.contains(&path) || is_search_of_store(path) => Self::Read,
             _ if OPERATED.iter().any(|prefix| path.starts_with(prefix)) => Self::Operate,
             _ => Self::Write,
         }
@@ -98,6 +98,13 @@ const OPERATED: &[&str] = &["/providers/", "/pools/"];
 
 /// Questions that are posted because they do not fit into an address.
 const ASKED: &[&str] = &["/knowledge/search"];
+
+/// `POST /v1/vector_stores/{id}/search` only looks, too.
+fn is_search_of_store(path: &str) -> bool {
+    path.strip_prefix("/v1/vector_stores/")
+        .and_then(|rest| rest.strip_suffix("/search"))
+        .is_some_and(|id| !id.is_empty() && !id.contains('/'))
+}
 
 /// Addresses that need no key: they say only whether the server is there.
 pub(crate) const PUBLIC: &[&str] = &["/health/live", "/health/ready", "/ok"];
@@ -320,6 +327,8 @@ mod tests {
         let reader = auth(|key| key.scopes = vec![Scope::Read]);
         assert!(ask(&reader, Method::GET, "/runs").is_ok());
         assert!(ask(&reader, Method::POST, "/chat").is_err());
+        assert!(ask(&reader, Method::POST, "/v1/vector_stores/vs_1/search").is_ok());
+        assert!(ask(&reader, Method::POST, "/v1/vector_stores/vs_1/files").is_err());
 
         let slow = auth(|key| key.limits.per_minute = Some(2));
         assert!(ask(&slow, Method::GET, "/a").is_ok() && ask(&slow, Method::GET, "/a").is_ok());

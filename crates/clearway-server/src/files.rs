@@ -739,7 +739,7 @@ pub(crate) async fn search(
         "data": results(&found, &documents),
         "has_more": false,
         "next_page": null,
-        "explanation": clearway_engine::knowledge::explanation_json(&found.explanation),
+        "explanation": found.explanation_json(),
     })))
 }
 

@@ -290,6 +290,7 @@ pub(crate) async fn graph(
         to: text("to"),
         limit: query.read::<usize>("limit", "a whole number")?.unwrap_or(0),
     };
+    refuse_aimless(&wanted)?;
     let knowledge = knowledge(&app)?;
     match query.get("format") {
         None | Some("json") => Ok(Json(knowledge.graph(&source, wanted).await?).into_response()),
@@ -310,6 +311,15 @@ pub(crate) async fn graph(
             Err(Problem::new(Code::InvalidRequest, text))
         }
     }
+}
+
+/// A way has two ends.
+pub(crate) fn refuse_aimless(wanted: &GraphQuery) -> Result<(), Problem> {
+    if wanted.entity.is_none() && wanted.to.is_some() {
+        let text = "`to` is the end of a way: `entity` must say where it begins";
+        return Err(Problem::new(Code::InvalidRequest, text));
+    }
+    Ok(())
 }
 
 #[cfg(test)]

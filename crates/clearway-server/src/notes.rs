@@ -339,6 +339,7 @@ pub(crate) async fn graph(app: App, door: &Door, request: Request) -> Result<Jso
         to: text("to"),
         limit: query.read::<usize>("limit", "a whole number")?.unwrap_or(200),
     };
+    crate::knowledge::refuse_aimless(&wanted)?;
     let graph = knowledge(&app)?.graph(&source(&app, door)?, wanted).await?;
     Ok(Json(json!({"graph": graph})))
 }
@@ -369,7 +370,7 @@ pub(crate) async fn search(
     };
     let found = knowledge(&app)?.search(search).await?;
     let results: Vec<Value> = found.chunks.iter().map(|chunk| chunk.to_json()).collect();
-    let explanation = clearway_engine::knowledge::explanation_json(&found.explanation);
+    let explanation = found.explanation_json();
     Ok(Json(json!({"results": results, "query": text, "explanation": explanation})))
 }
 

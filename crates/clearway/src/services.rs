@@ -6,7 +6,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use clearway_core::{Code, Failure};
-use clearway_engine::knowledge::{SearchQuery, Sources, explanation_json};
+use clearway_engine::knowledge::{SearchQuery, Sources};
 use clearway_engine::tool::ToolSource;
 use clearway_engine::{Ctx, Knowledge, Lanes, Tasks};
 use clearway_upstream::{Outward, OutwardPolicy};
@@ -51,7 +51,7 @@ impl Searcher for Source {
         };
         let found = self.knowledge.search(query).await?;
         let results: Vec<Value> = found.chunks.iter().map(|chunk| chunk.to_json()).collect();
-        let explanation = explanation_json(&found.explanation);
+        let explanation = found.explanation_json();
         Ok(json!({"results": results, "explanation": explanation}))
     }
 }

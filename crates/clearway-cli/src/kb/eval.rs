@@ -2,6 +2,7 @@
 //!
 //! The folder is laid out as the BEIR benchmarks are. Results go to standard output, what is being done to the other.
 
+use std::collections::HashSet;
 use std::fs::File;
 use std::io::{BufRead as _, BufReader, Read as _};
 use std::path::Path;
@@ -28,12 +29,20 @@ pub(crate) fn run(args: &KbEvalArgs, output: Output) -> Result<Exit> {
         });
     }
     let collection = read(folder)?;
+    let missing = missing(&collection);
+    ensure!(!collection.passages.is_empty(), "{}: corpus.jsonl has no document", folder.display());
     let asked = collection.judged_questions().count();
     ensure!(
         asked > 0,
         "{}: no question has a relevant document in qrels/test.tsv",
         folder.display()
     );
+    if missing > 0 {
+        let text = format!(
+            "{missing} relevant documents of qrels/test.tsv are not in corpus.jsonl: no search can find them"
+        );
+        output.error(&format!("warning: {text}"));
+    }
     output.note(&format!("indexing {} documents", collection.passages.len()));
     let start = Instant::now();
     let snapshot = collection.index(&go_on)?;
@@ -57,6 +66,15 @@ pub(crate) fn run(args: &KbEvalArgs, output: Output) -> Result<Exit> {
     };
     output.print(&if output.json { result.json().to_string() } else { result.text() });
     Ok(Exit::Ok)
+}
+
+/// Relevant documents that are not there.
+fn missing(collection: &Collection) -> usize {
+    let there: HashSet<&str> = collection.passages.iter().map(|one| one.id.as_str()).collect();
+    let judged = collection.judged.values().flatten().filter(|(_, grade)| **grade > 0);
+    let missing: HashSet<&str> =
+        judged.map(|(id, _)| id.as_str()).filter(|id| !there.contains(id)).collect();
+    missing.len()
 }
 
 fn read(folder: &Path) -> Result<Collection> {

@@ -38,16 +38,24 @@ async fn graph(place: &Place, args: &KbGraphArgs, output: Output) -> Result<Exit
             let picture = client.download(&(path + "&format=svg")).await?;
             return draw(file, &picture, output);
         }
-        return Ok(show(&client.get(&path).await?, output));
+        return Ok(show(&client.get(&path).await?, args, output));
     };
     let sources = sources(library, args.source.name.as_ref())?;
     let source = sources.first().context("there is no source")?;
     library.indexed(source, |_| {}).await?;
+    let graph = match library.graph(source, entity.clone(), to.clone(), limit).await {
+        // As a server's answer would end.
+        Err(failure) if failure.code.as_str() == "not_found" => {
+            output.error(&format!("error: {}", failure.message));
+            return Ok(Exit::NotFound);
+        }
+        graph => graph?,
+    };
     if let Some(file) = &args.svg {
         let picture = library.graph_picture(source, entity, to, limit).await?;
         return draw(file, picture.as_bytes(), output);
     }
-    Ok(show(&library.graph(source, entity, to, limit).await?, output))
+    Ok(show(&graph, args, output))
 }
 
 fn draw(file: &Path, picture: &[u8], output: Output) -> Result<Exit> {
@@ -65,12 +73,19 @@ fn first_source(status: &Value) -> Result<String> {
     first.map(ToOwned::to_owned).context("the server has no source of knowledge")
 }
 
-fn show(graph: &Value, output: Output) -> Exit {
+fn show(graph: &Value, args: &KbGraphArgs, output: Output) -> Exit {
+    let nodes = graph["nodes"].as_array().map(Vec::as_slice).unwrap_or_default();
+    let exit = if nodes.is_empty() { Exit::NotFound } else { Exit::Ok };
     if output.json {
         output.print(&graph.to_string());
-        return Exit::Ok;
+        return exit;
     }
-    let nodes = graph["nodes"].as_array().map(Vec::as_slice).unwrap_or_default();
+    if nodes.is_empty() {
+        output.print(&match (&args.entity, &args.to) {
+            (Some(from), Some(to)) => format!("there is no way from {from} to {to}"),
+            (_, _) => "there is nothing in the graph".to_owned(),
+        });
+    }
     let label = |id: &Value| {
         let node = nodes.iter().find(|node| node["id"] == *id);
         node.map_or("?", |node| text(node, "label"))
@@ -81,7 +96,7 @@ fn show(graph: &Value, output: Output) -> Exit {
     for edge in graph["edges"].as_array().into_iter().flatten() {
         output.print(&format!("  {} -- {}", label(&edge["from"]), label(&edge["to"])));
     }
-    if nodes.is_empty() { Exit::NotFound } else { Exit::Ok }
+    exit
 }
 
 /// A text in a query.

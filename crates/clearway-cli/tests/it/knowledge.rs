@@ -110,6 +110,20 @@ async fn a_folder_is_found_watched_and_cited() -> Result<()> {
         .expect(200)?;
     assert!(door.json()["graph"].to_string().contains("people/anna.md"), "{}", door.text());
 
+    // Exact words are found in headings, too, and where they stand.
+    let at = "/knowledge-agent/knowledge/search/content?query=plans";
+    let hits = world.client().get(at).send().await?.expect(200)?.json();
+    assert_eq!(
+        (&hits["results"][0]["line"], &hits["results"][0]["at"]),
+        (&json!("# Plans"), &json!(0)),
+        "{hits}"
+    );
+    assert_eq!(hits["results"].as_array().map(Vec::len), Some(1), "{hits}");
+    // A way needs two ends.
+    for at in ["/knowledge/docs/graph?to=Ghent", "/knowledge-agent/knowledge/graph?to=Ghent"] {
+        world.client().get(at).send().await?.expect(400)?;
+    }
+
     // Nothing found explains itself.
     let nothing = search(&world, json!({"query": "zeppelin"})).await?;
     assert_eq!(paths(&nothing), [""; 0]);
@@ -179,6 +193,8 @@ async fn bad_files_are_listed_and_hurt_nobody() -> Result<()> {
     let found =
         search(&world, json!({"query": "xylophone secret", "similarity_threshold": 0.01})).await?;
     assert_eq!(paths(&found), [""; 0], "{found}");
+    assert_eq!(found["explanation"]["unread"], report["failed"], "{found}");
+    assert!(found.to_string().contains("files of `docs` could not be read"), "{found}");
 
     // The folder vanishes: what is known stays, and the report says so.
     std::fs::rename(docs.path(), docs.path().with_extension("gone"))?;
@@ -190,6 +206,9 @@ async fn bad_files_are_listed_and_hurt_nobody() -> Result<()> {
     )
     .await?;
     assert_eq!(status(&world).await?["documents"], 1);
+    let found = search(&world, json!({"query": "xylophone"})).await?;
+    assert_eq!(found["explanation"]["problems"][0]["source"], "docs", "{found}");
+    assert!(found.to_string().contains("`docs` cannot be looked at"), "{found}");
     std::fs::rename(docs.path().with_extension("gone"), docs.path())?;
     world.finish().await
 }
@@ -207,7 +226,7 @@ async fn one_changed_file_of_many_costs_its_own_vectors_only() -> Result<()> {
         write(docs.path(), &format!("{at}.md"), text(at, "apples"))?;
     }
     let folder = docs.path().to_owned();
-    let world = World::new(binary())
+    let mut world = World::new(binary())
         .config(|config| {
             config.extra = format!(
                 "[models.embed]\nprovider = \"lab\"\nmodel = \"text-embedding-3-small\"\ndimensions = 1536\n{}",
@@ -227,6 +246,36 @@ async fn one_changed_file_of_many_costs_its_own_vectors_only() -> Result<()> {
     })
     .await?;
     assert_eq!(world.sim().count("texts_embedded").await?, before + 1, "one chunk changed");
+    let report = status(&world).await?;
+    assert_eq!(report["embeddings"]["embedded"], report["chunks"], "{report}");
+
+    // Nor does a file that is renamed, or that was away, cost anything: neither now nor after a restart.
+    std::fs::rename(docs.path().join("7.md"), docs.path().join("moved.md"))?;
+    until("the new name is known", SETTLED, async || {
+        let listed = world.client().get("/knowledge/docs/documents").send().await?.expect(200)?;
+        let listed = listed.text().to_owned();
+        Ok(listed.contains("moved.md") && !listed.contains("\"7.md"))
+    })
+    .await?;
+    let away = tempfile::tempdir()?;
+    let names: Vec<_> = std::fs::read_dir(docs.path())?.collect::<std::io::Result<_>>()?;
+    for name in &names {
+        std::fs::rename(name.path(), away.path().join(name.file_name()))?;
+    }
+    until("all are gone", SETTLED, async || Ok(status(&world).await?["documents"] == 0)).await?;
+    for name in &names {
+        std::fs::rename(away.path().join(name.file_name()), name.path())?;
+    }
+    until("all are back", SETTLED, async || {
+        let status = status(&world).await?;
+        Ok(status["documents"] == FILES && status["settled"] == true)
+    })
+    .await?;
+    world.kill().await?;
+    world.restart().await?;
+    let report = settled(&world).await?;
+    assert_eq!(report["embeddings"]["embedded"], report["chunks"], "{report}");
+    assert_eq!(world.sim().count("texts_embedded").await?, before + 1, "none was paid twice");
     world.finish().await
 }
 
@@ -257,6 +306,30 @@ async fn killed_while_it_indexes_it_finishes_after_the_next_start() -> Result<()
     ensure!(changed < FILES as u64, "what was read before is not read again: {report}");
     let found = search(&world, json!({"query": "word299", "similarity_threshold": 0.01})).await?;
     assert_eq!(paths(&found)[0], "299.md", "{found}");
+    world.finish().await
+}
+
+#[tokio::test]
+async fn a_folder_that_comes_later_is_watched() -> Result<()> {
+    // Behind a link, so that its real path is another one than the configured.
+    let (real, beside) = (tempfile::tempdir()?, tempfile::tempdir()?);
+    let link = beside.path().join("link");
+    std::os::unix::fs::symlink(real.path(), &link)?;
+    let folder = link.join("docs");
+    let world =
+        World::new(binary()).config(|config| config.extra = source(&folder, "")).start().await?;
+    until("it is missed", SETTLED, async || Ok(!status(&world).await?["problem"].is_null()))
+        .await?;
+    write(&folder, "a.md", "# One\n\nThe first.\n")?;
+    world.client().post("/knowledge/docs/refresh").send().await?.expect(202)?;
+    until("it is found", SETTLED, async || Ok(status(&world).await?["documents"] == 1)).await?;
+    settled(&world).await?;
+    write(&folder, "b.md", "# Two\n\nThe second.\n")?;
+    // Less than the minute after which it is looked at anyway.
+    until("a change is noticed", Duration::from_secs(30), async || {
+        Ok(status(&world).await?["documents"] == 2)
+    })
+    .await?;
     world.finish().await
 }
 
@@ -502,7 +575,23 @@ async fn the_command_line_needs_no_server() -> Result<()> {
         .expect(0)?
         .json()?;
     assert_eq!(found["chunks"][0]["path"], "a.md", "{found}");
-    run(&["kb", "search", "zeppelin", "--folder", &folder]).await?.expect(3)?;
+    let nothing = run(&["kb", "search", "zeppelin", "--folder", &folder]).await?.expect(3)?;
+    ensure!(nothing.stdout.contains("1 file of `folder` could not be read"), "{}", nothing.stdout);
+    // Whoever asks for what is not there is told so.
+    write(docs.path(), "far/c.md", "# Island\n\nnothing alike\n")?;
+    let way = run(&["kb", "graph", "Bread", "--to", "Island", "--folder", &folder]).await?;
+    let way = way.expect(3)?;
+    ensure!(way.stdout.contains("no way from Bread to Island"), "{}", way.stdout);
+    let unknown = run(&["kb", "graph", "Qwertz", "--folder", &folder]).await?.expect(3)?;
+    ensure!(unknown.stderr.contains("Qwertz"), "{}", unknown.stderr);
+    write(docs.path(), "eval/corpus.jsonl", "")?;
+    write(docs.path(), "eval/queries.jsonl", "{\"_id\": \"q\", \"text\": \"bread\"}\n")?;
+    write(docs.path(), "eval/qrels/test.tsv", "q\td\t1\n")?;
+    let eval = run(&["kb", "eval", "eval"]).await?.expect(1)?;
+    ensure!(eval.stderr.contains("has no document"), "{}", eval.stderr);
+    write(docs.path(), "eval/corpus.jsonl", "{\"_id\": \"e\", \"text\": \"bread\"}\n")?;
+    let eval = run(&["kb", "eval", "eval"]).await?.expect(0)?;
+    ensure!(eval.stderr.contains("1 relevant documents"), "{}", eval.stderr);
     let graph = run(&["kb", "graph", "--folder", &folder, "--json"]).await?.expect(0)?.json()?;
     ensure!(!graph["nodes"].as_array().context("nodes")?.is_empty(), "{graph}");
     Ok(())

@@ -103,16 +103,16 @@ impl Check {
         Self { valid, invalid }
     }
 
-    /// Nothing to complain about.
+    /// Nothing to complain about: where there is no source, writing again cannot cite one.
     pub(crate) fn is_sound(&self, sources: &Numbered) -> bool {
-        self.invalid.is_empty() && (sources.is_empty() || !self.valid.is_empty())
+        sources.is_empty() || (self.invalid.is_empty() && !self.valid.is_empty())
     }
 
     pub(crate) fn word(&self, sources: &Numbered) -> &'static str {
-        if !self.invalid.is_empty() {
-            "invalid"
-        } else if sources.is_empty() {
+        if sources.is_empty() {
             "no_sources"
+        } else if !self.invalid.is_empty() {
+            "invalid"
         } else if self.valid.is_empty() {
             "missing"
         } else {
@@ -204,7 +204,9 @@ mod tests {
         assert_eq!(check("yes [4]").word(&sources), "invalid");
         let none = Numbered::default();
         assert!(Check::of("nothing known", &none, |_| true).is_sound(&none));
-        assert!(!Check::of("known [1]", &none, |_| true).is_sound(&none));
+        let unfounded = Check::of("known [1]", &none, |_| true);
+        assert!(unfounded.is_sound(&none), "it could not be written again with a source");
+        assert_eq!((unfounded.word(&none), unfounded.invalid), ("no_sources", vec![1]));
         let json = check("yes [2]").to_json(&sources);
         assert_eq!(json[0]["chunk_id"], "b");
     }

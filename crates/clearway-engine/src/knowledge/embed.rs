@@ -15,7 +15,7 @@ use clearway_core::{Code, Deadline};
 use clearway_knowledge::ChunkHash;
 use clearway_upstream::{CallCx, Class, EmbedRequest, Purpose};
 
-use super::fill::{self, Filling};
+use super::fill::{self, Filling, Missing};
 use super::index::Change;
 use super::shelf::{Progress, State};
 use super::{Inner, Shelf};
@@ -53,10 +53,13 @@ impl Filling for Embedding {
         &mut state.vectors
     }
 
-    async fn missing(&self, inner: &Inner, shelf: &Shelf) -> Vec<Wanted> {
+    async fn missing(&self, inner: &Inner, shelf: &Shelf) -> Missing<Wanted> {
         let snapshot = shelf.index.load();
+        let chunks = snapshot.stats().chunks;
         let missing = inner.behind(move || snapshot.edit().without_vector()).await;
-        let missing = missing.unwrap_or_default().into_iter();
+        let missing = missing.unwrap_or_default();
+        let lacking = missing.len();
+        let missing = missing.into_iter();
         let text = |chunk: &clearway_knowledge::Chunk| {
             // As the hash is made of: what is above a text says what it is about.
             let mut text = chunk.section_path.join(" > ");
@@ -67,7 +70,8 @@ impl Filling for Embedding {
             text.into()
         };
         let wanted = missing.filter(|(hash, _)| !self.refused.contains(hash));
-        wanted.map(|(hash, chunk)| Wanted { hash, text: text(&chunk) }).collect()
+        let wanted = wanted.map(|(hash, chunk)| Wanted { hash, text: text(&chunk) }).collect();
+        Missing { wanted, chunks, lacking }
     }
 
     async fn settle(&mut self, inner: &Inner, shelf: &Shelf, batch: &[Wanted]) -> bool {
@@ -119,7 +123,9 @@ async fn embed(
         Err(error) => return Err((batch, error.to_string())),
     };
     if !known.is_empty() {
+        let count = known.len();
         shelf.change(Change::Vectors(known)).await;
+        shelf.with(|state| state.vectors.got(count));
     }
     if missing.is_empty() {
         return Ok(None);
@@ -157,9 +163,9 @@ async fn embed(
     if let Err(error) = inner.kept().keep_vectors(model, rows).await {
         tracing::warn!(source = shelf.name, "vectors could not be kept: {error}");
     }
-    let count = made.len() as u64;
+    let count = made.len();
     shelf.change(Change::Vectors(made)).await;
-    shelf.with(|state| state.vectors.made += count);
+    shelf.with(|state| state.vectors.got(count));
     if left.is_empty() { Ok(why) } else { Err((left, why.unwrap_or_default())) }
 }
 

@@ -27,12 +27,12 @@ pub(super) trait Filling: Send + 'static {
     /// Where it is told how far it is.
     fn progress(state: &mut State) -> &mut Progress;
 
-    /// Texts that lack it, without those that nothing can be got for.
+    /// Texts that lack it, without those that nothing can be got for, and how many lack it in all.
     fn missing(
         &self,
         inner: &Inner,
         shelf: &Shelf,
-    ) -> impl Future<Output = Vec<Self::Wanted>> + Send;
+    ) -> impl Future<Output = Missing<Self::Wanted>> + Send;
 
     /// Settles a batch; says whether nothing of it is left for later.
     fn settle(
@@ -41,6 +41,14 @@ pub(super) trait Filling: Send + 'static {
         shelf: &Shelf,
         batch: &[Self::Wanted],
     ) -> impl Future<Output = bool> + Send;
+}
+
+/// What a look at an index found.
+pub(super) struct Missing<W> {
+    pub wanted: Vec<W>,
+    /// Chunks in the index, and those of them whose text lacks it.
+    pub chunks: usize,
+    pub lacking: usize,
 }
 
 pub(super) fn start<F: Filling>(inner: &Arc<Inner>, shelf: &Arc<Shelf>, filling: F) {
@@ -61,9 +69,10 @@ async fn serve<F: Filling>(inner: &Inner, shelf: &Shelf, mut filling: F) {
         // What was got before is in the index then, so whatever has nothing there needs it.
         shelf.until(|state| state.loaded && state.unbuilt == 0 && !state.building).await;
         let builds = shelf.read(|state| state.builds);
-        let missing = filling.missing(inner, shelf).await;
+        let Missing { wanted: missing, chunks, lacking } = filling.missing(inner, shelf).await;
         shelf.with(|state| {
             let progress = F::progress(state);
+            (progress.chunks, progress.lacking) = (chunks, lacking);
             progress.waiting = missing.len();
             progress.looked_at = builds;
             if missing.is_empty() {

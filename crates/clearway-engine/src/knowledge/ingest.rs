@@ -6,15 +6,13 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
-use clearway_ingest::protocol::{
-    self, Answer, Parsed, Request, Source, Stamp, Trouble, TroubleKind,
-};
-use clearway_knowledge::{Block, BlockKind, Chunk, ChunkHash, Document};
+use clearway_ingest::protocol::{Answer, Parsed, Request, Source, Stamp, Trouble, TroubleKind};
+use clearway_knowledge::{Block, Chunk};
 use clearway_store::{
     ChunkRow, DocumentContent, DocumentQuery, DocumentRecord, DocumentState, DocumentStored,
     NewDocument,
@@ -30,8 +28,15 @@ use super::index::Change;
 use super::reader::Readers;
 use super::shelf::Phase;
 use super::walk::{self, FoundFile};
-use super::{Inner, Shelf, SourceContent};
+use super::{Inner, Knowledge, Shelf, SourceContent, lock};
 use crate::clock::instant;
+
+mod rows;
+
+pub(crate) use rows::trouble_of;
+use rows::{
+    block, chunks_of, document_of, from_hex, hex, links, record_of, row, title, trouble_json,
+};
 
 /// A hint is followed by more of them.
 const SETTLE: Duration = Duration::from_millis(150);
@@ -49,7 +54,7 @@ pub(crate) fn start(inner: &Arc<Inner>, shelf: &Arc<Shelf>) {
         tokio::select! {
             () = stop.cancelled() => {}
             () = own.cancelled() => {}
-            () = (Ingest { inner, shelf }).run() => {}
+            () = (Ingest { inner, shelf, tries: Mutex::default() }).run() => {}
         }
     });
 }
@@ -57,7 +62,13 @@ pub(crate) fn start(inner: &Arc<Inner>, shelf: &Arc<Shelf>) {
 struct Ingest {
     inner: Arc<Inner>,
     shelf: Arc<Shelf>,
+    /// Documents that killed their reader since the start, or let it run out of time: the bytes by
+    /// size and time, and how often.
+    tries: Mutex<BTreeMap<String, (u64, i64, u32)>>,
 }
+
+/// How often such a document is read after a start, in case it was the moment's fault.
+const TRIES: u32 = 2;
 
 /// One document to be read.
 struct Work {
@@ -226,7 +237,7 @@ impl Ingest {
             let now = now.map(|now| (now.dev(), now.ino(), now.created().ok()));
             let before = shelf.with(|state| std::mem::replace(&mut state.folder, now));
             if now.is_some() && before != now {
-                watcher.watch(&root);
+                watcher.watch(&shelf, &root);
             }
         };
         let _ = self.inner.lanes.run(look).await;
@@ -241,6 +252,7 @@ impl Ingest {
         drop(stopped);
         let found = walked.ok_or("the server is stopping")??;
         let mut known = self.known().await?;
+        let stored = known.len();
         let all = self.shelf.read_all.swap(false, Ordering::Relaxed);
         self.shelf.with(|state| {
             state.failures.clear();
@@ -269,10 +281,21 @@ impl Ingest {
         }
         for (path, trouble) in found.troubles {
             let known = known.remove(&path);
-            self.fail(&path, known.as_ref(), &Stamp::default(), &trouble).await?;
+            let passing = trouble.kind.is_passing();
+            self.fail(&path, known.as_ref(), &Stamp::default(), &trouble, passing).await?;
         }
-        self.forget(known.into_values().collect()).await?;
-        self.read(work).await
+        let gone: Vec<DocumentRecord> = known.into_values().collect();
+        let new = work.iter().filter(|work| work.known.is_none()).count();
+        if stored + new > most {
+            // There is no room for both.
+            self.forget(gone).await?;
+            return self.read(work).await;
+        }
+        // A renamed file keeps what was made of its texts, also when this process is killed meanwhile.
+        self.hide(&gone).await;
+        let again = self.read(work).await?;
+        self.drop_stored(&gone).await?;
+        Ok(again)
     }
 
     async fn built_in(&self, documents: &[(&'static str, &'static str)]) -> Result<bool, String> {
@@ -300,8 +323,11 @@ impl Ingest {
     async fn pending(&self) -> Result<bool, String> {
         let query =
             DocumentQuery { state: Some(DocumentState::Pending), ..DocumentQuery::default() };
-        let pending =
+        let mut pending =
             self.inner.kept().documents(query).await.map_err(|error| error.to_string())?;
+        if self.shelf.read(|state| state.last_scan.is_none()) {
+            pending.extend(self.doubtful().await?);
+        }
         let work = pending.into_iter().filter(|record| !record.tenant.is_empty());
         let work = work.map(|record| Work {
             path: record.path.clone(),
@@ -309,6 +335,28 @@ impl Ingest {
             known: None,
         });
         self.read(work.collect()).await
+    }
+
+    /// Uploaded documents that killed their reader before this start.
+    async fn doubtful(&self) -> Result<Vec<DocumentRecord>, String> {
+        let mut found = Vec::new();
+        let mut after = 0;
+        loop {
+            let query = DocumentQuery {
+                state: Some(DocumentState::Failed),
+                after,
+                limit: 1000,
+                ..DocumentQuery::default()
+            };
+            let page = self.inner.kept().documents(query).await.map_err(|e| e.to_string())?;
+            let Some(last) = page.last() else { return Ok(found) };
+            after = last.n;
+            let is_doubtful = |record: &DocumentRecord| {
+                !record.tenant.is_empty()
+                    && trouble_of(record).is_some_and(|trouble| trouble.kind.is_doubtful())
+            };
+            found.extend(page.into_iter().filter(is_doubtful));
+        }
     }
 
     async fn known(&self) -> Result<BTreeMap<String, DocumentRecord>, String> {
@@ -330,7 +378,11 @@ impl Ingest {
     }
 
     fn is_same(&self, record: &DocumentRecord, file: &FoundFile) -> bool {
-        let passing = trouble_of(record).is_some_and(|trouble| trouble.kind.is_passing());
+        let passing = trouble_of(record).is_some_and(|trouble| {
+            let worth_a_try = trouble.kind.is_doubtful()
+                && self.tries(&record.path, file.size, file.modified_ms) < TRIES;
+            trouble.kind.is_passing() || worth_a_try
+        });
         record.size_bytes == file.size
             && record.modified_ms == file.modified_ms
             && record.recipe == self.shelf.recipe()
@@ -347,15 +399,40 @@ impl Ingest {
 
     /// Documents that are not there any more.
     async fn forget(&self, gone: Vec<DocumentRecord>) -> Result<(), String> {
+        self.hide(&gone).await;
+        self.drop_stored(&gone).await
+    }
+
+    /// Nobody finds them from now on.
+    async fn hide(&self, gone: &[DocumentRecord]) {
+        for record in gone {
+            self.shelf.change(Change::Remove(record.id.to_string().into())).await;
+        }
+        self.shelf.with(|state| state.removed += gone.len());
+    }
+
+    async fn drop_stored(&self, gone: &[DocumentRecord]) -> Result<(), String> {
         for some in gone.chunks(100) {
-            let ids = some.iter().map(|record| record.id).collect();
+            let ids: Vec<Uuid> = some.iter().map(|record| record.id).collect();
+            self.inner.take_down(&self.shelf, &ids, &[]).await;
             self.inner.kept().drop_documents(ids).await.map_err(|error| error.to_string())?;
-            for record in some {
-                self.shelf.change(Change::Remove(record.id.to_string().into())).await;
-            }
-            self.shelf.with(|state| state.removed += some.len());
         }
         Ok(())
+    }
+
+    /// How often these bytes killed their reader since the start.
+    fn tries(&self, document: &str, size: u64, modified_ms: i64) -> u32 {
+        let tries = lock(&self.tries);
+        let of_these = tries.get(document).filter(|(s, m, _)| (*s, *m) == (size, modified_ms));
+        of_these.map_or(0, |(_, _, times)| *times)
+    }
+
+    /// One more time; whether another try is worth it.
+    fn tried(&self, document: &str, stamp: &Stamp) -> bool {
+        let times = self.tries(document, stamp.size, stamp.modified_ms) + 1;
+        let entry = (stamp.size, stamp.modified_ms, times);
+        lock(&self.tries).insert(document.to_owned(), entry);
+        times < TRIES
     }
 
     // ## Reading
@@ -421,6 +498,7 @@ impl Ingest {
         };
         match self.inner.readers.read(&request, inline).await {
             Answer::Parsed { stamp, parsed } => {
+                lock(&self.tries).remove(&path);
                 self.keep(&path, &at, known.as_ref(), stamp, parsed).await?;
                 Ok(false)
             }
@@ -449,13 +527,21 @@ impl Ingest {
                     }
                     Origin::Bytes(_) | Origin::Upload(_) => Stamp::default(),
                 };
+                let retry = trouble.kind.is_doubtful() && self.tried(&path, &stamp);
+                if retry {
+                    // Whoever waits for everything to be read waits for that, too.
+                    self.shelf.with(|state| state.scans_wanted += 1);
+                }
+                let passing = retry || trouble.kind.is_passing();
                 match at {
+                    // It goes on to wait.
+                    Origin::Upload(_) if retry => {}
                     Origin::Upload(record) => self.fail_upload(&record, &trouble).await?,
                     Origin::File { .. } | Origin::Bytes(_) => {
-                        self.fail(&path, known.as_ref(), &stamp, &trouble).await?;
+                        self.fail(&path, known.as_ref(), &stamp, &trouble, passing).await?;
                     }
                 }
-                Ok(trouble.kind.is_passing())
+                Ok(passing)
             }
         }
     }
@@ -503,10 +589,15 @@ impl Ingest {
             Origin::File { .. } | Origin::Bytes(_) => None,
         };
         let record = record_of(&new);
+        let hashes: Vec<_> = new.content.chunks.iter().map(|chunk| chunk.hash).collect();
+        if let Some(known) = known {
+            self.inner.take_down(&self.shelf, &[known.id], &hashes).await;
+        }
         let stored =
             self.inner.kept().put_document(new).await.map_err(|error| error.to_string())?;
         match stored {
             DocumentStored::Stored(_) => {
+                self.inner.bring_back(&self.shelf, &hashes).await;
                 self.shelf.with(|state| {
                     state.changed += 1;
                     state.failures.remove(path);
@@ -535,20 +626,21 @@ impl Ingest {
     ) -> Result<Option<MutexGuard<'_, ()>>, String> {
         let writing = self.shelf.writing.lock().await;
         let now = self.inner.kept().document(read.id).await.map_err(|error| error.to_string())?;
-        let Some((now, _)) = now.filter(|(now, _)| now.state == DocumentState::Pending) else {
-            return Ok(None);
-        };
+        let wanted =
+            |now: &DocumentRecord| now.state == read.state && !Knowledge::is_cancelled(now);
+        let Some((now, _)) = now.filter(|(now, _)| wanted(now)) else { return Ok(None) };
         new.about["attributes"] = now.about["attributes"].clone();
         Ok(Some(writing))
     }
 
-    /// Keeps why a document cannot be read; what it said before is void.
+    /// Keeps why a document cannot be read; what it said before is void, unless the trouble may pass.
     async fn fail(
         &self,
         path: &str,
         known: Option<&DocumentRecord>,
         stamp: &Stamp,
         trouble: &Trouble,
+        passing: bool,
     ) -> Result<(), String> {
         self.shelf.with(|state| state.failures.insert(path.to_owned(), trouble.clone()));
         let told = known.is_some_and(|record| {
@@ -562,8 +654,11 @@ impl Ingest {
             return Ok(());
         }
         // What passes leaves the document as it was.
-        if trouble.kind.is_passing() && known.is_some() {
+        if passing && known.is_some() {
             return Ok(());
+        }
+        if let Some(known) = known {
+            self.inner.take_down(&self.shelf, &[known.id], &[]).await;
         }
         let mut new = self.new_document(path, &Origin::Bytes(Bytes::new()), known, stamp);
         new.state = DocumentState::Failed;
@@ -643,125 +738,4 @@ impl Drop for StopOnDrop {
 
 fn inline(bytes: &Bytes) -> Source {
     Source::Inline { bytes: bytes.len() as u64 }
-}
-
-fn block(block: &protocol::Block) -> Block {
-    Block {
-        kind: match block.kind {
-            protocol::BlockKind::Heading(level) => BlockKind::Heading { level },
-            protocol::BlockKind::Paragraph => BlockKind::Paragraph,
-            protocol::BlockKind::Verbatim => BlockKind::Verbatim,
-        },
-        span: block.span.clone(),
-        page: block.page,
-    }
-}
-
-fn title(parsed: &Parsed, path: &str) -> String {
-    parsed.title.clone().unwrap_or_else(|| {
-        let file = path.rsplit('/').next().unwrap_or(path);
-        file.rsplit_once('.').map_or(file, |(stem, _)| stem).to_owned()
-    })
-}
-
-/// What a document points at: its links, and what its front matter names.
-fn links(parsed: &Parsed) -> Vec<String> {
-    let names = ["tags", "keywords", "related", "aliases", "category", "categories", "project"];
-    let front = parsed.front.iter().filter(|(key, _)| names.contains(&key.to_lowercase().as_str()));
-    parsed.links.iter().cloned().chain(front.map(|(_, value)| value.clone())).collect()
-}
-
-/// A chunk as it is stored.
-fn row(chunk: &Chunk) -> ChunkRow {
-    let data = json!({
-        "text": &*chunk.content,
-        "path": chunk.section_path,
-        "pages": [chunk.page_start, chunk.page_end],
-        "tokens": chunk.tokens,
-        "span": [chunk.span.start, chunk.span.end],
-    });
-    ChunkRow { hash: *chunk.hash.as_bytes(), data: super::to_bytes(&data) }
-}
-
-fn chunks_of(record: &DocumentRecord, content: &DocumentContent) -> Vec<Chunk> {
-    let doc_id: Arc<str> = record.id.to_string().into();
-    let chunk = |(index, row): (u32, &ChunkRow)| {
-        let data: Value = serde_json::from_slice(&row.data).ok()?;
-        let path = data["path"].as_array()?.iter();
-        let section_path: Vec<String> =
-            path.filter_map(|heading| heading.as_str().map(ToOwned::to_owned)).collect();
-        let number = |value: &Value| u32::try_from(value.as_u64()?).ok();
-        let place = |value: &Value| usize::try_from(value.as_u64()?).ok();
-        Some(Chunk {
-            id: format!("{doc_id}#{index}").into(),
-            doc_id: doc_id.clone(),
-            chunk_index: index,
-            content: data["text"].as_str()?.into(),
-            section_title: section_path.last().cloned(),
-            section_path,
-            page_start: number(&data["pages"][0]),
-            page_end: number(&data["pages"][1]),
-            tokens: number(&data["tokens"])?,
-            span: place(&data["span"][0])?..place(&data["span"][1])?,
-            hash: ChunkHash::from_bytes(row.hash),
-        })
-    };
-    (0..).zip(&content.chunks).filter_map(chunk).collect()
-}
-
-fn document_of(record: &DocumentRecord, shelf: &str) -> Document {
-    let text = |name: &str| record.about[name].as_str().map(ToOwned::to_owned);
-    let links = record.about["links"].as_array().into_iter().flatten();
-    let collection = if record.tenant.is_empty() { shelf } else { &record.source };
-    let owner = record.owner.as_ref();
-    Document {
-        id: record.id.to_string().into(),
-        collection: collection.into(),
-        owner: owner.map(|owner| super::uploads::viewer(&record.tenant, owner).into()),
-        title: text("title").unwrap_or_else(|| record.path.clone()),
-        source: text("filename").unwrap_or_else(|| record.path.clone()),
-        links: links.filter_map(|link| link.as_str().map(ToOwned::to_owned)).collect(),
-    }
-}
-
-/// As if it had been read back, for the index.
-fn record_of(new: &NewDocument) -> DocumentRecord {
-    DocumentRecord {
-        n: 0,
-        id: new.id,
-        tenant: new.tenant.clone(),
-        source: new.source.clone(),
-        path: new.path.clone(),
-        owner: new.owner.clone(),
-        state: new.state,
-        hash: Vec::new(),
-        size_bytes: new.size_bytes,
-        modified_ms: new.modified_ms,
-        recipe: String::new(),
-        file: new.file,
-        chunks: new.content.chunks.len() as u32,
-        about: new.about.clone(),
-        created_at: clearway_core::Timestamp(0),
-        changed_at: clearway_core::Timestamp(0),
-    }
-}
-
-fn trouble_json(trouble: &Trouble) -> Value {
-    json!({"kind": trouble.kind, "message": trouble.message})
-}
-
-pub(crate) fn trouble_of(record: &DocumentRecord) -> Option<Trouble> {
-    if record.state != DocumentState::Failed {
-        return None;
-    }
-    serde_json::from_value(record.about["trouble"].clone()).ok()
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
-}
-
-fn from_hex(text: &str) -> Vec<u8> {
-    let pairs = text.as_bytes().chunks_exact(2);
-    pairs.filter_map(|pair| u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok()).collect()
 }

@@ -140,13 +140,31 @@ impl Knowledge {
         let job = move || {
             let scope = Scope::of(Viewer::Anonymous);
             let mut hits: Vec<ContentHit> = Vec::new();
+            // Which of them are headings: these stand above their chunks.
+            let mut headings: Vec<usize> = Vec::new();
             let mut documents: Vec<&Arc<Document>> = snapshot.documents(&scope).collect();
             documents.sort_unstable_by(|one, other| one.source.cmp(&other.source));
             for document in documents {
                 let chunks = snapshot.chunks(&document.id, &scope);
                 // Chunks overlap; a line is told once.
                 let mut seen = 0;
+                let mut above: &[String] = &[];
                 for chunk in &chunks {
+                    for (depth, heading) in new_headings(above, chunk) {
+                        if fold(heading).contains(&words) {
+                            headings.push(hits.len());
+                            hits.push(ContentHit {
+                                note: note(document, &chunks),
+                                section: chunk.section_path[..=depth].to_vec(),
+                                line: heading.clone(),
+                                at: chunk.span.start,
+                            });
+                            if hits.len() >= limit {
+                                return (hits, headings);
+                            }
+                        }
+                    }
+                    above = &chunk.section_path;
                     let mut at = chunk.span.start;
                     for line in chunk.content.split_inclusive('\n') {
                         let begin = at;
@@ -159,16 +177,76 @@ impl Knowledge {
                                 at: begin,
                             });
                             if hits.len() >= limit {
-                                return hits;
+                                return (hits, headings);
                             }
                         }
                     }
                     seen = seen.max(at);
                 }
             }
-            hits
+            (hits, headings)
         };
-        let hits = self.inner().lanes.run(job).await;
-        hits.ok_or_else(|| Failure::new(Code::ShuttingDown, "the server is stopping"))
+        let found = self.inner().lanes.run(job).await;
+        let (mut hits, headings) =
+            found.ok_or_else(|| Failure::new(Code::ShuttingDown, "the server is stopping"))?;
+        let mut text = (String::new(), String::new());
+        for at in headings {
+            let hit = &mut hits[at];
+            if text.0 != hit.note.id
+                && let Ok(id) = hit.note.id.parse()
+            {
+                text = (hit.note.id.clone(), self.text_of(id).await?);
+            }
+            if let Some((place, line)) = heading_line(&text.1, &hit.line, hit.at) {
+                (hit.at, hit.line) = (place, line);
+            }
+        }
+        Ok(hits)
+    }
+}
+
+/// Headings that the chunk before was not below, with their depth. One that has nothing below it is
+/// the text of its chunk.
+fn new_headings<'c>(
+    above: &[String],
+    chunk: &'c Chunk,
+) -> impl Iterator<Item = (usize, &'c String)> {
+    let path = &chunk.section_path;
+    let shared = path.iter().zip(above).take_while(|(one, other)| one == other).count();
+    let last = path.len().saturating_sub(1);
+    let bare = path
+        .last()
+        .is_some_and(|heading| chunk.content.split_whitespace().eq(heading.split_whitespace()));
+    path.iter().enumerate().skip(shared).filter(move |(depth, _)| !(bare && *depth == last))
+}
+
+/// Where the heading of a chunk that begins at a character stands, and the line as it is there.
+fn heading_line(text: &str, heading: &str, begin: usize) -> Option<(usize, String)> {
+    let end = text.char_indices().nth(begin).map_or(text.len(), |(at, _)| at);
+    let mut found = None;
+    let mut at = 0;
+    for line in text[..end].split_inclusive('\n') {
+        if line.split_whitespace().collect::<Vec<_>>().join(" ").contains(heading) {
+            found = Some((at, line.trim().to_owned()));
+        }
+        at += line.chars().count();
+    }
+    found
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_heading_is_found_where_it_stands() {
+        let text = "# Ünits\n\nIntro.\n\n## Noise  level\n\nQuiet.\n";
+        let begin = text.chars().count() - "Quiet.\n".chars().count();
+        assert_eq!(
+            heading_line(text, "Noise level", begin),
+            Some((17, "## Noise  level".to_owned()))
+        );
+        assert_eq!(heading_line(text, "Ünits", begin), Some((0, "# Ünits".to_owned())));
+        assert_eq!(heading_line(text, "Other", begin), None);
     }
 }

@@ -141,6 +141,9 @@ impl Readers {
     }
 }
 
+/// The allocator takes memory when it is needed: what it takes in advance, no limit of a document's memory would count.
+const ALLOCATOR: [(&str, &str); 1] = [("MIMALLOC_ARENA_EAGER_COMMIT", "0")];
+
 /// One process. Dropping it kills it and all that it may have started.
 #[derive(Debug)]
 struct Reader {
@@ -156,6 +159,7 @@ impl Reader {
             .args(&command.arguments)
             // Keys of providers are none of its business.
             .env_clear()
+            .envs(ALLOCATOR)
             .current_dir("/")
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())

@@ -9,6 +9,7 @@
 //! answer says why; a provider that does not answer costs the provider's part, not the answer.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::sync::Arc;
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
@@ -82,6 +83,44 @@ pub struct Found {
     pub sources: Vec<String>,
     /// Those of them that were reading documents meanwhile: more may be found soon.
     pub reading: Vec<String>,
+    /// Those of them that do not have all their documents.
+    pub incomplete: Vec<Incomplete>,
+}
+
+/// A source that was looked at and does not have all its documents.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Incomplete {
+    pub source: String,
+    /// Why the source as a whole cannot be looked at: its folder is gone.
+    pub problem: Option<String>,
+    /// Files that could not be read.
+    pub unread: usize,
+}
+
+impl Incomplete {
+    /// `None` of a source that has everything.
+    fn of(shelf: &Shelf) -> Option<Self> {
+        // What is wrong with an upload is its owner's business, who is told beside the file.
+        shelf.content.as_ref()?;
+        let (problem, unread) = shelf.read(|state| (state.problem.clone(), state.failures.len()));
+        let is_complete = problem.is_none() && unread == 0;
+        (!is_complete).then(|| Self { source: shelf.name.clone(), problem, unread })
+    }
+}
+
+impl fmt::Display for Incomplete {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { source, problem, unread } = self;
+        if let Some(problem) = problem {
+            write!(f, "`{source}` cannot be looked at: {problem}")?;
+        }
+        match (*unread, problem.is_some()) {
+            (0, _) => Ok(()),
+            (1, false) => write!(f, "1 file of `{source}` could not be read"),
+            (count, false) => write!(f, "{count} files of `{source}` could not be read"),
+            (count, true) => write!(f, ", and {count} of its files could not be read"),
+        }
+    }
 }
 
 /// A chunk with what speaks for it.
@@ -141,7 +180,7 @@ impl Found {
         let chunks: Vec<Value> = self.chunks.iter().map(FoundChunk::to_json).collect();
         json!({
             "chunks": chunks,
-            "explanation": explanation_json(&self.explanation),
+            "explanation": self.explanation_json(),
             "degraded": self.degraded.iter().map(Failure::to_json).collect::<Vec<_>>(),
             "sources": self.sources,
             "reading": self.reading,
@@ -151,7 +190,28 @@ impl Found {
     }
 }
 
-/// Why a search found what it found, and above all why nothing.
+impl Found {
+    /// Why it found what it found, in words.
+    pub fn explanation_text(&self) -> String {
+        let incomplete = self.incomplete.iter().map(|one| format!("; {one}"));
+        std::iter::once(self.explanation.to_string()).chain(incomplete).collect()
+    }
+
+    /// The same for programs, with the words.
+    pub fn explanation_json(&self) -> Value {
+        let mut explanation = explanation_json(&self.explanation);
+        explanation["text"] = self.explanation_text().into();
+        explanation["unread"] = self.incomplete.iter().map(|one| one.unread).sum::<usize>().into();
+        let problem = |one: &Incomplete| {
+            let problem = one.problem.as_ref()?;
+            Some(json!({"source": one.source, "problem": problem}))
+        };
+        explanation["problems"] = self.incomplete.iter().filter_map(problem).collect();
+        explanation
+    }
+}
+
+/// What a search says of its candidates alone; [`Found::explanation_json`] knows of the sources, too.
 pub fn explanation_json(explanation: &Explanation) -> Value {
     let Scanned { documents_in_scope, chunks_in_scope, matched, unknown_words, corrected, .. } =
         &explanation.scanned;
@@ -375,6 +435,7 @@ impl Search<'_> {
                 .filter(|shelf| shelf.is_reading())
                 .map(|shelf| shelf.name.clone())
                 .collect(),
+            incomplete: shelves.iter().filter_map(|shelf| Incomplete::of(shelf)).collect(),
         })
     }
 

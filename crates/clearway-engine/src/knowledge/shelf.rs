@@ -12,6 +12,7 @@ use serde_json::{Value, json};
 use tokio::sync::{Notify, mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
+use super::departed::Departed;
 use super::index::Change;
 use super::{SourceContent, SourceOptions, UPLOADS, UploadOptions, lock};
 use crate::clock::{Clocks, instant};
@@ -32,6 +33,7 @@ pub(crate) struct Shelf {
     pub rerank: Option<String>,
     pub triples: Option<String>,
     pub index: Index,
+    pub departed: Departed,
     /// Documents have changed, or somebody asked to look.
     pub wake: Notify,
     pub read_all: AtomicBool,
@@ -87,12 +89,33 @@ pub(crate) struct State {
 pub(crate) struct Progress {
     /// Texts that somebody was asked about since the start.
     pub made: u64,
+    /// Chunks in the index that was looked at, and those whose text still lacks it.
+    pub chunks: usize,
+    pub lacking: usize,
+    /// Texts that it is wanted for.
     pub waiting: usize,
     /// Of those that wait, how many were tried in vain.
     pub failed: usize,
     /// The build after which somebody looked which are missing.
     pub looked_at: u64,
     pub error: Option<String>,
+}
+
+impl Progress {
+    /// So many texts have it now.
+    pub(super) fn got(&mut self, texts: usize) {
+        self.lacking = self.lacking.saturating_sub(texts);
+    }
+
+    /// Of so many chunks that are there now, how many have it.
+    fn filled(&self, chunks: usize) -> usize {
+        self.chunks.saturating_sub(self.lacking).min(chunks)
+    }
+
+    /// Not tried in vain yet.
+    fn untried(&self) -> usize {
+        self.waiting.saturating_sub(self.failed)
+    }
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -158,6 +181,7 @@ impl Shelf {
             rerank: None,
             triples: None,
             index: Index::default(),
+            departed: Departed::default(),
             wake: Notify::new(),
             read_all: AtomicBool::new(false),
             changes,
@@ -251,8 +275,8 @@ impl Shelf {
         let vectors = self.embeddings.as_ref().map(|model| {
             json!({
                 "model": model,
-                "embedded": state.vectors.made,
-                "waiting": state.vectors.waiting,
+                "embedded": state.vectors.filled(stats.chunks),
+                "waiting": state.vectors.untried(),
                 "failed": state.vectors.failed,
                 "error": state.vectors.error,
             })
@@ -261,7 +285,7 @@ impl Shelf {
             json!({
                 "model": model,
                 "texts": state.triples.made,
-                "waiting": state.triples.waiting,
+                "waiting": state.triples.untried(),
                 "failed": state.triples.failed,
                 "error": state.triples.error,
             })

@@ -180,7 +180,7 @@ impl SourceTool {
         Ok(json!({
             "passages": numbers.shown(&given),
             "sources": numbered,
-            "explanation": found.explanation.to_string(),
+            "explanation": found.explanation_text(),
         }))
     }
 

@@ -19,7 +19,7 @@ use futures_util::StreamExt;
 use futures_util::stream;
 use serde_json::{Map, Value, json};
 
-use super::fill::{self, Filling};
+use super::fill::{self, Filling, Missing};
 use super::index::Change;
 use super::shelf::{Progress, State};
 use super::{Inner, Shelf};
@@ -80,12 +80,13 @@ impl Filling for Reading {
         &mut state.triples
     }
 
-    async fn missing(&self, inner: &Inner, shelf: &Shelf) -> Vec<Wanted> {
+    async fn missing(&self, inner: &Inner, shelf: &Shelf) -> Missing<Wanted> {
         let snapshot = shelf.index.load();
         let chunks = snapshot.stats().chunks;
         let missing =
             inner.behind(move || snapshot.edit().without_triples()).await.unwrap_or_default();
-        let room = TEXTS.saturating_sub(chunks.saturating_sub(missing.len()));
+        let lacking = missing.len();
+        let room = TEXTS.saturating_sub(chunks.saturating_sub(lacking));
         if missing.len() > room {
             let text =
                 format!("a model reads at most {TEXTS} texts of a source; the rest is left out");
@@ -93,12 +94,13 @@ impl Filling for Reading {
         }
         let wanted =
             missing.into_iter().filter(|(hash, _)| !self.useless.contains(hash)).take(room);
-        wanted.map(|(hash, chunk)| Wanted { hash, text: passage(&chunk) }).collect()
+        let wanted = wanted.map(|(hash, chunk)| Wanted { hash, text: passage(&chunk) }).collect();
+        Missing { wanted, chunks, lacking }
     }
 
     async fn settle(&mut self, inner: &Inner, shelf: &Shelf, batch: &[Wanted]) -> bool {
         let model = &self.model;
-        let kept_as = format!("triples/{QUESTION}/{model}");
+        let kept_as = kept_as(model);
         let hashes = batch.iter().map(|wanted| *wanted.hash.as_bytes()).collect();
         let known = match inner.kept().vectors(&kept_as, hashes).await {
             Ok(rows) => rows,
@@ -153,6 +155,11 @@ impl Filling for Reading {
         note(shelf, count, later);
         clean
     }
+}
+
+/// The name under which the store keeps what a model said.
+pub(super) fn kept_as(model: &str) -> String {
+    format!("triples/{QUESTION}/{model}")
 }
 
 fn passage(chunk: &Chunk) -> String {

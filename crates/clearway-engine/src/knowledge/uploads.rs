@@ -126,6 +126,13 @@ impl Inner {
         found.into_iter().next().ok_or_else(|| gone("file", id))
     }
 
+    /// Before documents are dropped: takes down what their texts cost.
+    async fn let_go(&self, documents: &[DocumentRecord]) {
+        let Ok(shelf) = self.shelf(UPLOADS) else { return };
+        let ids: Vec<Uuid> = documents.iter().map(|record| record.id).collect();
+        self.take_down(&shelf, &ids, &[]).await;
+    }
+
     async fn forget(&self, documents: &[DocumentRecord]) {
         let Ok(shelf) = self.shelf(UPLOADS) else { return };
         for record in documents {
@@ -204,6 +211,7 @@ impl Knowledge {
         self.inner().own_file(owner, id).await?;
         let query = DocumentQuery { file: Some(id), ..DocumentQuery::default() };
         let documents = self.inner().kept().documents(query).await.map_err(failed)?;
+        self.inner().let_go(&documents).await;
         self.inner().kept().drop_file(id).await.map_err(failed)?;
         self.inner().forget(&documents).await;
         Ok(())
@@ -260,6 +268,7 @@ impl Knowledge {
     /// As [`Knowledge::collection`].
     pub async fn drop_collection(&self, owner: &Owner, id: Uuid) -> Result<(), Failure> {
         let documents = self.collection_files(owner, id).await?;
+        self.inner().let_go(&documents).await;
         self.inner().kept().drop_collection(id).await.map_err(failed)?;
         self.inner().forget(&documents).await;
         Ok(())
@@ -418,6 +427,7 @@ impl Knowledge {
             return Err(gone("file", file));
         }
         let ids = documents.iter().map(|record| record.id).collect();
+        self.inner().let_go(&documents).await;
         self.inner().kept().drop_documents(ids).await.map_err(failed)?;
         self.inner().forget(&documents).await;
         Ok(())

@@ -77,7 +77,13 @@ pub(crate) fn walk(
         };
         let path = entry.path();
         let Ok(below) = path.strip_prefix(&real) else { continue };
-        if below.as_os_str().is_empty() || !wanted.matched(below, false).is_ignore() {
+        let is_link = entry.file_type().is_some_and(|kind| kind.is_symlink());
+        if below.as_os_str().is_empty() {
+            continue;
+        }
+        // A folder's name says nothing of what is in it.
+        let may_be_wanted = wanted.matched(below, false).is_ignore() || (is_link && path.is_dir());
+        if !may_be_wanted {
             continue;
         }
         let Some(name) = below.to_str() else {
@@ -87,8 +93,7 @@ pub(crate) fn walk(
             continue;
         };
         let name = name.to_owned();
-        let kind = entry.file_type();
-        let file = if kind.is_some_and(|kind| kind.is_symlink()) {
+        let file = if is_link {
             match behind_link(path, &real) {
                 Ok(file) => file,
                 Err(trouble) => {
@@ -96,7 +101,7 @@ pub(crate) fn walk(
                     continue;
                 }
             }
-        } else if kind.is_some_and(|kind| kind.is_file()) {
+        } else if entry.file_type().is_some_and(|kind| kind.is_file()) {
             match entry.metadata() {
                 Ok(about) => Some(file(path, &about)),
                 // It vanished a moment ago.
@@ -173,6 +178,8 @@ mod tests {
         std::os::unix::fs::symlink(root.join("a.md"), root.join("in.md")).unwrap();
         std::os::unix::fs::symlink("nowhere", root.join("dead.md")).unwrap();
         std::os::unix::fs::symlink(outside.path(), root.join("dir.md")).unwrap();
+        std::os::unix::fs::symlink(outside.path(), root.join("linked")).unwrap();
+        std::os::unix::fs::symlink(root.join("sub"), root.join("inside")).unwrap();
         let patterns = ["**/*.md".to_owned(), "**/*.html".to_owned()];
         let stop = AtomicBool::new(false);
         let found = walk(root, &patterns, 100, &stop).unwrap();
@@ -181,8 +188,9 @@ mod tests {
         let kind = |name: &str| found.troubles[name].kind;
         assert_eq!(kind("out.md"), TroubleKind::Outside);
         assert_eq!(kind("dir.md"), TroubleKind::Outside);
+        assert_eq!(kind("linked"), TroubleKind::Outside, "a folder need not be called like a file");
         assert_eq!(kind("dead.md"), TroubleKind::Missing);
-        assert_eq!(found.troubles.len(), 3);
+        assert_eq!(found.troubles.len(), 4);
         assert!(walk(root, &patterns, 2, &stop).unwrap().too_many);
         let gone = root.join("gone");
         assert!(walk(&gone, &patterns, 2, &stop).unwrap_err().contains("gone"));

@@ -80,10 +80,16 @@ impl Watcher {
         *lock(&self.watched) = folders(shelves);
     }
 
-    /// Watches what lies at a folder's path now, in place of what lay there before. Goes through the
-    /// whole folder, so it blocks.
-    pub(crate) fn watch(&self, folder: &Path) {
+    /// Watches what lies at the path of a source's folder now, in place of what lay there before. Goes
+    /// through the whole folder, so it blocks.
+    pub(crate) fn watch(&self, shelf: &Arc<Shelf>, folder: &Path) {
         let folder = folder.canonicalize().unwrap_or_else(|_| folder.to_owned());
+        // Its real path is known only now, if it was not there before.
+        for (path, of) in lock(&self.watched).iter_mut() {
+            if Arc::ptr_eq(of, shelf) {
+                path.clone_from(&folder);
+            }
+        }
         let mut watcher = lock(&self.watcher);
         // What is gone is watched no more; it only has to be forgotten.
         let _ = watcher.unwatch(&folder);

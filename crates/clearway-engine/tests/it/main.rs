@@ -6,6 +6,7 @@ mod attack;
 mod crash;
 mod fairness;
 mod graphs;
+mod knowledge;
 mod runs;
 mod scheduling;
 mod steering;

@@ -24,13 +24,34 @@ pub(super) fn json(text: &str) -> Result<Parsed, Trouble> {
 
 pub(super) fn lines(text: &str) -> Result<Parsed, Trouble> {
     let mut builder = Builder::new("jsonl");
+    let (mut good, mut bad) = (0_usize, Vec::new());
     for (number, line) in text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty()) {
-        let value: Value =
-            serde_json::from_str(line).map_err(|error| broken(&error, Some(number + 1)))?;
-        record(&mut builder, &value);
+        match serde_json::from_str::<Value>(line) {
+            Ok(value) => {
+                good += 1;
+                record(&mut builder, &value);
+            }
+            Err(error) => bad.push(broken(&error, Some(number + 1))),
+        }
     }
-    Ok(builder.finish())
+    if good == 0
+        && let Some(first) = bad.first()
+    {
+        return Err(first.clone());
+    }
+    let mut parsed = builder.finish();
+    // A log that was cut off in the middle says what it says all the same.
+    parsed.notes.extend(bad.iter().take(TOLD).map(|trouble| format!("left out: {trouble}")));
+    if bad.len() > TOLD {
+        parsed
+            .notes
+            .push(format!("left out: {} more lines that are no valid JSON", bad.len() - TOLD));
+    }
+    Ok(parsed)
 }
+
+/// Bad lines that are told one by one.
+const TOLD: usize = 3;
 
 fn broken(error: &serde_json::Error, line: Option<usize>) -> Trouble {
     let place = line.map(|line| format!("line {line}: ")).unwrap_or_default();

@@ -112,7 +112,10 @@ fn json_is_flat() {
     assert_eq!(parsed.text, "title: T\na.b: 1, 2\nc.0.d: true");
     let lines = parse("a.jsonl", b"{\"a\":1}\n\n{\"a\":2}\n").unwrap();
     assert_eq!(lines.text, "a: 1\n\na: 2");
-    assert_eq!(trouble("a.jsonl", b"{\"a\":1}\n{"), TroubleKind::Broken);
+    let lines = parse("a.jsonl", b"{\"a\":1}\n{\n{\"a\":2}\n").unwrap();
+    assert!(lines.text.contains("a: 1") && lines.text.contains("a: 2"), "{lines:?}");
+    assert!(lines.notes.len() == 1 && lines.notes[0].contains("line 2"), "{lines:?}");
+    assert_eq!(trouble("a.jsonl", b"{\n{"), TroubleKind::Broken);
 }
 
 #[test]

@@ -69,3 +69,29 @@ fn what_is_known_is_not_parsed_again() {
     assert!(matches!(answer(&request, Some(b"text".to_vec())), Answer::Unchanged { .. }));
     assert!(matches!(answer(&request, Some(b"texts".to_vec())), Answer::Parsed { .. }));
 }
+
+/// What a process may have before it is confined, as an allocator sets it aside.
+const SET_ASIDE: usize = 1 << 30;
+const CONFINED: &str = "CLEARWAY_TEST_CONFINED";
+
+#[test]
+fn a_reader_has_its_memory_whatever_was_set_aside_before() {
+    let room = |bytes: usize| Vec::<u8>::new().try_reserve_exact(bytes).is_ok();
+    if std::env::var_os(CONFINED).is_some() {
+        // In a process of its own, because the limits stay.
+        let aside: Vec<u8> = Vec::with_capacity(SET_ASIDE);
+        confine(Limits::default()).unwrap();
+        assert!(room(512 << 20), "what a document may need");
+        assert!(!room(800 << 20), "more than a document may need");
+        drop(aside);
+        return;
+    }
+    let name = "reader::tests::a_reader_has_its_memory_whatever_was_set_aside_before";
+    let confined = std::process::Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", name, "--nocapture", "--test-threads=1"])
+        .env(CONFINED, "1")
+        .output()
+        .unwrap();
+    let said = [confined.stdout, confined.stderr].concat();
+    assert!(confined.status.success(), "{}", String::from_utf8_lossy(&said));
+}
