@@ -29,6 +29,8 @@ pub(crate) struct Terms {
     /// These as terms: parts of them may be known.
     pub(crate) strange: Vec<String>,
     pub(crate) has_words: bool,
+    /// Whether it may be English.
+    pub(crate) is_english: bool,
     /// What all words tell together, unknown ones as if they were the rarest.
     pub(crate) total: f32,
 }
@@ -58,7 +60,9 @@ impl Lookup<'_> {
         let mut found: HashMap<Term, usize> = HashMap::new();
         let mut missing: Vec<(String, String)> = Vec::new();
         let mut read = 0;
-        for language in self.languages_of(text) {
+        let languages = self.languages_of(text);
+        terms.is_english = languages.contains(&Language::English);
+        for language in languages {
             self.read(language, text, &mut terms, &mut found, &mut missing, &mut read);
         }
         let rarest = self.lexical.rarest_idf();

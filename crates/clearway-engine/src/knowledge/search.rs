@@ -115,6 +115,7 @@ impl FoundChunk {
             "scores": {
                 "words": scores.words.map(round),
                 "latent": scores.latent.map(round),
+                "meaning": scores.meaning.map(round),
                 "embedding": scores.embedding.map(round),
                 "graph": scores.graph.map(round),
                 "rerank": scores.rerank.map(round),
@@ -124,6 +125,7 @@ impl FoundChunk {
                 "words": why.words,
                 "phrases": why.phrases,
                 "parts": why.parts,
+                "meanings": why.meanings,
                 "title": why.title,
                 "entities": why.entities,
             },
