@@ -36,6 +36,8 @@ pub(crate) struct Look {
     pub(crate) parts: Vec<String>,
     /// Words of the query, as they were written, that are not in the chunk, while one is that means nearly the same.
     pub(crate) meanings: Vec<String>,
+    /// What these tell of the whole, 0 to 1.
+    pub(crate) nearly: f32,
     /// Words of the query that stand side by side in it as they do in the query.
     pub(crate) phrases: Vec<(Term, Term)>,
     /// Most of what its title says was asked for.
@@ -77,9 +79,10 @@ impl Snapshot {
             // A title of everyday words says little, however much of it was asked for.
             let titled = named / all.max(1.0);
             let (gathered, phrases) = sought.within(entry);
-            let (nearly, meanings) = meant.within(*chunk, &counts);
-            let look = Look { parts: alike, meanings, phrases, is_titled };
-            let others = TITLED * titled + GATHERED * gathered + MEANT * nearly;
+            let nearly = meant.within(*chunk, &counts);
+            let others = TITLED * titled + GATHERED * gathered + MEANT * nearly.share;
+            let (meanings, nearly) = (nearly.words, nearly.told);
+            let look = Look { parts: alike, meanings, nearly, phrases, is_titled };
             looks.push((score, others, look));
         }
         let highest = looks.iter().map(|(score, ..)| *score).fold(f32::MIN_POSITIVE, f32::max);

@@ -146,3 +146,47 @@ fn vector(row: u32) -> Option<&'static Vector> {
 fn hash(stem: &str) -> u32 {
     stem.bytes().fold(0x811c_9dc5, |hash, byte| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn near(a: &str, b: &str) -> f32 {
+        let mut vocabulary = Vocabulary::default();
+        let term = vocabulary.intern(b);
+        let mut asked = Asked::default();
+        asked.push(of_stem(a).expect("a common word"));
+        asked.nearness(term, &Meanings::of(&vocabulary)).expect("a common word")[0]
+    }
+
+    #[test]
+    fn words_that_mean_the_same_are_near() {
+        assert!((near("car", "car") - 1.0).abs() < 1e-3);
+        for (word, same, other) in [
+            ("car", "automobil", "banana"),
+            ("doctor", "physician", "carpet"),
+            ("boat", "ship", "tax"),
+        ] {
+            assert!(near(word, same) > near(word, other) + 0.2, "{word} {same} {other}");
+        }
+    }
+
+    #[test]
+    fn what_is_not_in_the_table_has_no_vector() {
+        for stem in ["", "qqxzw", "\u{0}", "ungewöhnlich", &"x".repeat(10_000)] {
+            assert!(of_stem(stem).is_none(), "{stem}");
+        }
+        assert!(Meanings::default().vector(7).is_none());
+        assert!(Sum::default().direction().is_none());
+    }
+
+    #[test]
+    fn the_table_is_whole_and_in_order() {
+        let hashes: Vec<u32> = hashes().iter().map(|hash| u32::from_le_bytes(*hash)).collect();
+        assert!(hashes.is_sorted() && hashes.len() > 20_000);
+        assert_eq!(TABLE.len(), HASHES + hashes.len() * (4 + DIMENSIONS));
+        assert_eq!(TABLE[4..HEAD], [u8::try_from(DIMENSIONS).expect("small"), 0, 0, 0]);
+        assert!(vector(u32::try_from(hashes.len()).expect("few")).is_none());
+        assert!(vector(NONE).is_none());
+    }
+}

@@ -34,9 +34,12 @@ use crate::{GoOn, Stopped};
 const LATENT: f32 = 0.35;
 /// Texts of so many words and more say enough about each other.
 const LATENT_FULL_WORDS: f32 = 80.0;
-/// Nearness by what words mean in general, against the same. Texts that are less near have nothing in common.
+/// Nearness by what words mean in general, against the same.
 const MEANING: f32 = 0.35;
+/// Texts that are less near have nothing in common.
 pub(crate) const MEANING_FLOOR: f32 = 0.2;
+/// Between texts that are hardly near, less than this beyond the floor tells little.
+const MEANING_SPAN: f32 = 0.3;
 /// The chunks that say which further words belong to the subject, and how many words.
 const FEEDBACK_CHUNKS: usize = 8;
 const FEEDBACK_TERMS: usize = 30;
@@ -120,7 +123,10 @@ impl Snapshot {
         let named = self.named(query.text, allowed);
         let weight = LATENT * (lexical.average_words() / LATENT_FULL_WORDS).min(1.0);
         let near = self.nearness(terms, &words, allowed.len());
-        let vectors = [(&*latent, weight, 0.0), (&*meaning, MEANING, MEANING_FLOOR)];
+        let vectors = [
+            Cosines { values: &latent, weight, floor: 0.0, span: f32::MIN_POSITIVE },
+            Cosines { values: &meaning, weight: MEANING, floor: MEANING_FLOOR, span: MEANING_SPAN },
+        ];
         let first = blended(&words, &near, vectors);
         let first = best(&first, FEEDBACK_CHUNKS);
         let mut fed = words.clone();
@@ -399,12 +405,20 @@ fn closeness(text: &[Term], a: Term, b: Term) -> f32 {
     sum
 }
 
-/// Words, and what vectors say (cosines, what they count, and from which one on), each against its best, in one score.
-fn blended(
-    words: &[f32],
-    near: &HashMap<u32, f32>,
-    vectors: [(&[f32], f32, f32); 2],
-) -> Vec<f32> {
+/// What vectors say of all chunks, and how it counts.
+#[derive(Clone, Copy)]
+struct Cosines<'a> {
+    values: &'a [f32],
+    /// Of the best one, against the best score of words.
+    weight: f32,
+    /// Nothing counts below.
+    floor: f32,
+    /// What the best one is beyond the floor, at least.
+    span: f32,
+}
+
+/// Words and nearness by vectors, each against its best, in one score.
+fn blended(words: &[f32], near: &HashMap<u32, f32>, vectors: [Cosines<'_>; 2]) -> Vec<f32> {
     let mut blend = words.to_vec();
     for (chunk, score) in near {
         blend[*chunk as usize] += score;
@@ -412,10 +426,9 @@ fn blended(
     let best = |scores: &[f32]| scores.iter().copied().fold(f32::MIN_POSITIVE, f32::max);
     let most = best(&blend);
     blend.iter_mut().for_each(|score| *score /= most);
-    for (cosines, weight, floor) in vectors {
-        // What is hardly above the floor is not worth all that the best one is.
-        let span = (best(cosines) - floor).max(floor / 2.0).max(f32::MIN_POSITIVE);
-        for (score, cosine) in blend.iter_mut().zip(cosines) {
+    for Cosines { values, weight, floor, span } in vectors {
+        let span = (best(values) - floor).max(span);
+        for (score, cosine) in blend.iter_mut().zip(values) {
             *score += weight * ((cosine - floor) / span).max(0.0);
         }
     }

@@ -503,8 +503,10 @@ impl Snapshot {
         let at = chunk as usize;
         let entry = &self.entries[at];
         let matched: Vec<_> = terms.terms.iter().filter(|term| entry.has(term.term)).collect();
-        let share =
-            matched.iter().map(|term| term.idf).sum::<f32>() / terms.total.max(f32::MIN_POSITIVE);
+        let look = ranked.looks.get(&chunk);
+        let share = matched.iter().map(|term| term.idf).sum::<f32>()
+            / terms.total.max(f32::MIN_POSITIVE)
+            + look.map_or(0.0, |look| look.nearly);
         let score = |scores: &[f32]| scores.get(at).copied().filter(|score| *score > 0.0);
         let (latent, embedding) = (score(&ranked.latent), score(&ranked.embedding));
         let meaning = score(&ranked.meaning).filter(|cosine| *cosine > MEANING_FLOOR);
@@ -527,7 +529,7 @@ impl Snapshot {
                 similarity: own.max(embedding.unwrap_or_default()).clamp(0.0, 1.0),
                 ..Scores::default()
             },
-            why: why(&matched, ranked.looks.get(&chunk), terms, entities),
+            why: why(&matched, look, terms, entities),
         }
     }
 

@@ -23,6 +23,16 @@ pub(super) struct Meant<'a> {
     total: f32,
 }
 
+/// What is nearly in a chunk.
+#[derive(Debug, Default)]
+pub(super) struct Nearly {
+    /// Of all that the query's words tell, from 0 to 1.
+    pub(super) share: f32,
+    /// Of that, what is near enough to be told.
+    pub(super) told: f32,
+    pub(super) words: Vec<String>,
+}
+
 impl<'a> Meant<'a> {
     pub(super) fn new(snapshot: &'a Snapshot, terms: &'a Terms) -> Self {
         let total = terms.total.max(f32::MIN_POSITIVE);
@@ -47,11 +57,11 @@ impl<'a> Meant<'a> {
         meant
     }
 
-    /// How much of what was asked for and is not in a chunk is nearly in it, from 0 to 1, and the words that are.
-    pub(super) fn within(&mut self, chunk: u32, counts: &[Count]) -> (f32, Vec<String>) {
+    /// How much of what was asked for and is not in a chunk is nearly in it.
+    pub(super) fn within(&mut self, chunk: u32, counts: &[Count]) -> Nearly {
         let places = self.snapshot.meaning().filter(|_| !self.words.is_empty());
         let Some((meanings, _)) = places.filter(|(_, places)| places.has(chunk as usize)) else {
-            return (0.0, Vec::new());
+            return Nearly::default();
         };
         let mut nearest = vec![0_f32; self.words.len()];
         for count in counts {
@@ -61,15 +71,17 @@ impl<'a> Meant<'a> {
             }
         }
         let has = |term: Term| counts.binary_search_by_key(&term, |count| count.term).is_ok();
-        let (mut sum, mut told) = (0.0, Vec::new());
+        let mut nearly = Nearly::default();
         for ((word, term, idf), near) in self.words.iter().zip(nearest) {
             if !term.is_some_and(has) {
-                sum += idf * ((near - FLOOR) / (1.0 - FLOOR)).max(0.0);
+                let share = idf / self.total * ((near - FLOOR) / (1.0 - FLOOR)).max(0.0);
+                nearly.share += share;
                 if near >= TOLD {
-                    told.push((*word).to_owned());
+                    nearly.told += share;
+                    nearly.words.push((*word).to_owned());
                 }
             }
         }
-        (sum / self.total, told)
+        nearly
     }
 }
