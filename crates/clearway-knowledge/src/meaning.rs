@@ -91,10 +91,9 @@ pub(crate) struct Asked {
 
 impl Asked {
     pub(crate) fn push(&mut self, vector: &Vector) {
-        let length = length(vector);
-        let mut word = [0.0; DIMENSIONS];
-        for ((value, byte), worth) in word.iter_mut().zip(vector).zip(worths()) {
-            *value = f32::from(byte.cast_signed()) * worth * worth / length;
+        let (mut word, length) = valued(vector);
+        for (value, worth) in word.iter_mut().zip(worths()) {
+            *value *= worth / length;
         }
         self.words.push(word);
     }
@@ -104,21 +103,32 @@ impl Asked {
         let Self { words, seen } = self;
         let near = seen.entry(term).or_insert_with(|| {
             let vector = meanings.vector(term)?;
-            let length = length(vector);
+            let (_, length) = valued(vector);
             let bytes = vector.map(|byte| f32::from(byte.cast_signed()));
-            let product = |word: &[f32; DIMENSIONS]| {
-                word.iter().zip(bytes).map(|(a, b)| a * b).sum::<f32>() / length
-            };
-            Some(words.iter().map(product).collect())
+            Some(words.iter().map(|word| product(word, &bytes) / length).collect())
         });
         near.as_deref()
     }
 }
 
-fn length(vector: &Vector) -> f32 {
-    let squares = vector.iter().zip(worths());
-    let sum = squares.map(|(byte, worth)| (f32::from(byte.cast_signed()) * worth).powi(2));
-    sum.sum::<f32>().sqrt().max(f32::MIN_POSITIVE)
+/// A word's numbers, and how long they are together.
+fn valued(vector: &Vector) -> ([f32; DIMENSIONS], f32) {
+    let mut values = vector.map(|byte| f32::from(byte.cast_signed()));
+    for (value, worth) in values.iter_mut().zip(worths()) {
+        *value *= worth;
+    }
+    (values, product(&values, &values).sqrt().max(f32::MIN_POSITIVE))
+}
+
+/// The sum of products, in as many sums side by side as make vector instructions of it.
+fn product(a: &[f32; DIMENSIONS], b: &[f32; DIMENSIONS]) -> f32 {
+    let mut sums = [0.0_f32; 16];
+    for (a, b) in a.as_chunks::<16>().0.iter().zip(b.as_chunks::<16>().0) {
+        for ((sum, a), b) in sums.iter_mut().zip(a).zip(b) {
+            *sum += a * b;
+        }
+    }
+    sums.iter().sum()
 }
 
 /// What a byte of each number is worth.
