@@ -510,9 +510,11 @@ impl Snapshot {
         let score = |scores: &[f32]| scores.get(at).copied().filter(|score| *score > 0.0);
         let (latent, embedding) = (score(&ranked.latent), score(&ranked.embedding));
         let meaning = score(&ranked.meaning).filter(|cosine| *cosine > MEANING_FLOOR);
-        // Two independent reasons to take it for similar: it has the query's words, it is about the same things.
-        let own = 1.0
-            - (1.0 - share.clamp(0.0, 1.0)) * (1.0 - latent.unwrap_or_default().clamp(0.0, 1.0));
+        // Two independent reasons to take it for similar: it has the query's words, it is about the same things. What
+        // the query is about is told by the words of it that are known; and in a small corpus everything is near.
+        let known: f32 = terms.terms.iter().map(|term| term.idf).sum();
+        let about = latent.unwrap_or_default() * ABOUT * known / terms.total.max(f32::MIN_POSITIVE);
+        let own = 1.0 - (1.0 - share.clamp(0.0, 1.0)) * (1.0 - about.clamp(0.0, ABOUT));
         let shared =
             ranked.named.entities.iter().filter(|entity| entry.entities().contains(entity));
         let entities = shared.map(|entity| self.names().label(*entity).to_owned()).collect();
@@ -593,6 +595,9 @@ impl Snapshot {
         &self.entries[chunk as usize]
     }
 }
+
+/// How similar a passage can be that only is about the same things.
+const ABOUT: f32 = 0.6;
 
 /// The places of all chunks in a space.
 fn placed(

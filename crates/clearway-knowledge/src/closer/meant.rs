@@ -11,7 +11,7 @@ const FLOOR: f32 = 0.25;
 /// From here on it is told as a reason.
 const TOLD: f32 = 0.65;
 /// So many of the query's words, the ones that tell most, say enough.
-const WORDS: usize = 24;
+const WORDS: usize = 12;
 
 /// What was asked for, by meaning.
 pub(super) struct Meant<'a> {
@@ -35,12 +35,13 @@ pub(super) struct Nearly {
 
 impl<'a> Meant<'a> {
     pub(super) fn new(snapshot: &'a Snapshot, terms: &'a Terms) -> Self {
-        let total = terms.total.max(f32::MIN_POSITIVE);
+        let rarest = snapshot.lexical().rarest_idf();
+        let known: f32 = terms.terms.iter().map(|term| term.idf).sum();
+        let total = (known + rarest * terms.unknown.len() as f32).max(f32::MIN_POSITIVE);
         let mut meant = Self { snapshot, words: Vec::new(), asked: Asked::default(), total };
         let Some((meanings, _)) = snapshot.meaning().filter(|_| terms.is_english) else {
             return meant;
         };
-        let rarest = snapshot.lexical().rarest_idf();
         let known = terms.terms.iter().filter_map(|term| {
             Some((&*term.word, Some(term.term), term.idf, meanings.vector(term.term)?))
         });

@@ -364,3 +364,24 @@ fn other_languages_have_no_general_meaning() {
     assert_eq!(meaning("what is the hand of a clock"), ["b"]);
     assert_eq!(meaning("was ist das für eine Hand und ein Signal"), [""; 0]);
 }
+
+/// What a question says in words of its own takes little from the passage that answers it.
+#[test]
+fn asking_words_and_strange_ones_do_not_hide_the_answer() {
+    let mut builder = IndexBuilder::new();
+    add(&mut builder, "a", None, "The company has 41 employees in two offices.");
+    add(&mut builder, "b", None, "Probes are sealed against water and salt.");
+    let snapshot = builder.build(Learn::Anew, &go_on).expect("not stopped");
+    let best = |text: &str| {
+        let query = Query::new(text, Scope::of(Viewer::Anonymous));
+        let answer = snapshot.search(&query, &Limits::NONE, &go_on).expect("not stopped");
+        let hit = answer.hits.first().expect("something is found");
+        (hit.document.id.to_string(), hit.scores.similarity)
+    };
+    for query in ["How many employees are there?", "several employees", "wie viele employees"] {
+        let (found, similarity) = best(query);
+        assert!(found == "a" && similarity > 0.9, "{query}: {found} {similarity}");
+    }
+    let (found, similarity) = best("employees qqqx");
+    assert!(found == "a" && (0.5..0.9).contains(&similarity), "{found} {similarity}");
+}
