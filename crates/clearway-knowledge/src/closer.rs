@@ -1,14 +1,17 @@
 //! A closer look at the best chunks: which words of the query stand together in them, which have parts in common with
-//! theirs, and how much of what a title says was asked for. It only orders what was found already, and it says why.
+//! theirs, which mean nearly the same as theirs, and how much of what a title says was asked for. It only orders what was found already, and it says why.
 //!
 //! Each measure was chosen with one collection left out at a time; `docs/retrieval.md` has the figures.
 
 use std::collections::HashMap;
 
+use self::meant::Meant;
 use crate::rank::best;
 use crate::snapshot::{Entry, Snapshot};
 use crate::terms::Terms;
 use crate::vocabulary::{STOP, Term};
+
+mod meant;
 
 /// How many of the best are looked at.
 const CHUNKS: usize = 100;
@@ -17,6 +20,7 @@ const PARTS: f32 = 0.25;
 const TITLED: f32 = 0.1;
 const SIDE_BY_SIDE: f32 = 0.15;
 const GATHERED: f32 = 0.15;
+const MEANT: f32 = 0.4;
 /// Words of the query that lie within so many places are gathered.
 const GATHERED_PLACES: usize = 12;
 /// The rarest words of a long query say enough.
@@ -30,6 +34,10 @@ const TITLE_TOLD: f32 = 0.5;
 pub(crate) struct Look {
     /// Words of the query, as they were written, that are not in the chunk, while many parts of them are.
     pub(crate) parts: Vec<String>,
+    /// Words of the query, as they were written, that are not in the chunk, while one is that means nearly the same.
+    pub(crate) meanings: Vec<String>,
+    /// What these tell of the whole, 0 to 1.
+    pub(crate) nearly: f32,
     /// Words of the query that stand side by side in it as they do in the query.
     pub(crate) phrases: Vec<(Term, Term)>,
     /// Most of what its title says was asked for.
@@ -60,6 +68,7 @@ impl Snapshot {
         let strange = strange.map(|(word, term)| (word.as_str(), term.as_str(), 1.0));
         let mut parts = self.parts().asked(self.vocabulary(), known.chain(strange));
         let sought = Sought::new(terms);
+        let mut meant = Meant::new(self, terms);
         let mut looks = Vec::with_capacity(best.len());
         for (chunk, _) in &best {
             let entry = self.entry(*chunk);
@@ -70,8 +79,11 @@ impl Snapshot {
             // A title of everyday words says little, however much of it was asked for.
             let titled = named / all.max(1.0);
             let (gathered, phrases) = sought.within(entry);
-            let look = Look { parts: alike, phrases, is_titled };
-            looks.push((score, TITLED * titled + GATHERED * gathered, look));
+            let nearly = meant.within(*chunk, &counts);
+            let others = TITLED * titled + GATHERED * gathered + MEANT * nearly.share;
+            let (meanings, nearly) = (nearly.words, nearly.told);
+            let look = Look { parts: alike, meanings, nearly, phrases, is_titled };
+            looks.push((score, others, look));
         }
         let highest = looks.iter().map(|(score, ..)| *score).fold(f32::MIN_POSITIVE, f32::max);
         let pairs = sought.weighed(looks.iter().map(|(.., look)| &look.phrases));

@@ -18,6 +18,7 @@ mod document;
 mod graph;
 mod latent;
 mod lexical;
+mod meaning;
 mod outline;
 mod parts;
 mod rank;

@@ -10,6 +10,8 @@
 //! 5. The best are looked at closer (`closer.rs`).
 //! 6. With vectors from a provider, that order and theirs are fused by rank.
 //!
+//! What English words mean in general (`meaning.rs`) counts like latent nearness, in a small corpus, too.
+//!
 //! How much latent nearness counts depends on the corpus: texts of a few words say too little about each other.
 //! Each choice was measured on classic test collections; `docs/retrieval.md` has the figures.
 //!
@@ -20,6 +22,7 @@ use std::collections::HashMap;
 use crate::closer::Look;
 use crate::graph::Graph;
 use crate::lexical::Weighted;
+use crate::meaning::{self, Sum};
 use crate::search::Query;
 use crate::snapshot::Snapshot;
 use crate::terms::{QueryTerm, Terms};
@@ -31,6 +34,12 @@ use crate::{GoOn, Stopped};
 const LATENT: f32 = 0.35;
 /// Texts of so many words and more say enough about each other.
 const LATENT_FULL_WORDS: f32 = 80.0;
+/// Nearness by what words mean in general, against the same.
+const MEANING: f32 = 0.35;
+/// Texts that are less near have nothing in common.
+pub(crate) const MEANING_FLOOR: f32 = 0.2;
+/// Between texts that are hardly near, less than this beyond the floor tells little.
+const MEANING_SPAN: f32 = 0.3;
 /// The chunks that say which further words belong to the subject, and how many words.
 const FEEDBACK_CHUNKS: usize = 8;
 const FEEDBACK_TERMS: usize = 30;
@@ -70,6 +79,8 @@ const DEPTH: usize = 1_000;
 pub(crate) struct Ranked {
     pub(crate) words: Vec<f32>,
     pub(crate) latent: Vec<f32>,
+    /// Cosines by what words mean in general.
+    pub(crate) meaning: Vec<f32>,
     pub(crate) embedding: Vec<f32>,
     pub(crate) named: Named,
     /// What a closer look found in the best.
@@ -108,10 +119,15 @@ impl Snapshot {
             );
         }
         let latent = self.latent_cosines(terms, allowed, go_on)?;
+        let meaning = self.meaning_cosines(terms, allowed, go_on)?;
         let named = self.named(query.text, allowed);
         let weight = LATENT * (lexical.average_words() / LATENT_FULL_WORDS).min(1.0);
         let near = self.nearness(terms, &words, allowed.len());
-        let first = blended(&words, &latent, &near, weight);
+        let vectors = [
+            Cosines { values: &latent, weight, floor: 0.0, span: f32::MIN_POSITIVE },
+            Cosines { values: &meaning, weight: MEANING, floor: MEANING_FLOOR, span: MEANING_SPAN },
+        ];
+        let first = blended(&words, &near, vectors);
         let first = best(&first, FEEDBACK_CHUNKS);
         let mut fed = words.clone();
         let own: f32 = terms.terms.iter().map(own_weight).sum();
@@ -122,7 +138,7 @@ impl Snapshot {
             }
             lexical.add(term, allowed, &mut fed);
         }
-        let mut blend = blended(&fed, &latent, &near, weight);
+        let mut blend = blended(&fed, &near, vectors);
         for (chunk, score) in &named.chunks {
             blend[*chunk as usize] += GRAPH * score;
         }
@@ -136,7 +152,7 @@ impl Snapshot {
         }
         order.truncate(query.top_k);
         self.complete(&mut embedding, &order, query);
-        Ok(Ranked { words, latent, embedding, named, looks, order, matched })
+        Ok(Ranked { words, latent, meaning, embedding, named, looks, order, matched })
     }
 
     fn latent_cosines(
@@ -153,6 +169,34 @@ impl Snapshot {
             .map(|term| (term.term, term.count))
             .collect();
         match space.place_query(&counted) {
+            Some(place) => places.cosines(&place, allowed, go_on),
+            None => Ok(Vec::new()),
+        }
+    }
+
+    /// How near English chunks are to the query by what their words mean in general.
+    fn meaning_cosines(
+        &self,
+        terms: &Terms,
+        allowed: &[bool],
+        go_on: GoOn<'_>,
+    ) -> Result<Vec<f32>, Stopped> {
+        let Some((meanings, places)) = self.meaning().filter(|_| terms.is_english) else {
+            return Ok(Vec::new());
+        };
+        let mut sum = Sum::default();
+        for term in &terms.terms {
+            if let Some(vector) = meanings.vector(term.term) {
+                sum.add(vector, own_weight(term));
+            }
+        }
+        // In a corpus that has none of the query's words, they still mean something.
+        if terms.terms.is_empty() {
+            for vector in terms.strange.iter().filter_map(|stem| meaning::of_stem(stem)) {
+                sum.add(vector, 1.0);
+            }
+        }
+        match sum.direction() {
             Some(place) => places.cosines(&place, allowed, go_on),
             None => Ok(Vec::new()),
         }
@@ -361,8 +405,20 @@ fn closeness(text: &[Term], a: Term, b: Term) -> f32 {
     sum
 }
 
-/// Words and latent nearness, each against its best, in one score.
-fn blended(words: &[f32], latent: &[f32], near: &HashMap<u32, f32>, weight: f32) -> Vec<f32> {
+/// What vectors say of all chunks, and how it counts.
+#[derive(Clone, Copy)]
+struct Cosines<'a> {
+    values: &'a [f32],
+    /// Of the best one, against the best score of words.
+    weight: f32,
+    /// Nothing counts below.
+    floor: f32,
+    /// What the best one is beyond the floor, at least.
+    span: f32,
+}
+
+/// Words and nearness by vectors, each against its best, in one score.
+fn blended(words: &[f32], near: &HashMap<u32, f32>, vectors: [Cosines<'_>; 2]) -> Vec<f32> {
     let mut blend = words.to_vec();
     for (chunk, score) in near {
         blend[*chunk as usize] += score;
@@ -370,9 +426,11 @@ fn blended(words: &[f32], latent: &[f32], near: &HashMap<u32, f32>, weight: f32)
     let best = |scores: &[f32]| scores.iter().copied().fold(f32::MIN_POSITIVE, f32::max);
     let most = best(&blend);
     blend.iter_mut().for_each(|score| *score /= most);
-    let most = best(latent);
-    for (score, latent) in blend.iter_mut().zip(latent) {
-        *score += weight * (latent / most).max(0.0);
+    for Cosines { values, weight, floor, span } in vectors {
+        let span = (best(values) - floor).max(span);
+        for (score, cosine) in blend.iter_mut().zip(values) {
+            *score += weight * ((cosine - floor) / span).max(0.0);
+        }
     }
     blend
 }

@@ -82,6 +82,8 @@ pub struct Scores {
     pub words: Option<f32>,
     /// Cosine in the space learned from the corpus.
     pub latent: Option<f32>,
+    /// Cosine of what the words mean in general, in English.
+    pub meaning: Option<f32>,
     /// Cosine of the provider's vectors.
     pub embedding: Option<f32>,
     /// From entities that the query names or that are near those, 0 to 1.
@@ -103,6 +105,8 @@ pub struct Why {
     pub phrases: Vec<String>,
     /// Words of the query that it does not have, but others that are alike in part.
     pub parts: Vec<String>,
+    /// Words of the query that it does not have, but one that means nearly the same.
+    pub meanings: Vec<String>,
     /// Whether most of what its title says was asked for.
     pub title: bool,
     /// Entities that it shares with the query.

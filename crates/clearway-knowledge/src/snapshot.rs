@@ -10,8 +10,9 @@ use crate::document::{Chunk, ChunkHash, Document, Scope};
 use crate::graph::{Graph, Mentions, Names, Phrases, Sightings, Tie, Ties, Triple, tie};
 use crate::latent::Latent;
 use crate::lexical::{Count, Lexical, counts};
+use crate::meaning::{Meanings, Sum};
 use crate::parts::Parts;
-use crate::rank::Ranked;
+use crate::rank::{MEANING_FLOOR, Ranked};
 use crate::search::{Answer, Candidates, Hit, Limits, Query, Scanned, Scores, Why};
 use crate::terms::{Lookup, QueryTerm, Terms};
 use crate::text::{Analyzer, Language};
@@ -103,6 +104,8 @@ pub struct Snapshot {
     lexical: Lexical,
     parts: Parts,
     latent: Option<(Arc<Latent>, Vectors)>,
+    /// What its English chunks mean in general.
+    meaning: Option<(Meanings, Vectors)>,
     mentions: Mentions,
     /// Of what stands beside names.
     beside: Mentions,
@@ -291,6 +294,7 @@ impl IndexBuilder {
             Some(space) => Some(placed(space, &counts, go_on)?),
             None => None,
         };
+        let meaning = self.meaning(&lexical, &entries, go_on)?;
         let names = self.names.len();
         let mentions = Mentions::build(names, entries.iter().map(Entry::entities));
         let beside = Mentions::build(names, entries.iter().map(Entry::beside));
@@ -309,6 +313,7 @@ impl IndexBuilder {
             lexical,
             parts,
             latent,
+            meaning,
             mentions,
             beside,
             ties,
@@ -318,6 +323,37 @@ impl IndexBuilder {
         };
         snapshot.stats = snapshot.measured();
         Ok(snapshot)
+    }
+
+    /// Where English chunks lie by what their words mean; `None` if there are none.
+    fn meaning(
+        &self,
+        lexical: &Lexical,
+        entries: &[Entry],
+        go_on: GoOn<'_>,
+    ) -> Result<Option<(Meanings, Vectors)>, Stopped> {
+        let is_english = |stored: &Arc<Stored>| stored.language == Language::English;
+        let english: Vec<bool> = self.documents.values().map(is_english).collect();
+        if !english.contains(&true) {
+            return Ok(None);
+        }
+        let meanings = Meanings::of(&self.vocabulary);
+        let mut places = Vectors::new(crate::meaning::DIMENSIONS);
+        for (at, entry) in entries.iter().enumerate() {
+            if at % 256 == 0 && !go_on() {
+                return Err(Stopped);
+            }
+            let mut sum = Sum::default();
+            if english[entry.document as usize] {
+                for (term, weight) in lexical.weights(entry) {
+                    if let Some(vector) = meanings.vector(term) {
+                        sum.add(vector, weight * lexical.idf(term));
+                    }
+                }
+            }
+            places.push(sum.direction().as_ref());
+        }
+        Ok(Some((meanings, places)))
     }
 
     fn embeddings(&self, entries: &[Entry]) -> Option<Vectors> {
@@ -358,6 +394,7 @@ impl Snapshot {
                 + self.parts.bytes()
                 + self.next.vocabulary.bytes()
                 + self.latent.as_ref().map_or(0, |(space, places)| space.bytes() + places.bytes())
+                + self.meaning.as_ref().map_or(0, |(rows, places)| rows.bytes() + places.bytes())
                 + self.embeddings.as_ref().map_or(0, Vectors::bytes)
                 + self.mentions.bytes()
                 + self.beside.bytes()
@@ -466,13 +503,18 @@ impl Snapshot {
         let at = chunk as usize;
         let entry = &self.entries[at];
         let matched: Vec<_> = terms.terms.iter().filter(|term| entry.has(term.term)).collect();
-        let share =
-            matched.iter().map(|term| term.idf).sum::<f32>() / terms.total.max(f32::MIN_POSITIVE);
+        let look = ranked.looks.get(&chunk);
+        let share = matched.iter().map(|term| term.idf).sum::<f32>()
+            / terms.total.max(f32::MIN_POSITIVE)
+            + look.map_or(0.0, |look| look.nearly);
         let score = |scores: &[f32]| scores.get(at).copied().filter(|score| *score > 0.0);
         let (latent, embedding) = (score(&ranked.latent), score(&ranked.embedding));
-        // Two independent reasons to take it for similar: it has the query's words, it is about the same things.
-        let own = 1.0
-            - (1.0 - share.clamp(0.0, 1.0)) * (1.0 - latent.unwrap_or_default().clamp(0.0, 1.0));
+        let meaning = score(&ranked.meaning).filter(|cosine| *cosine > MEANING_FLOOR);
+        // Two independent reasons to take it for similar: it has the query's words, it is about the same things. What
+        // the query is about is told by the words of it that are known; and in a small corpus everything is near.
+        let known: f32 = terms.terms.iter().map(|term| term.idf).sum();
+        let about = latent.unwrap_or_default() * ABOUT * known / terms.total.max(f32::MIN_POSITIVE);
+        let own = 1.0 - (1.0 - share.clamp(0.0, 1.0)) * (1.0 - about.clamp(0.0, ABOUT));
         let shared =
             ranked.named.entities.iter().filter(|entity| entry.entities().contains(entity));
         let entities = shared.map(|entity| self.names().label(*entity).to_owned()).collect();
@@ -482,13 +524,14 @@ impl Snapshot {
             scores: Scores {
                 words: score(&ranked.words),
                 latent,
+                meaning,
                 embedding,
                 graph: ranked.named.chunks.get(&chunk).copied(),
                 fused,
                 similarity: own.max(embedding.unwrap_or_default()).clamp(0.0, 1.0),
                 ..Scores::default()
             },
-            why: why(&matched, ranked.looks.get(&chunk), terms, entities),
+            why: why(&matched, look, terms, entities),
         }
     }
 
@@ -524,6 +567,10 @@ impl Snapshot {
         self.latent.as_ref().map(|(space, places)| (&**space, places))
     }
 
+    pub(crate) fn meaning(&self) -> Option<(&Meanings, &Vectors)> {
+        self.meaning.as_ref().map(|(meanings, places)| (meanings, places))
+    }
+
     pub(crate) fn embeddings(&self) -> Option<&Vectors> {
         self.embeddings.as_ref()
     }
@@ -548,6 +595,9 @@ impl Snapshot {
         &self.entries[chunk as usize]
     }
 }
+
+/// How similar a passage can be that only is about the same things.
+const ABOUT: f32 = 0.6;
 
 /// The places of all chunks in a space.
 fn placed(
@@ -574,7 +624,8 @@ fn why(matched: &[&QueryTerm], look: Option<&Look>, terms: &Terms, entities: Vec
         Some(format!("{} {}", a.word, b.word))
     };
     let phrases = look.phrases.iter().filter_map(phrase).collect();
-    Why { words, phrases, parts: look.parts.clone(), title: look.is_titled, entities }
+    let (parts, meanings) = (look.parts.clone(), look.meanings.clone());
+    Why { words, phrases, parts, meanings, title: look.is_titled, entities }
 }
 
 impl Entry {

@@ -29,7 +29,9 @@ pub(crate) struct Terms {
     /// These as terms: parts of them may be known.
     pub(crate) strange: Vec<String>,
     pub(crate) has_words: bool,
-    /// What all words tell together, unknown ones as if they were the rarest.
+    /// Whether it may be English.
+    pub(crate) is_english: bool,
+    /// What all words tell together, unknown ones a part of what the rarest do.
     pub(crate) total: f32,
 }
 
@@ -41,6 +43,10 @@ const MAX_UNKNOWN: usize = 16;
 const MAX_CORRECTIONS: usize = 6;
 /// What a word counts that only looks like the one in the query.
 const CORRECTED: f32 = 0.7;
+
+/// What a word counts that nothing in scope has, to the rarest one that something has. Much of a question may be said in
+/// words of its own, and the passage that answers it is no less like it for that.
+const UNKNOWN: f32 = 0.4;
 
 /// Where a query's words are looked up.
 #[derive(Clone, Copy)]
@@ -58,15 +64,19 @@ impl Lookup<'_> {
         let mut found: HashMap<Term, usize> = HashMap::new();
         let mut missing: Vec<(String, String)> = Vec::new();
         let mut read = 0;
-        for language in self.languages_of(text) {
+        let languages = self.languages_of(text);
+        terms.is_english = languages.contains(&Language::English);
+        for language in languages {
             self.read(language, text, &mut terms, &mut found, &mut missing, &mut read);
         }
         let rarest = self.lexical.rarest_idf();
         // In another language the same word may be known.
         let known: Vec<String> = terms.terms.iter().map(|term| term.word.clone()).collect();
-        missing.retain(|(word, _)| !known.contains(word));
+        missing.retain(|(word, _)| {
+            !known.contains(word) && !Language::only_asks(&word.to_lowercase())
+        });
         for (tried, (word, term)) in missing.into_iter().enumerate() {
-            terms.total += rarest;
+            terms.total += rarest * UNKNOWN;
             let correction = if tried < MAX_CORRECTIONS { self.correction(&term) } else { None };
             match correction {
                 Some(number) if !found.contains_key(&number) => {
@@ -74,7 +84,7 @@ impl Lookup<'_> {
                     let idf = self.lexical.idf(number) * CORRECTED;
                     let corrected = Some(self.vocabulary.term(number).to_owned());
                     terms.terms.push(QueryTerm { word, term: number, count: 1.0, idf, corrected });
-                    terms.total -= rarest - idf;
+                    terms.total += idf - rarest * UNKNOWN;
                 }
                 _ if terms.unknown.len() < MAX_UNKNOWN => {
                     terms.unknown.push(word);

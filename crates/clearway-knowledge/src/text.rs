@@ -111,6 +111,11 @@ impl Analyzer {
             if !each(self.token(part)) {
                 return false;
             }
+            if let Some(noun) = without_particle(part)
+                && !each(Token { is_variant: true, ..self.token(noun) })
+            {
+                return false;
+            }
             let humps = humps(part);
             if humps.len() > 1 {
                 for hump in humps {
@@ -144,7 +149,7 @@ impl Analyzer {
     }
 
     fn token<'a>(&self, word: &'a str) -> Token<'a> {
-        let lower = word.to_lowercase();
+        let lower = half_width(word).to_lowercase();
         let lower = cut(&lower);
         let is_stop = self.language.is_stop(lower)
             || (lower.len() == 1 && !lower.as_bytes()[0].is_ascii_digit());
@@ -199,6 +204,55 @@ fn cut(word: &str) -> &str {
     &word[..end]
 }
 
+/// Korean particles, which follow a noun without a space; of several that fit the longest is meant.
+const PARTICLES: [&str; 22] = [
+    "에서는",
+    "으로는",
+    "입니다",
+    "이라는",
+    "에서",
+    "에게",
+    "으로",
+    "까지",
+    "부터",
+    "처럼",
+    "보다",
+    "이다",
+    "은",
+    "는",
+    "이",
+    "가",
+    "을",
+    "를",
+    "에",
+    "의",
+    "와",
+    "과",
+];
+
+/// A Korean word without its particle.
+fn without_particle(word: &str) -> Option<&str> {
+    let is_hangul = |c: char| ('\u{ac00}'..='\u{d7a3}').contains(&c);
+    if !word.starts_with(is_hangul) {
+        return None;
+    }
+    let noun = PARTICLES.iter().find_map(|particle| word.strip_suffix(particle))?;
+    (!noun.is_empty()).then_some(noun)
+}
+
+/// Letters and digits as wide as an ideograph are the same ones (Unicode, Halfwidth and Fullwidth Forms).
+fn half_width(word: &str) -> Cow<'_, str> {
+    let wide = '\u{ff01}'..='\u{ff5e}';
+    if !word.contains(|c| wide.contains(&c)) {
+        return Cow::Borrowed(word);
+    }
+    let narrow = |c: char| match wide.contains(&c) {
+        true => char::from_u32(u32::from(c) - 0xfee0).unwrap_or(c),
+        false => c,
+    };
+    Cow::Owned(word.chars().map(narrow).collect())
+}
+
 /// Without accents, for whoever types without them.
 fn fold(word: &str) -> String {
     if word.is_ascii() {
@@ -236,6 +290,20 @@ fn fold(word: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn korean_nouns_are_found_without_their_particles() {
+        assert_eq!(without_particle("창고는"), Some("창고"));
+        assert_eq!(without_particle("부산에서"), Some("부산"));
+        assert_eq!(without_particle("열쇠"), None);
+        assert_eq!(without_particle("은"), None);
+        assert!(terms("열쇠는 창고에").contains(&"창고".to_owned()));
+    }
+
+    #[test]
+    fn wide_letters_are_letters() {
+        assert_eq!(terms("ＣＲＡＮＥＳ"), terms("cranes"));
+    }
 
     fn terms(text: &str) -> Vec<String> {
         let mut terms = Vec::new();

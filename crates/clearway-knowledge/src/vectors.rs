@@ -180,6 +180,11 @@ impl Vectors {
         }
     }
 
+    /// Whether a chunk has one.
+    pub(crate) fn has(&self, at: usize) -> bool {
+        self.scales.get(at).is_some_and(|scale| *scale > 0.0)
+    }
+
     fn compares(&self, query: &Quantized) -> bool {
         query.bytes.len() == self.dimensions && self.dimensions > 0
     }

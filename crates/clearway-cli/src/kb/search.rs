@@ -90,7 +90,7 @@ fn place(chunk: &Value) -> String {
 
 fn scores(chunk: &Value) -> String {
     let mut parts = vec![format!("similarity {:.2}", chunk["similarity"].as_f64().unwrap_or(0.0))];
-    for name in ["words", "latent", "embedding", "graph", "rerank"] {
+    for name in ["words", "latent", "meaning", "embedding", "graph", "rerank"] {
         if let Some(score) = chunk["scores"][name].as_f64() {
             parts.push(format!("{name} {score:.2}"));
         }
@@ -107,6 +107,7 @@ fn why(chunk: &Value) -> String {
         ("the words", list("words")),
         ("side by side", list("phrases")),
         ("words like", list("parts")),
+        ("words that mean", list("meanings")),
         ("the entities", list("entities")),
     ];
     let mut reasons: Vec<String> = named

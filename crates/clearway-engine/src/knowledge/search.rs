@@ -154,6 +154,7 @@ impl FoundChunk {
             "scores": {
                 "words": scores.words.map(round),
                 "latent": scores.latent.map(round),
+                "meaning": scores.meaning.map(round),
                 "embedding": scores.embedding.map(round),
                 "graph": scores.graph.map(round),
                 "rerank": scores.rerank.map(round),
@@ -163,6 +164,7 @@ impl FoundChunk {
                 "words": why.words,
                 "phrases": why.phrases,
                 "parts": why.parts,
+                "meanings": why.meanings,
                 "title": why.title,
                 "entities": why.entities,
             },

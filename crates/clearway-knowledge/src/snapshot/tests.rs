@@ -328,3 +328,60 @@ fn what_a_title_says_in_full_comes_before_what_it_says_among_other_things() {
     let snapshot = builder.build(Learn::Anew, &go_on).expect("not stopped");
     assert_eq!(ids(&snapshot, "copper prices", Viewer::Operator), ["b", "a"]);
 }
+
+#[test]
+fn what_means_the_same_is_found_in_english() {
+    let mut builder = IndexBuilder::new();
+    add(&mut builder, "a", None, "The automobile needs new tires before winter comes.");
+    add(&mut builder, "b", None, "The committee signed a treaty about fishing rights.");
+    let snapshot = builder.build(Learn::Anew, &go_on).expect("not stopped");
+    let query = Query::new("car", Scope::of(Viewer::Anonymous));
+    let answer = snapshot.search(&query, &Limits::NONE, &go_on).expect("not stopped");
+    assert_eq!(&*answer.hits[0].document.id, "a");
+    assert_eq!(answer.hits[0].scores.words, None);
+    assert!(answer.hits[0].scores.meaning.is_some());
+    assert_eq!(answer.hits[0].why.meanings, ["car"]);
+    assert_eq!(ids(&snapshot, "qqxzw", Viewer::Anonymous), [""; 0]);
+}
+
+#[test]
+fn other_languages_have_no_general_meaning() {
+    let mut builder = IndexBuilder::new();
+    add(
+        &mut builder,
+        "a",
+        None,
+        "Das Auto war schon alt und hand signal art war gut, und es ist so.",
+    );
+    add(&mut builder, "b", None, "The hand of the clock is a signal, and it was on time.");
+    let snapshot = builder.build(Learn::Anew, &go_on).expect("not stopped");
+    let meaning = |text| {
+        let query = Query::new(text, Scope::of(Viewer::Anonymous));
+        let answer = snapshot.search(&query, &Limits::NONE, &go_on).expect("not stopped");
+        let with = answer.hits.iter().filter(|hit| hit.scores.meaning.is_some());
+        with.map(|hit| hit.document.id.to_string()).collect::<Vec<_>>()
+    };
+    assert_eq!(meaning("what is the hand of a clock"), ["b"]);
+    assert_eq!(meaning("was ist das für eine Hand und ein Signal"), [""; 0]);
+}
+
+/// What a question says in words of its own takes little from the passage that answers it.
+#[test]
+fn asking_words_and_strange_ones_do_not_hide_the_answer() {
+    let mut builder = IndexBuilder::new();
+    add(&mut builder, "a", None, "The company has 41 employees in two offices.");
+    add(&mut builder, "b", None, "Probes are sealed against water and salt.");
+    let snapshot = builder.build(Learn::Anew, &go_on).expect("not stopped");
+    let best = |text: &str| {
+        let query = Query::new(text, Scope::of(Viewer::Anonymous));
+        let answer = snapshot.search(&query, &Limits::NONE, &go_on).expect("not stopped");
+        let hit = answer.hits.first().expect("something is found");
+        (hit.document.id.to_string(), hit.scores.similarity)
+    };
+    for query in ["How many employees are there?", "several employees", "wie viele employees"] {
+        let (found, similarity) = best(query);
+        assert!(found == "a" && similarity > 0.9, "{query}: {found} {similarity}");
+    }
+    let (found, similarity) = best("employees qqqx");
+    assert!(found == "a" && (0.5..0.9).contains(&similarity), "{found} {similarity}");
+}

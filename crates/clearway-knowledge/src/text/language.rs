@@ -88,6 +88,12 @@ impl Language {
         small_words().get(word).is_some_and(|languages| languages.contains(&self))
     }
 
+    /// Whether a word in lower case says only that something is asked, or is a small one in any language.
+    /// Where nobody has it, nothing is missing.
+    pub(crate) fn only_asks(word: &str) -> bool {
+        small_words().contains_key(word) || ASKING.split(' ').any(|asking| asking == word)
+    }
+
     fn small_words(self) -> &'static str {
         match self {
             Self::English => {
@@ -184,6 +190,18 @@ impl Language {
         }
     }
 }
+
+/// Words that ask and that are no small ones, because texts say something with them: English, German, French, Spanish,
+/// Italian, Portuguese, Dutch, the Nordic languages, Russian, Chinese, Korean.
+const ASKING: &str = "many several lot lots please tell \
+    viele vieles wann wieviel wieviele wozu woher wohin bitte \
+    combien quand quoi lequel laquelle \
+    cuánto cuánta cuántos cuántas cuándo cuál cuáles adónde \
+    quanti quante dove quanta quantos quantas \
+    hoeveel wanneer welke vele hvornår hvilken många hur mange hvilket montako milloin kuinka paljonko \
+    где кого кому куда откуда почему зачем сколько много какие каких каком какого \
+    在 哪 哪里 哪儿 里 吗 呢 什 么 什么 谁 怎 怎么 样 几 多少 多 少 的 了 是 有 我 你 \
+    어디 언제 누가 무엇 어떻게 얼마나";
 
 /// So many different small words tell a language, and more of them in a longer text.
 const MIN_SMALL_WORDS: u32 = 2;
