@@ -37,6 +37,9 @@ pub(crate) struct Options {
     /// Dimensions of made-up provider vectors; 0 for none.
     #[arg(long, default_value_t = 0)]
     dimensions: usize,
+    /// English words for the generated chunks, one a line; without a list they are made up.
+    #[arg(long)]
+    words: Option<PathBuf>,
 }
 
 pub(crate) fn run(options: &Options, report: &mut Report) -> Result<()> {

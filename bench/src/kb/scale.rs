@@ -1,12 +1,14 @@
 //! The speed of search by the number of chunks, at rest and while the next index is being built beside it.
 //!
 //! The texts are made up: words by Zipf's law, in themes, so that words have company and the latent space something to
-//! find. Questions are long: a dozen words of a chunk.
+//! find. Questions are long: a dozen words of a chunk. The words are made up, too, unless there is a list of English ones,
+//! of which the search knows more.
 
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
 use clearway_knowledge::{
     Block, ChunkOptions, Document, IndexBuilder, Learn, Limits, Query, Scope, Snapshot, Viewer,
     chunk, go_on,
@@ -38,11 +40,12 @@ pub(super) fn run(options: &Options, report: &mut Report) -> Result<()> {
         "p99 while building",
     ];
     let mut section = Section::new("Search by the number of chunks", &columns);
+    let known = options.words.as_deref().map(english).transpose()?;
     for thousands in &options.thousands {
         let count = thousands * 1_000;
         say(&format!("{count} chunks"));
         let start = Instant::now();
-        let (mut builder, questions) = corpus(count, options.questions);
+        let (mut builder, questions) = corpus(count, options.questions, known.as_deref());
         let read = start.elapsed();
         if options.dimensions > 0 {
             vectors(&mut builder, options.dimensions);
@@ -117,14 +120,33 @@ fn ask(snapshot: &Snapshot, questions: &[String], vector: Option<&[f32]>) -> Res
     Ok(hist)
 }
 
-fn corpus(count: usize, questions: usize) -> (IndexBuilder, Vec<String>) {
+/// English words for ranks: the small ones that tell the language are the most frequent ones, the others are drawn from
+/// all of the list.
+fn english(file: &Path) -> Result<Vec<String>> {
+    let list = std::fs::read_to_string(file)
+        .with_context(|| format!("reading words from {}", file.display()))?;
+    let is_word = |word: &&str| word.len() > 2 && word.bytes().all(|b| b.is_ascii_lowercase());
+    let all: Vec<&str> = list.lines().filter(is_word).collect();
+    ensure!(all.len() as u64 >= WORDS / 2, "{} has only {} words", file.display(), all.len());
+    let drawn = (0..WORDS).map(|rank| all[(rank * 7919) as usize % all.len()]);
+    Ok(SMALL.split(' ').chain(drawn).map(ToOwned::to_owned).collect())
+}
+
+const SMALL: &str =
+    "the of and to in that for was with this from have not but were which their there";
+
+fn corpus(count: usize, questions: usize, known: Option<&[String]>) -> (IndexBuilder, Vec<String>) {
     let mut rng = Rng::new(42);
     let mut builder = IndexBuilder::new();
     let mut asked = Vec::new();
     let every = (count / questions.max(1)).max(1);
     for at in 0..count {
         let theme = rng.within(0..THEMES);
-        let words: Vec<String> = (0..WORDS_OF_A_CHUNK).map(|_| word(&mut rng, theme)).collect();
+        let word = |_| {
+            let rank = rank(&mut rng, theme);
+            known.map_or_else(|| spelled(rank), |known| known[rank as usize].clone())
+        };
+        let words: Vec<String> = (0..WORDS_OF_A_CHUNK).map(word).collect();
         if at % every == 0 && asked.len() < questions {
             asked.push(words.iter().step_by(10).cloned().collect::<Vec<_>>().join(" "));
         }
@@ -149,16 +171,24 @@ fn corpus(count: usize, questions: usize) -> (IndexBuilder, Vec<String>) {
     (builder, asked)
 }
 
-/// A word: frequent ones are everybody's, the others belong to a theme more often than not.
+/// A word that nobody knows.
 pub(super) fn word(rng: &mut Rng, theme: u64) -> String {
+    spelled(rank(rng, theme))
+}
+
+/// How frequent the next word is: frequent ones are everybody's, the others belong to a theme more often than not.
+fn rank(rng: &mut Rng, theme: u64) -> u64 {
     let uniform = (rng.next() >> 11) as f64 / (1_u64 << 53) as f64;
     // Zipf: the logarithm of the rank is uniform.
     let rank = ((WORDS as f64).powf(uniform) as u64).min(WORDS - 1);
-    let rank = if rank > 500 && !rank.is_multiple_of(3) {
+    if rank > 500 && !rank.is_multiple_of(3) {
         500 + (rank / THEMES * THEMES + theme) % (WORDS - 500)
     } else {
         rank
-    };
+    }
+}
+
+fn spelled(rank: u64) -> String {
     const SYLLABLES: [&str; 16] = [
         "ba", "ke", "li", "mo", "nu", "pa", "re", "si", "to", "vu", "za", "fe", "gi", "ho", "du",
         "wy",
