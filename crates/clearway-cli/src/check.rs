@@ -22,7 +22,7 @@ pub(crate) fn run(args: &CheckArgs, output: Output) -> Result<Exit> {
             help: format!("name the file, or run in a folder that has a {FILE}"),
         });
     }
-    match Config::check(&file, &Env::process()) {
+    match clearway::check(&file, &Env::process()) {
         Ok(config) => {
             let text =
                 if output.json { good_json(&config).to_string() } else { good(&config, &file) };

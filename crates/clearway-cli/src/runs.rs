@@ -124,7 +124,7 @@ async fn list(client: &Client, args: &LsArgs, output: Output) -> Result<Exit> {
         output.print(&json!({"runs": runs, "next": next}).to_string());
         return Ok(Exit::Ok);
     }
-    // Of each run only what is shown: its metadata may be a megabyte.
+    // Of each run only what is shown.
     let mut rows = Vec::new();
     let next = in_pages(args.limit, page, |run| rows.push(row(&run))).await?;
     if rows.is_empty() {
@@ -138,7 +138,7 @@ async fn list(client: &Client, args: &LsArgs, output: Output) -> Result<Exit> {
     Ok(Exit::Ok)
 }
 
-/// Runs that are asked for at once: with a megabyte of metadata each, still an answer that is read.
+/// Runs that are asked for at once. A server ends a page early when it is large, and older ones do not.
 const PAGE: u32 = 20;
 
 /// Gives up to `limit` runs to `take`, and answers where the next ones would begin. An answer that

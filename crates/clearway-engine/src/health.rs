@@ -100,6 +100,7 @@ pub(crate) async fn measure(inner: &Inner) -> Health {
         problems.push("no agent is configured".to_owned());
     }
     let now = Process::measure();
+    let pulse = pulse(inner);
     let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile);
     Health {
         ready: problems.is_empty(),
@@ -112,10 +113,10 @@ pub(crate) async fn measure(inner: &Inner) -> Health {
         open_files: now.open_files,
         open_files_limit: limit.current.unwrap_or(u64::MAX),
         memory_bytes: now.memory_bytes,
-        scheduler_lag_ms: inner.watchdog.lag.now().as_secs_f64() * 1000.0,
-        scheduler_lag_max_ms: inner.watchdog.lag.max().as_secs_f64() * 1000.0,
+        scheduler_lag_ms: pulse.lag.as_secs_f64() * 1000.0,
+        scheduler_lag_max_ms: pulse.lag_max.as_secs_f64() * 1000.0,
         store,
-        uptime: now.at.saturating_duration_since(inner.process.at),
+        uptime: pulse.uptime,
         live_runs: inner.hub.len(),
     }
 }

@@ -54,9 +54,7 @@ mod watch;
 pub use graph::GraphQuery;
 pub use notes::{ContentHit, Note, NoteText};
 pub use reader::ReaderCommand;
-pub use search::{
-    Found, FoundChunk, Incomplete, SearchLimits, SearchQuery, SearchView, Sources, explanation_json,
-};
+pub use search::{Found, FoundChunk, Incomplete, SearchLimits, SearchQuery, SearchView, Sources};
 pub use uploads::{Attach, CollectionDraft, FileDraft, Owner, UploadLimits};
 pub use walk::check_pattern;
 

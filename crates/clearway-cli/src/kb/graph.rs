@@ -43,19 +43,22 @@ async fn graph(place: &Place, args: &KbGraphArgs, output: Output) -> Result<Exit
     let sources = sources(library, args.source.name.as_ref())?;
     let source = sources.first().context("there is no source")?;
     library.indexed(source, |_| {}).await?;
-    let graph = match library.graph(source, entity.clone(), to.clone(), limit).await {
-        // As a server's answer would end.
-        Err(failure) if failure.code.as_str() == "not_found" => {
-            output.error(&format!("error: {}", failure.message));
-            return Ok(Exit::NotFound);
-        }
-        graph => graph?,
+    let failure = match &args.svg {
+        Some(file) => match library.graph_picture(source, entity, to, limit).await {
+            Ok(picture) => return draw(file, picture.as_bytes(), output),
+            Err(failure) => failure,
+        },
+        None => match library.graph(source, entity, to, limit).await {
+            Ok(graph) => return Ok(show(&graph, args, output)),
+            Err(failure) => failure,
+        },
     };
-    if let Some(file) = &args.svg {
-        let picture = library.graph_picture(source, entity, to, limit).await?;
-        return draw(file, picture.as_bytes(), output);
+    // As a server's answer would end.
+    if failure.code.as_str() == "not_found" {
+        output.error(&format!("error: {}", failure.message));
+        return Ok(Exit::NotFound);
     }
-    Ok(show(&graph, args, output))
+    Err(failure.into())
 }
 
 fn draw(file: &Path, picture: &[u8], output: Output) -> Result<Exit> {

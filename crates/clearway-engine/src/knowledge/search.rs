@@ -201,40 +201,35 @@ impl Found {
 
     /// The same for programs, with the words.
     pub fn explanation_json(&self) -> Value {
-        let mut explanation = explanation_json(&self.explanation);
-        explanation["text"] = self.explanation_text().into();
-        explanation["unread"] = self.incomplete.iter().map(|one| one.unread).sum::<usize>().into();
+        let explanation = &self.explanation;
+        let Scanned {
+            documents_in_scope, chunks_in_scope, matched, unknown_words, corrected, ..
+        } = &explanation.scanned;
         let problem = |one: &Incomplete| {
             let problem = one.problem.as_ref()?;
             Some(json!({"source": one.source, "problem": problem}))
         };
-        explanation["problems"] = self.incomplete.iter().filter_map(problem).collect();
-        explanation
+        json!({
+            "text": self.explanation_text(),
+            "documents_in_scope": documents_in_scope,
+            "chunks_in_scope": chunks_in_scope,
+            "matched": matched,
+            "candidates": explanation.candidates,
+            "best_similarity": explanation.best_similarity.map(round),
+            "below_threshold": explanation.below_threshold,
+            "over_token_budget": explanation.over_token_budget,
+            "over_max_chunks": explanation.over_max_chunks,
+            "unknown_words": unknown_words,
+            "corrected": corrected.iter().map(|(from, to)| json!({"from": from, "to": to})).collect::<Vec<_>>(),
+            "unread": self.incomplete.iter().map(|one| one.unread).sum::<usize>(),
+            "problems": self.incomplete.iter().filter_map(problem).collect::<Vec<_>>(),
+            "limits": {
+                "similarity_threshold": round(explanation.limits.threshold),
+                "max_chunks": explanation.limits.max_chunks,
+                "token_budget": explanation.limits.token_budget,
+            },
+        })
     }
-}
-
-/// What a search says of its candidates alone; [`Found::explanation_json`] knows of the sources, too.
-pub fn explanation_json(explanation: &Explanation) -> Value {
-    let Scanned { documents_in_scope, chunks_in_scope, matched, unknown_words, corrected, .. } =
-        &explanation.scanned;
-    json!({
-        "text": explanation.to_string(),
-        "documents_in_scope": documents_in_scope,
-        "chunks_in_scope": chunks_in_scope,
-        "matched": matched,
-        "candidates": explanation.candidates,
-        "best_similarity": explanation.best_similarity.map(round),
-        "below_threshold": explanation.below_threshold,
-        "over_token_budget": explanation.over_token_budget,
-        "over_max_chunks": explanation.over_max_chunks,
-        "unknown_words": unknown_words,
-        "corrected": corrected.iter().map(|(from, to)| json!({"from": from, "to": to})).collect::<Vec<_>>(),
-        "limits": {
-            "similarity_threshold": round(explanation.limits.threshold),
-            "max_chunks": explanation.limits.max_chunks,
-            "token_budget": explanation.limits.token_budget,
-        },
-    })
 }
 
 // ## The board
